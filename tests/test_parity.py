@@ -1,0 +1,188 @@
+"""Golden vectors of the reference implementation (see the README beside them).
+
+Read from `../shared/parity` beside the project where it exists, otherwise the part
+of them that lies in `tests/data`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_vaeflow import wolf
+from tfp_vaeflow.config import OptimizerConfig
+from tfp_vaeflow.model import LossNoise, build_model
+from tfp_vaeflow.optimization import AdamW
+
+COMMITTED = Path(__file__).parent / "data" / "parity"
+SHARED = Path(__file__).parents[2] / "shared" / "parity"
+FOLDERS = ["gaussian-uniform", "glow-uniform"]
+# Relative and absolute tolerance of each term of the losses.
+TERMS = {
+    "generation": dict(rtol=2e-5, atol=1e-3),
+    "kl": dict(rtol=2e-5, atol=1e-4),
+    "dequantization": dict(rtol=2e-5, atol=1e-3),
+}
+
+
+def path_of(folder: str, name: str) -> Path:
+    for root in (SHARED, COMMITTED):
+        if (root / folder / name).exists():
+            return root / folder / name
+    pytest.skip(f"no golden vectors {folder}/{name}: neither {SHARED} nor {COMMITTED}")
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, -3, -1)
+
+
+def load_model(folder: str, weights: str = "model.pt", vectors=None):
+    vectors = vectors or load_vectors(folder)
+    shape = nhwc(vectors["pixels"]).shape[-3:]
+    config = wolf.read_config(
+        path_of(folder, "config.json"), shape, 2 ** int(vectors["n_bits"])
+    )
+    model = build_model(config)
+    wolf.assign(model, wolf.read_state_dict(path_of(folder, weights)))
+    return model
+
+
+def load_vectors(folder: str) -> dict[str, np.ndarray]:
+    with np.load(path_of(folder, "vectors.npz")) as file:
+        return dict(file)
+
+
+def loss_noise(vectors: dict[str, np.ndarray], prefix: str) -> LossNoise:
+    return LossNoise(
+        tf.constant(nhwc(vectors[f"{prefix}/noise_0_uniform"])),
+        vectors.get(f"{prefix}/noise_1_normal"),
+    )
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def case(request):
+    vectors = load_vectors(request.param)
+    return load_model(request.param, vectors=vectors), vectors
+
+
+@pytest.mark.parametrize("prefix", ["eval_loss_k1", "eval_loss_k3"])
+def test_losses(case, prefix):
+    model, vectors = case
+    losses = model.losses_given_noise(
+        nhwc(vectors["pixels"]), loss_noise(vectors, prefix)
+    )
+    for term, tolerance in TERMS.items():
+        expected = vectors[f"{prefix}/{term}"]
+        np.testing.assert_allclose(getattr(losses, term), expected, **tolerance)
+
+
+def test_training_losses_and_gradients(request):
+    for folder in FOLDERS:
+        vectors = load_vectors(folder)
+        model = load_model(folder, vectors=vectors)  # batch norm changes it
+        with tf.GradientTape() as tape:
+            losses = model.losses_given_noise(
+                nhwc(vectors["pixels"]),
+                loss_noise(vectors, "train_loss_k1"),
+                training=True,
+            )
+            loss = tf.reduce_mean(losses.total)
+        for term, tolerance in TERMS.items():
+            expected = vectors[f"train_loss_k1/{term}"]
+            np.testing.assert_allclose(getattr(losses, term), expected, **tolerance)
+        named = [w for w in wolf.weights(model) if w[1].trainable]
+        gradients = tape.gradient(loss, [variable for _, variable, _ in named])
+        assert {name for name, _, _ in named} == {
+            key.removeprefix("train_grad/") for key in vectors if "train_grad/" in key
+        }
+        for (name, _, layout), gradient in zip(named, gradients):
+            expected = layout(vectors[f"train_grad/{name}"])
+            error = np.linalg.norm(gradient - expected)
+            assert error <= max(2e-3 * np.linalg.norm(expected), 1e-5), name
+
+
+def test_encode(case):
+    model, vectors = case
+    z, v = model.encode(nhwc(vectors["pixels"]), u=0.0)
+    np.testing.assert_allclose(v, nhwc(vectors["encode/v"]), rtol=0, atol=2e-4)
+    assert (z is not None) == ("encode/z" in vectors)
+    if z is not None:
+        np.testing.assert_allclose(z, vectors["encode/z"], rtol=0, atol=1e-5)
+
+
+def test_decode(case):
+    model, vectors = case
+    z, v = vectors.get("encode/z"), nhwc(vectors["encode/v"])
+    x, log_det = model.flow.forward_and_log_det(v, z)
+    np.testing.assert_allclose(x, nhwc(vectors["decode/x"]), rtol=0, atol=2e-4)
+    np.testing.assert_allclose(log_det, vectors["decode/log_det"], rtol=0, atol=1e-3)
+
+
+def test_decode_undoes_encode_exactly(case):
+    model, vectors = case
+    images = nhwc(vectors["pixels"])
+    np.testing.assert_array_equal(model.decode(*model.encode(images)), images)
+
+
+def test_sample(case):
+    model, vectors = case
+    prefix = "synthesize_tau0.7"
+    z = None
+    if model.prior is not None:
+        z = model.prior.from_noise(vectors[f"{prefix}/noise_1_normal"])
+    images = model.decode(z, 0.7 * nhwc(vectors[f"{prefix}/noise_0_normal"]))
+    expected = np.rint(nhwc(vectors[f"{prefix}/images"]) * 255)
+    # floor of x that differs in the last bits may fall on either side of a level.
+    difference = np.abs(images - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.002
+
+
+def assert_weights(model, path: Path, tolerance: float) -> None:
+    tensors = wolf.read_state_dict(path)
+    for name, variable, layout in wolf.weights(model):
+        np.testing.assert_allclose(
+            variable, layout(tensors[name]), rtol=0, atol=tolerance, err_msg=name
+        )
+
+
+def test_data_dependent_initialisation():
+    folder = "gaussian-uniform"
+    vectors = load_vectors(folder)
+    model = load_model(folder, "before_init.pt", vectors)
+    model.initialize_given_noise(
+        tf.constant(nhwc(vectors["init/pixels"])),
+        vectors["init/noise_0_normal"][:, 0],
+    )
+    assert_weights(model, path_of(folder, "after_init.pt"), 2e-5)
+
+
+def test_training_trajectory():
+    folder = "gaussian-uniform"
+    with np.load(path_of(folder, "trajectory.npz")) as file:
+        trajectory = dict(file)
+    model = load_model(folder, "train_start.pt")
+    optimizer = AdamW(OptimizerConfig(warmup_steps=10))
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(images, u, eps):
+        with tf.GradientTape() as tape:
+            losses = model.losses_given_noise(images, LossNoise(u, eps), training=True)
+            loss = tf.reduce_mean(losses.total)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        rate = tf.convert_to_tensor(optimizer.learning_rate)
+        optimizer.apply(gradients, model.trainable_variables)
+        return tf.stack([tf.reduce_mean(term) for term in losses]), rate
+
+    for t, expected in enumerate(trajectory["losses"]):
+        terms, rate = step(
+            nhwc(trajectory["pixels"][t]),
+            nhwc(trajectory["noise_0_uniform"][t]),
+            trajectory["noise_1_normal"][t],
+        )
+        np.testing.assert_allclose(rate, trajectory["learning_rates"][t], rtol=1e-5)
+        np.testing.assert_allclose(
+            terms, expected, rtol=1e-4, atol=1e-6, err_msg=f"step {t}"
+        )
+    assert_weights(model, path_of(folder, "train_end.pt"), 1e-4)

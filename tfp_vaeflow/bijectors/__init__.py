@@ -1,0 +1,24 @@
+"""The invertible layers of the decoder, each a `tfb.Bijector`."""
+
+from tfp_vaeflow.bijectors.actnorm import ActNorm
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
+from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
+from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
+from tfp_vaeflow.bijectors.multiscale import Block, MultiScaleFlow
+from tfp_vaeflow.bijectors.squeeze import Squeezed
+from tfp_vaeflow.bijectors.steps import GlowStep, SplitPrior, StepConfig
+
+__all__ = [
+    "ActNorm",
+    "Block",
+    "ChannelSplit",
+    "Conv1x1",
+    "Coupling",
+    "FlowBijector",
+    "GlowStep",
+    "MultiScaleFlow",
+    "Sequential",
+    "SplitPrior",
+    "Squeezed",
+    "StepConfig",
+]

@@ -1,0 +1,59 @@
+"""ActNorm: a learned scale and shift of each channel."""
+
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors.base import FlowBijector, per_example
+from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
+from tfp_vaeflow.noise import Initializer
+
+
+class ActNorm(FlowBijector):
+    """Scales and shifts each channel.
+
+        inverse:  v = x * exp(log_scale) + bias
+        forward:  x = (v - bias) * exp(-log_scale)
+        inverse log-det:  H W sum(log_scale)
+
+    Starts with `log_scale ~ N(0, 0.05)` and `bias = 0`. Data-dependent initialisation
+    gives every channel mean 0 and std 1 on the batch it sees.
+
+    Shapes: `[B, H, W, C]` or `[B, C]`; the conditioning is ignored.
+
+    Example:
+
+        norm = ActNorm(3, Initializer(seed=0))
+        norm.initialize(images)           # now norm.inverse(images) is normalised
+
+    Reference: Kingma & Dhariwal, *Glow*, arXiv 1807.03039, section 3.1.
+
+    Args:
+      channels: C.
+      init: source of initial weights.
+      event_ndims: 3 for images, 1 for vectors.
+      name: names the layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        init: Initializer,
+        event_ndims: int = 3,
+        name: str = "actnorm",
+    ):
+        super().__init__(event_ndims, name, init.dtype)
+        self.log_scale = tf.Variable(init.normal((channels,), 0.05), name="log_scale")
+        self.bias = tf.Variable(init.zeros((channels,)), name="bias")
+
+    def forward_and_log_det(self, x, conditioning=None):
+        y = (x - self.bias) * tf.exp(-self.log_scale)
+        return y, per_example(-tf.reduce_sum(self.log_scale), x)
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        x = y * tf.exp(self.log_scale) + self.bias
+        return x, per_example(tf.reduce_sum(self.log_scale), y)
+
+    def initialize(self, y, conditioning=None):
+        mean, std = mean_and_std(self.inverse_and_log_det(y)[0])
+        self.log_scale.assign_sub(tf.math.log(std + STD_EPSILON))
+        self.bias.assign((self.bias - mean) / (std + STD_EPSILON))
+        return self.inverse_and_log_det(y)[0]

@@ -1,0 +1,150 @@
+"""The contract of every invertible unit, and the container that chains them.
+
+`forward` maps the code to the data (v -> x, the direction that samples), `inverse`
+the data to the code (x -> v, the direction that trains). A unit implements
+`forward_and_log_det` and `inverse_and_log_det`; TFP's methods derive from these.
+"""
+
+import abc
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
+
+
+class FlowBijector(tfb.Bijector, abc.ABC):
+    """A conditional bijector that gives its value and its log-det together.
+
+    Subclasses work on inputs `[B, *event]` and return log-dets `[B]`. TFP's own
+    methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading dimensions,
+    which `conditioning` must broadcast to, and store the log-det with the value it was
+    computed with, so that `tfd.TransformedDistribution.log_prob` runs each network once.
+
+    Args:
+      event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.
+      name: names the layer in error messages and graphs.
+      dtype: of inputs and variables.
+    """
+
+    def __init__(self, event_ndims: int, name: str, dtype: tf.DType = tf.float32):
+        super().__init__(forward_min_event_ndims=event_ndims, dtype=dtype, name=name)
+
+    @abc.abstractmethod
+    def forward_and_log_det(
+        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Code -> data: `(y, log |det dy/dx|)`, shapes `[B, *event]` and `[B]`."""
+
+    @abc.abstractmethod
+    def inverse_and_log_det(
+        self, y: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data -> code: `(x, log |det dx/dy|)`, shapes `[B, *event]` and `[B]`."""
+
+    def initialize(
+        self, y: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Data-dependent initialisation on a batch; returns the new `inverse(y)`.
+
+        Layers that have nothing to initialise inherit this.
+        """
+        return self.inverse_and_log_det(y, conditioning)[0]
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {}  # no parameter has a batch shape
+
+    def _flattened(self, method, value, conditioning):
+        """Calls `method` with all leading dimensions flattened to one."""
+        event_ndims = self.forward_min_event_ndims
+        if value.shape.rank == event_ndims + 1:
+            return method(value, conditioning)
+        shape = tf.shape(value)
+        lead, event = shape[:-event_ndims], shape[-event_ndims:]
+        if conditioning is not None:
+            conditioning = tf.convert_to_tensor(conditioning, self.dtype)
+            length = tf.shape(conditioning)[-1:]
+            conditioning = tf.broadcast_to(conditioning, tf.concat([lead, length], 0))
+            conditioning = tf.reshape(conditioning, tf.concat([[-1], length], 0))
+        flat = tf.reshape(value, tf.concat([[-1], event], 0))
+        flat.set_shape([None, *value.shape[-event_ndims:]])
+        result, log_det = method(flat, conditioning)
+        return tf.reshape(result, shape), tf.reshape(log_det, lead)
+
+    # TFP looks up attributes under the very keyword arguments that it was called with.
+    def _forward(self, x, **kwargs):
+        y, log_det = self._flattened(
+            self.forward_and_log_det, x, kwargs.get("conditioning")
+        )
+        self._cache.forward_attributes(x, **kwargs)["ildj"] = -log_det
+        return y
+
+    def _inverse(self, y, **kwargs):
+        x, log_det = self._flattened(
+            self.inverse_and_log_det, y, kwargs.get("conditioning")
+        )
+        self._cache.inverse_attributes(y, **kwargs)["ildj"] = log_det
+        return x
+
+    def _forward_log_det_jacobian(self, x, conditioning=None):
+        return self._flattened(self.forward_and_log_det, x, conditioning)[1]
+
+    def _inverse_log_det_jacobian(self, y, conditioning=None):
+        return self._flattened(self.inverse_and_log_det, y, conditioning)[1]
+
+
+class Sequential(FlowBijector):
+    """Bijectors one after another; the only place that orders and sums log-dets.
+
+    forward: `members[0](members[1](... x))`; inverse: members in the order given,
+    first to last. The conditioning goes to every member.
+
+    Args:
+      members: bijectors in the order in which the data passes them (x -> v).
+      event_ndims: 3 for images, 1 for vectors; needed where members may be empty.
+      name: names the layer.
+      dtype: of inputs.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[FlowBijector],
+        event_ndims: int = 3,
+        name: str = "sequential",
+        dtype: tf.DType = tf.float32,
+    ):
+        super().__init__(event_ndims, name, dtype)
+        self.members = list(members)
+
+    def forward_and_log_det(self, x, conditioning=None):
+        log_det = tf.zeros(tf.shape(x)[:1], x.dtype)
+        for member in reversed(self.members):
+            x, member_log_det = member.forward_and_log_det(x, conditioning)
+            log_det += member_log_det
+        return x, log_det
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        log_det = tf.zeros(tf.shape(y)[:1], y.dtype)
+        for member in self.members:
+            y, member_log_det = member.inverse_and_log_det(y, conditioning)
+            log_det += member_log_det
+        return y, log_det
+
+    def initialize(self, y, conditioning=None):
+        for member in self.members:
+            y = member.initialize(y, conditioning)
+        return y
+
+
+def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """A log-det that is the same at every position, summed over them: `[B]`.
+
+    Args:
+      log_det_per_position: scalar.
+      like: `[B, H, W, C]` (H x W positions) or `[B, D]` (one position).
+    """
+    shape = tf.shape(like)
+    positions = tf.cast(tf.reduce_prod(shape[1:-1]), like.dtype)
+    return tf.fill(shape[:1], positions * log_det_per_position)

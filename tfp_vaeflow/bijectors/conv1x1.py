@@ -1,0 +1,101 @@
+"""Invertible 1x1 convolution: a learned rotation of the channels."""
+
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors.base import FlowBijector, per_example
+from tfp_vaeflow.noise import Initializer
+
+
+class Conv1x1(FlowBijector):
+    """Multiplies the channel vector of every position by a square matrix W.
+
+        inverse:  v = x W
+        forward:  x = v W^-1
+        inverse log-det:  H W log |det W|     (times `heads` for `split`)
+
+    W starts as a random orthogonal matrix. Kinds:
+
+    - `dense`: W itself is learned.
+    - `lu`: `W = P L U` with P fixed, L unit lower triangular and U upper triangular,
+      whose diagonal is `sign * exp(log_diagonal)`: the log-det is a sum. One matrix
+      holds L below the diagonal, log_diagonal on it and U above, so there are as many
+      parameters as in `dense`.
+    - `split`: the channels form `heads` groups that share one small matrix.
+
+    Shapes: `[B, H, W, C]` or `[B, C]`; the conditioning is ignored. The inverse of W is
+    computed from W whenever it is used, in float64.
+
+    Reference: Kingma & Dhariwal, *Glow*, arXiv 1807.03039, section 3.2.
+
+    Args:
+      channels: C.
+      init: source of initial weights.
+      kind: `dense`, `lu` or `split`.
+      heads: (`split`) number of groups; must divide C.
+      event_ndims: 3 for images, 1 for vectors.
+      name: names the layer.
+
+    Raises:
+      ValueError: if `heads` does not divide `channels`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        init: Initializer,
+        kind: str = "dense",
+        heads: int = 1,
+        event_ndims: int = 3,
+        name: str = "conv1x1",
+    ):
+        super().__init__(event_ndims, name, init.dtype)
+        if channels % heads:
+            raise ValueError(
+                f"{name}: {heads} heads cannot share {channels} channels; expected a "
+                "divisor of the number of channels (FlowConfig.heads)"
+            )
+        self._kind = kind
+        self._heads = heads
+        self._size = channels // heads
+        weight = init.orthogonal(self._size)
+        if kind == "lu":
+            lu, permutation = tf.linalg.lu(weight)
+            diagonal = tf.linalg.diag_part(lu)
+            # Rows of L U in the order of `permutation` are the rows of W.
+            self._permutation = tf.Variable(
+                tf.math.invert_permutation(permutation), trainable=False, name="rows"
+            )
+            self._sign = tf.Variable(tf.sign(diagonal), trainable=False, name="sign")
+            weight = tf.linalg.set_diag(lu, tf.math.log(tf.abs(diagonal)))
+        self.weight = tf.Variable(weight, name="weight")
+
+    def matrix(self) -> tf.Tensor:
+        """W, `[C / heads, C / heads]`."""
+        if self._kind != "lu":
+            return tf.convert_to_tensor(self.weight)
+        ones = tf.ones([self._size], self.weight.dtype)
+        strictly_lower = tf.linalg.band_part(self.weight, -1, 0)
+        lower = tf.linalg.set_diag(strictly_lower, ones)
+        diagonal = self._sign * tf.exp(tf.linalg.diag_part(self.weight))
+        upper = tf.linalg.set_diag(tf.linalg.band_part(self.weight, 0, -1), diagonal)
+        return tf.gather(tf.matmul(lower, upper), self._permutation)
+
+    def _log_det(self, like: tf.Tensor) -> tf.Tensor:
+        if self._kind == "lu":
+            value = tf.reduce_sum(tf.linalg.diag_part(self.weight))
+        else:
+            value = self._heads * tf.linalg.slogdet(self.weight)[1]
+        return per_example(value, like)
+
+    def _multiply(self, x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+        flat = tf.matmul(tf.reshape(x, [-1, self._size]), matrix)
+        result = tf.reshape(flat, tf.shape(x))
+        result.set_shape(x.shape)
+        return result
+
+    def forward_and_log_det(self, x, conditioning=None):
+        matrix = tf.linalg.inv(tf.cast(self.matrix(), tf.float64))
+        return self._multiply(x, tf.cast(matrix, x.dtype)), -self._log_det(x)
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        return self._multiply(y, self.matrix()), self._log_det(y)

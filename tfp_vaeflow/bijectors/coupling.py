@@ -1,0 +1,150 @@
+"""Coupling layers: one part of the channels decides how the other is transformed."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors.base import FlowBijector
+from tfp_vaeflow.bijectors.elementwise import make_transform
+from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.networks import CouplingNetwork
+from tfp_vaeflow.noise import Initializer
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelSplit:
+    """Which channels condition and which are transformed.
+
+    Attributes:
+      pattern: `continuous` (first part / second part) or `skip` (even / odd channels;
+        falls back to `continuous` for an odd number of channels).
+      order: `up` (the first part conditions) or `down` (the second one does).
+      factor: the transformed part has `channels // factor` channels (`skip`: 2).
+    """
+
+    pattern: str = "continuous"
+    order: str = "up"
+    factor: int = 2
+
+    def transformed(self, channels: int) -> int:
+        """Number of transformed channels."""
+        return channels // self.factor
+
+    def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[..., C]` -> (conditioning part, transformed part)."""
+        channels = x.shape[-1]
+        if self._interleaved(channels):
+            first, second = x[..., 0::2], x[..., 1::2]
+        else:
+            first, second = tf.split(x, self._sizes(channels), axis=-1)
+        return (first, second) if self.order == "up" else (second, first)
+
+    def join(self, condition: tf.Tensor, transformed: tf.Tensor) -> tf.Tensor:
+        """The inverse of `split`."""
+        up = self.order == "up"
+        parts = (condition, transformed) if up else (transformed, condition)
+        channels = condition.shape[-1] + transformed.shape[-1]
+        if not self._interleaved(channels):
+            return tf.concat(parts, axis=-1)
+        lead = tf.shape(condition)[:-1]
+        joined = tf.reshape(tf.stack(parts, axis=-1), tf.concat([lead, [channels]], 0))
+        joined.set_shape([*condition.shape[:-1], channels])
+        return joined
+
+    def _interleaved(self, channels: int) -> bool:
+        return self.pattern == "skip" and channels % 2 == 0
+
+    def _sizes(self, channels: int) -> list[int]:
+        transformed = self.transformed(channels)
+        sizes = [channels - transformed, transformed]
+        return sizes if self.order == "up" else sizes[::-1]
+
+
+class Coupling(FlowBijector):
+    """Transforms one part of the channels, given the other part and z.
+
+        inverse:  v_a = x_a
+                  v_b = transform(x_b; network(x_a, conditioning))
+        forward:  x_a = v_a
+                  x_b = transform^-1(v_b; network(v_a, conditioning))
+        inverse log-det:  sum over b of the transform's log-derivative
+
+    Data-dependent initialisation scales the network's output to zero, so that a fresh
+    coupling is the identity.
+
+    Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning `[B, D]`.
+
+    Reference: Dinh et al., *Real NVP*, arXiv 1605.08803; conditioned on z as in the
+    paper, section 3.2.
+
+    Args:
+      channels: C.
+      config: network and transform.
+      split: which channels condition.
+      init: source of initial weights.
+      name: names the layer.
+
+    Raises:
+      ValueError: if there are too few channels to split in two.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: CouplingConfig,
+        split: ChannelSplit,
+        init: Initializer,
+        name: str = "coupling",
+    ):
+        super().__init__(1 if config.dense else 3, name, init.dtype)
+        transformed = split.transformed(channels)
+        if not 0 < transformed < channels:
+            raise ValueError(
+                f"{name}: {channels} channels cannot be split with factor "
+                f"{split.factor}; expected at least one channel on either side"
+            )
+        self._split = split
+        self._conditioned = config.conditioning_dim > 0
+        self._transform = make_transform(config.transform, config.alpha)
+        outputs = self._transform.num_parameters * transformed
+        self.network = CouplingNetwork(config, channels - transformed, outputs, init)
+
+    def _check(self, conditioning) -> None:
+        if self._conditioned and conditioning is None:
+            raise ValueError(
+                f"{self.name}: conditioning is missing; this layer was built to be "
+                "conditioned on z, pass conditioning="
+            )
+        if not self._conditioned and conditioning is not None:
+            raise ValueError(
+                f"{self.name}: got conditioning of shape {tuple(conditioning.shape)}, "
+                "but this layer was built without; leave conditioning= out"
+            )
+
+    def _finish(self, condition, transformed, log_det):
+        log_det = tf.reduce_sum(log_det, list(range(1, log_det.shape.rank)))
+        return self._split.join(condition, transformed), log_det
+
+    def forward_and_log_det(self, x, conditioning=None):
+        self._check(conditioning)
+        condition, rest = self._split.split(x)
+        params = self.network(condition, conditioning)
+        return self._finish(
+            condition, *self._transform.forward_and_log_det(rest, params)
+        )
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        self._check(conditioning)
+        condition, rest = self._split.split(y)
+        params = self.network(condition, conditioning)
+        return self._finish(
+            condition, *self._transform.inverse_and_log_det(rest, params)
+        )
+
+    def initialize(self, y, conditioning=None):
+        self._check(conditioning)
+        condition, rest = self._split.split(y)
+        params = self.network.initialize(condition, conditioning)
+        return self._split.join(
+            condition, self._transform.inverse_and_log_det(rest, params)[0]
+        )

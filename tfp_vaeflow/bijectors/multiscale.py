@@ -1,0 +1,154 @@
+"""Multi-scale assembly: from a `FlowConfig` to one bijector on images."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
+from tfp_vaeflow.bijectors.squeeze import Squeezed
+from tfp_vaeflow.bijectors.steps import GlowStep, SplitPrior, StepConfig, split_off
+from tfp_vaeflow.config import FlowConfig
+from tfp_vaeflow.noise import Initializer
+
+
+class Block(FlowBijector):
+    """Steps and a split prior; what stays goes on through the rest of the flow.
+
+        inverse:  [kept, leaving] = split_prior(steps(x))
+                  v = [inner(kept), leaving]
+
+    Nested blocks lay the channels that left behind those that stayed, the last to
+    leave first.
+
+    Args:
+      steps: bijectors on C channels.
+      split_prior: takes the leaving channels off.
+      inner: bijector on the kept channels.
+      name: names the layer.
+    """
+
+    def __init__(
+        self,
+        steps: list[GlowStep],
+        split_prior: SplitPrior,
+        inner: FlowBijector,
+        name: str = "block",
+    ):
+        super().__init__(3, name, inner.dtype)
+        self.steps = steps
+        self.split_prior = split_prior
+        self.inner = inner
+        self._body = Sequential([*steps, split_prior], 3, f"{name}_body", inner.dtype)
+
+    def forward_and_log_det(self, x, conditioning=None):
+        kept, leaving = split_off(x, self.split_prior.leaving)
+        kept, inner_log_det = self.inner.forward_and_log_det(kept, conditioning)
+        x = tf.concat([kept, leaving], -1)
+        y, log_det = self._body.forward_and_log_det(x, conditioning)
+        return y, log_det + inner_log_det
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        y, log_det = self._body.inverse_and_log_det(y, conditioning)
+        kept, leaving = split_off(y, self.split_prior.leaving)
+        kept, inner_log_det = self.inner.inverse_and_log_det(kept, conditioning)
+        return tf.concat([kept, leaving], -1), log_det + inner_log_det
+
+    def initialize(self, y, conditioning=None):
+        y = self._body.initialize(y, conditioning)
+        kept, leaving = split_off(y, self.split_prior.leaving)
+        return tf.concat([self.inner.initialize(kept, conditioning), leaving], -1)
+
+
+class MultiScaleFlow(Sequential):
+    """The decoder's flow, v -> x, both `[B, H, W, C]`.
+
+                 level 0                 an internal level                  top level
+        x -> num_steps[0] steps -> squeeze -> [steps -> split prior] ... -> squeeze
+          -> num_steps[-1] steps -> ... unsqueezed back -> v
+
+    At an internal level a split prior after each step count takes `1 / factor` of the
+    level's channels off, and the factor drops by one each time. v is the un-squeezed
+    whole: what stayed first, what left behind it. Paper, appendix; MaCow,
+    arXiv 1902.04208, section 3.3 (the fine-grained multi-scale architecture).
+
+    Example:
+
+        flow = MultiScaleFlow(config, channels=3, conditioning_dim=64, init=init)
+        v = flow.inverse(x, conditioning=z)
+
+    Attributes:
+      levels: for each level, its list of `(steps, split prior or None)`.
+
+    Args:
+      config: the architecture.
+      channels: C of the images.
+      conditioning_dim: length of z; 0 for no conditioning.
+      init: source of initial weights.
+      name: names the layer.
+
+    Raises:
+      ValueError: if a level has too few channels to split.
+    """
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        channels: int,
+        conditioning_dim: int,
+        init: Initializer,
+        name: str = "flow",
+    ):
+        top = config.levels - 1
+        levels = []
+        for level, counts in enumerate(config.num_steps):
+            if level > 0:
+                channels *= 4
+            internal = 0 < level < top
+            step_config = StepConfig(
+                config.coupling(level, conditioning_dim),
+                config.conv1x1,
+                config.heads[level] if config.heads else 1,
+            )
+            prior_coupling = dataclasses.replace(
+                step_config.coupling, transform=config.prior_transform
+            )
+            prior_config = dataclasses.replace(step_config, coupling=prior_coupling)
+            blocks = []
+            factor = config.factors[level - 1] if internal else 0
+            leaving = channels // factor if internal else 0
+            for number, count in enumerate(counts if internal else [counts]):
+                label = f"{name}_level{level}_block{number}"
+                steps = [
+                    GlowStep(channels, step_config, init, name=f"{label}_step{step}")
+                    for step in range(count)
+                ]
+                split_prior = None
+                if internal:
+                    split_prior = SplitPrior(
+                        channels,
+                        prior_config,
+                        factor - number,
+                        leaving,
+                        init,
+                        name=f"{label}_split_prior",
+                    )
+                    channels -= leaving
+                blocks.append((steps, split_prior))
+            levels.append(blocks)
+        super().__init__(self._assemble(levels, init, name), 3, name, init.dtype)
+        self.levels = levels
+
+    @staticmethod
+    def _assemble(levels, init, name) -> list[FlowBijector]:
+        """Nests the levels into one another, from the top level down."""
+        (bottom, _), *_ = levels[0]
+        if len(levels) == 1:
+            return bottom
+        (top_steps, _), *_ = levels[-1]
+        inner = Sequential(top_steps, 3, f"{name}_top", init.dtype)
+        for level in range(len(levels) - 2, 0, -1):
+            inner = Squeezed(inner, f"{name}_squeezed{level + 1}")
+            for number, (steps, split_prior) in reversed(list(enumerate(levels[level]))):
+                label = f"{name}_level{level}_block{number}"
+                inner = Block(steps, split_prior, inner, label)
+        return [*bottom, Squeezed(inner, f"{name}_squeezed1")]

@@ -1,0 +1,455 @@
+"""What a model and a run are made of: frozen dataclasses in plain Python.
+
+Every field is checked when the object is made, so that a wrong experiment file
+fails before anything is built. Nothing here imports TensorFlow or gin.
+"""
+
+import dataclasses
+import math
+
+ACTIVATIONS = ("elu", "relu", "leaky_relu")
+TRANSFORMS = ("affine", "additive")
+CONV1X1_KINDS = ("dense", "lu", "split")
+ENCODER_NORMS = ("batch", "group")
+PRIORS = ("normal", "flow")
+
+
+def _choose(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"{owner}.{field} is {value!r}; expected one of {', '.join(choices)}"
+        )
+
+
+def _at_least(owner: str, field: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{owner}.{field} is {value}; expected at least {least}")
+
+
+def _freeze(instance: object, *fields: str) -> None:
+    """Turns lists (as gin and JSON give them) into tuples, nested ones too."""
+
+    def frozen(value):
+        if isinstance(value, (list, tuple)):
+            return tuple(frozen(item) for item in value)
+        return value
+
+    for field in fields:
+        object.__setattr__(instance, field, frozen(getattr(instance, field)))
+
+
+@dataclasses.dataclass(frozen=True)
+class CouplingConfig:
+    """What every coupling layer of one level has in common.
+
+    Attributes:
+      hidden: width of the coupling network.
+      conditioning_dim: length of the conditioning vector; 0 for none.
+      activation: `elu`, `relu` or `leaky_relu`.
+      transform: elementwise transform of the second part, `affine` or `additive`.
+      alpha: range of the affine scale, `1 + alpha tanh(s / 2)`.
+      dense: whether inputs are vectors `[B, D]` instead of images `[B, H, W, C]`.
+    """
+
+    hidden: int
+    conditioning_dim: int = 0
+    activation: str = "elu"
+    transform: str = "affine"
+    alpha: float = 1.0
+    dense: bool = False
+
+    def __post_init__(self):
+        _choose("CouplingConfig", "activation", self.activation, ACTIVATIONS)
+        _choose("CouplingConfig", "transform", self.transform, TRANSFORMS)
+        _at_least("CouplingConfig", "hidden", self.hidden, 1)
+        if not 0 < self.alpha <= 1:
+            raise ValueError(
+                f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
+                "outside of which the affine coupling has no inverse"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """The multi-scale Glow decoder.
+
+    Attributes:
+      num_steps: one entry a level, fine to coarse. The first and the last are step
+        counts; those between are lists of step counts with a split prior after each.
+      hidden: width of the coupling networks, one entry a level.
+      factors: split factor of each internal level; a level with factor f hands
+        `1 / f` of its channels to the local code after each of its step counts.
+      activation: of the coupling networks.
+      transform: elementwise transform of the steps' couplings.
+      prior_transform: elementwise transform of the split priors' couplings.
+      alpha: range of the affine scale.
+      conv1x1: kind of the invertible 1x1 convolutions: `dense`, `lu` or `split`.
+      heads: (`split` only) channel groups that share one matrix, one entry a level.
+    """
+
+    num_steps: tuple = ()
+    hidden: tuple[int, ...] = ()
+    factors: tuple[int, ...] = ()
+    activation: str = "elu"
+    transform: str = "affine"
+    prior_transform: str = "affine"
+    alpha: float = 1.0
+    conv1x1: str = "dense"
+    heads: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        _freeze(self, "num_steps", "hidden", "factors", "heads")
+        _choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
+        levels = self.levels
+        if levels == 0:
+            raise ValueError("FlowConfig.num_steps is empty; expected one entry a level")
+        for level, steps in enumerate(self.num_steps):
+            internal = 0 < level < levels - 1
+            if internal != isinstance(steps, tuple):
+                kind = "a list of step counts" if internal else "one step count"
+                raise ValueError(
+                    f"FlowConfig.num_steps[{level}] is {steps!r}; expected {kind} "
+                    f"(level {level} of {levels})"
+                )
+        for field, expected in (("hidden", levels), ("factors", max(levels - 2, 0))):
+            if len(getattr(self, field)) != expected:
+                raise ValueError(
+                    f"FlowConfig.{field} has {len(getattr(self, field))} entries; "
+                    f"num_steps has {levels} levels, so expected {expected}"
+                )
+        if (self.conv1x1 == "split") != bool(self.heads):
+            raise ValueError(
+                f"FlowConfig.heads is {self.heads} with conv1x1 = {self.conv1x1!r}; "
+                "heads goes with conv1x1 = 'split', one entry a level"
+            )
+        if self.heads and len(self.heads) != levels:
+            raise ValueError(
+                f"FlowConfig.heads has {len(self.heads)} entries; expected {levels}"
+            )
+        for level, factor in enumerate(self.factors, start=1):
+            counts = len(self.num_steps[level])
+            if not 0 < counts < factor:
+                raise ValueError(
+                    f"FlowConfig.num_steps[{level}] has {counts} entries with split "
+                    f"factor {factor}; expected 1 to {factor - 1}"
+                )
+        self.coupling(0, 0)  # checks what the couplings share
+
+    @property
+    def levels(self) -> int:
+        return len(self.num_steps)
+
+    def coupling(self, level: int, conditioning_dim: int) -> CouplingConfig:
+        """The couplings of the steps of one level."""
+        return CouplingConfig(
+            hidden=self.hidden[level],
+            conditioning_dim=conditioning_dim,
+            activation=self.activation,
+            transform=self.transform,
+            alpha=self.alpha,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The ResNet that gives the posterior of the global code z.
+
+    Attributes:
+      planes: channels of the residual blocks, one entry a level; each level halves
+        the resolution.
+      out_planes: channels of the last convolution, before the dense layer.
+      activation: `elu`, `relu` or `leaky_relu`.
+      norm: `batch` or `group`.
+      num_groups: (`group` only) groups, one entry a level.
+    """
+
+    planes: tuple[int, ...] = ()
+    out_planes: int = 8
+    activation: str = "elu"
+    norm: str = "batch"
+    num_groups: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        _freeze(self, "planes", "num_groups")
+        _choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
+        _choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
+        if not self.planes:
+            raise ValueError("EncoderConfig.planes is empty; expected one entry a level")
+        expected = len(self.planes) if self.norm == "group" else 0
+        if len(self.num_groups) != expected:
+            raise ValueError(
+                f"EncoderConfig.num_groups has {len(self.num_groups)} entries with norm "
+                f"= {self.norm!r}; expected {expected}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig:
+    """The prior p(z): a standard normal, or a flow on top of one.
+
+    Attributes:
+      kind: `normal` or `flow`.
+      num_steps: (`flow`) steps of the flow.
+      hidden: (`flow`) width of its coupling networks.
+      activation, transform, alpha: (`flow`) as in `FlowConfig`.
+    """
+
+    kind: str = "flow"
+    num_steps: int = 2
+    hidden: int = 256
+    activation: str = "elu"
+    transform: str = "affine"
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        _choose("PriorConfig", "kind", self.kind, PRIORS)
+        self.coupling()
+
+    def coupling(self) -> CouplingConfig:
+        return CouplingConfig(
+            hidden=self.hidden,
+            activation=self.activation,
+            transform=self.transform,
+            alpha=self.alpha,
+            dense=True,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shapes of a model's variables.
+
+    Attributes:
+      image_shape: `(height, width, channels)`.
+      n_bins: levels a pixel is quantised to: 256 for 8 bits, 32 for 5 bits, or any
+        integer from 2 to 256.
+      latent_dim: length of the global code z; 0 builds the flow alone (plain Glow).
+      flow: the decoder.
+      encoder, prior: posterior and prior of z; unused when `latent_dim` is 0.
+      allow_tf32: let GPUs use TF32 in convolutions and matrix products. Faster, but
+        `decode(encode(x))` is then no longer exact.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    n_bins: int = 256
+    latent_dim: int = 64
+    flow: FlowConfig = None
+    encoder: EncoderConfig | None = None
+    prior: PriorConfig | None = None
+    allow_tf32: bool = False
+
+    def __post_init__(self):
+        _freeze(self, "image_shape")
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"ModelConfig.image_shape is {self.image_shape}; "
+                "expected (height, width, channels)"
+            )
+        if self.flow is None:
+            raise ValueError("ModelConfig.flow is missing; expected a FlowConfig")
+        if not 2 <= self.n_bins <= 256 or self.n_bins != int(self.n_bins):
+            raise ValueError(
+                f"ModelConfig.n_bins is {self.n_bins}; expected an integer from 2 to "
+                "256 (2**bits, or the levels of the data)"
+            )
+        _at_least("ModelConfig", "latent_dim", self.latent_dim, 0)
+        if self.latent_dim and (self.encoder is None or self.prior is None):
+            raise ValueError(
+                f"ModelConfig.latent_dim is {self.latent_dim}, but there is no encoder "
+                "or no prior; give both, or latent_dim = 0 for a model without z"
+            )
+        self._check_halvings("FlowConfig.num_steps", self.flow.levels - 1)
+        if self.latent_dim:
+            self._check_halvings("EncoderConfig.planes", len(self.encoder.planes))
+        if self.image_shape[2] == 1 and self.flow.num_steps[0] > 0:
+            raise ValueError(
+                f"FlowConfig.num_steps[0] is {self.flow.num_steps[0]} on grey images: "
+                "one channel cannot be split in two; expected 0"
+            )
+
+    def _check_halvings(self, field: str, halvings: int) -> None:
+        height, width, _ = self.image_shape
+        if height % 2**halvings or width % 2**halvings:
+            raise ValueError(
+                f"images are {height}x{width}, but {field} halves the sides {halvings} "
+                f"times; expected sides divisible by {2**halvings}: resize the images "
+                "or take fewer levels"
+            )
+
+    @property
+    def num_dims(self) -> int:
+        """D = height x width x channels."""
+        return math.prod(self.image_shape)
+
+
+def model_config_from_dict(values: dict) -> ModelConfig:
+    """The inverse of `dataclasses.asdict` for a `ModelConfig` (from JSON)."""
+    parts = {"flow": FlowConfig, "encoder": EncoderConfig, "prior": PriorConfig}
+    values = dict(values)
+    try:
+        for field, part in parts.items():
+            if values.get(field) is not None:
+                values[field] = part(**values[field])
+        return ModelConfig(**values)
+    except TypeError as error:
+        raise ValueError(f"not the description of a model: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training minimises; reports always show the plain ELBO.
+
+    Attributes:
+      num_samples: samples of (z, u) an image.
+      kl_weight: beta, the weight of the KL.
+      kl_warmup_steps: steps over which the KL weight rises linearly from 0.
+      free_nats: the KL of an example costs at least this much, so nothing is gained
+        by making it smaller (Kingma et al. 2016, arXiv 1606.04934, appendix C.8).
+    """
+
+    num_samples: int = 1
+    kl_weight: float = 1.0
+    kl_warmup_steps: int = 0
+    free_nats: float = 0.0
+
+    def __post_init__(self):
+        _at_least("ObjectiveConfig", "num_samples", self.num_samples, 1)
+        _at_least("ObjectiveConfig", "kl_weight", self.kl_weight, 0)
+        _at_least("ObjectiveConfig", "kl_warmup_steps", self.kl_warmup_steps, 0)
+        _at_least("ObjectiveConfig", "free_nats", self.free_nats, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with the paper's schedule.
+
+    Attributes:
+      learning_rate: reached after the warm-up.
+      warmup_steps: steps of linear warm-up, from 1e-7.
+      decay: factor a step after the warm-up.
+      beta_1, beta_2, epsilon: of Adam.
+      weight_decay: decoupled, on every parameter.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    decay: float = 0.999997
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 1e-6
+
+    def __post_init__(self):
+        _at_least("OptimizerConfig", "learning_rate", self.learning_rate, 0)
+        _at_least("OptimizerConfig", "warmup_steps", self.warmup_steps, 0)
+        if not 0 < self.decay <= 1:
+            raise ValueError(
+                f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are varied in training.
+
+    Attributes:
+      name: `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets.
+      data_dir: where the data set lies; None for the library's default.
+      validation_fraction: part of the training split set aside for validation.
+      horizontal_flip: flip half of the training images left to right.
+      shift: move training images by up to this many pixels in each direction.
+      shift_fill: what comes in at the border: `reflect` or `constant` (zeros).
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None
+    validation_fraction: float = 0.1
+    horizontal_flip: bool = False
+    shift: int = 0
+    shift_fill: str = "reflect"
+
+    def __post_init__(self):
+        _choose("DataConfig", "shift_fill", self.shift_fill, ("reflect", "constant"))
+        _at_least("DataConfig", "shift", self.shift, 0)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"DataConfig.validation_fraction is {self.validation_fraction}; "
+                "expected a number between 0 and 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long to train, and what to write when.
+
+    Attributes:
+      batch_size: images a step, over all devices.
+      num_steps: updates in all.
+      seed: of the initial weights, the order of the images and all noise.
+      initialization_images: training images for data-dependent initialisation.
+      log_every: steps between lines of metrics.
+      evaluate_every: steps between passes over the validation part.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: last checkpoints to keep (the best is kept besides).
+      images_every: steps between image grids; 0 for none.
+      evaluation_batch_size: images a step in validation.
+    """
+
+    batch_size: int = 64
+    num_steps: int = 1000
+    seed: int = 0
+    initialization_images: int = 512
+    log_every: int = 50
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+    images_every: int = 1000
+    evaluation_batch_size: int = 256
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            least = 0 if field.name in ("seed", "images_every", "num_steps") else 1
+            _at_least("TrainingConfig", field.name, getattr(self, field.name), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained model is measured.
+
+    Attributes:
+      num_samples: samples of (z, u) an image for the ELBO.
+      batch_size: images at a time.
+      seed: of all noise.
+      generated_images: images sampled for the sample check (labelled data only).
+      temperature: at which these are sampled.
+    """
+
+    num_samples: int = 16
+    batch_size: int = 180
+    seed: int = 0
+    generated_images: int = 500
+    temperature: float = 0.7
+
+    def __post_init__(self):
+        for field in ("num_samples", "batch_size", "generated_images"):
+            _at_least("EvaluationConfig", field, getattr(self, field), 1)
+        _at_least("EvaluationConfig", "temperature", self.temperature, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: everything an experiment file decides."""
+
+    model: ModelConfig = None
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        if self.model is None:
+            raise ValueError(
+                "the experiment has no model; bind ExperimentConfig.model, as "
+                "gin/base.gin does"
+            )

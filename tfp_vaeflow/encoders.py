@@ -1,0 +1,157 @@
+"""The encoder: a Keras ResNet and a dense layer that give the posterior q(z | x)."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vaeflow.config import EncoderConfig
+from tfp_vaeflow.networks import ACTIVATIONS, WeightNormLinear
+from tfp_vaeflow.noise import Initializer
+
+tfd = tfp.distributions
+
+# Standard deviation of the head's outputs after data-dependent initialisation: with
+# mean and log-variance both close to 0, z starts at N(0, 1).
+INITIAL_SCALE = 0.01
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch norm over all replicas that keeps the unbiased running variance.
+
+    It normalises with the biased batch variance, like every batch norm; Keras keeps a
+    running mean of that one, while the reference keeps `n / (n - 1)` times it, n being
+    the number of values a channel has over all replicas.
+    """
+
+    def __init__(self, name: str | None = None):
+        super().__init__(momentum=0.9, epsilon=1e-5, synchronized=True, name=name)
+
+    def call(self, inputs, training=None, mask=None):
+        decayed = self.momentum * tf.convert_to_tensor(self.moving_variance)
+        outputs = super().call(inputs, training=training, mask=mask)
+        if training:
+            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], decayed.dtype)
+            context = tf.distribute.get_replica_context()
+            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+            update = tf.convert_to_tensor(self.moving_variance) - decayed
+            self.moving_variance.assign(decayed + update * count / (count - 1))
+        return outputs
+
+
+class _ResNetBuilder:
+    """Adds residual blocks to a functional Keras model."""
+
+    def __init__(self, config: EncoderConfig, init: Initializer):
+        self._config = config
+        self._init = init
+
+    def act(self, x):
+        return keras.layers.Activation(ACTIVATIONS[self._config.activation])(x)
+
+    def conv(self, x, channels, size, stride, name, use_bias=False):
+        """A convolution padded by `size // 2` on every side, also when strided."""
+        if size > 1:
+            x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
+        # Both from U(-b, b), b = 1 / sqrt(fan_in); Keras' default is another.
+        kernel = keras.initializers.VarianceScaling(
+            1 / 3, "fan_in", "uniform", seed=self._init.next_seed()
+        )
+        limit = (size * size * x.shape[-1]) ** -0.5
+        bias = keras.initializers.RandomUniform(
+            -limit, limit, seed=self._init.next_seed()
+        )
+        return keras.layers.Conv2D(
+            channels,
+            size,
+            stride,
+            use_bias=use_bias,
+            kernel_initializer=kernel,
+            bias_initializer=bias,
+            name=name,
+        )(x)
+
+    def norm(self, x, level, name):
+        if self._config.norm == "batch":
+            return BatchNormalization(name=name)(x)
+        groups = self._config.num_groups[level]
+        return keras.layers.GroupNormalization(groups, epsilon=1e-5, name=name)(x)
+
+    def block(self, x, level, stride, name):
+        """conv3x3-norm-act-conv3x3-norm, plus x (projected where shapes differ), act."""
+        planes = self._config.planes[level]
+        y = self.conv(x, planes, 3, stride, f"{name}_conv1")
+        y = self.act(self.norm(y, level, f"{name}_norm1"))
+        y = self.conv(y, planes, 3, 1, f"{name}_conv2")
+        y = self.norm(y, level, f"{name}_norm2")
+        if stride != 1 or x.shape[-1] != planes:
+            x = self.conv(x, planes, 1, stride, f"{name}_projection")
+            x = self.norm(x, level, f"{name}_projection_norm")
+        return self.act(keras.layers.add([y, x]))
+
+
+def build_global_resnet(
+    config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
+) -> keras.Model:
+    """The ResNet of the global encoder.
+
+    Two residual blocks a level, the second with stride 2, then a 1x1 convolution, ELU
+    and flatten. Paper, appendix.
+
+    Args:
+      config: its planes, norm and activation.
+      image_shape: `(H, W, C)`.
+      init: source of initial weights.
+
+    Returns:
+      A model `[B, H, W, C]` -> `[B, H/2^L * W/2^L * out_planes]`.
+    """
+    builder = _ResNetBuilder(config, init)
+    inputs = keras.Input(image_shape, name="image")
+    x = inputs
+    for level in range(len(config.planes)):
+        x = builder.block(x, level, 1, f"level{level}_block0")
+        x = builder.block(x, level, 2, f"level{level}_block1")
+    x = builder.conv(x, config.out_planes, 1, 1, "top", use_bias=True)
+    x = keras.layers.Flatten(name="flatten")(keras.layers.ELU()(x))
+    return keras.Model(inputs, x, name="global_resnet")
+
+
+class GaussianEncoder(tf.Module):
+    """The posterior `q(z | x) = N(mean(x), std(x)^2)` of the global code.
+
+        [mean, log_variance] = weight-normed dense(resnet(x)),  std = exp(log_variance / 2)
+
+    Args:
+      config: of the ResNet.
+      image_shape: `(H, W, C)`.
+      latent_dim: length of z.
+      init: source of initial weights.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        init: Initializer,
+    ):
+        super().__init__(name="encoder")
+        self.resnet = build_global_resnet(config, image_shape, init)
+        shape = (self.resnet.output_shape[-1], 2 * latent_dim)
+        self.head = WeightNormLinear(shape, init)
+        # tf.Module does not look into Keras models for variables.
+        self._resnet_variables = [variable.value for variable in self.resnet.variables]
+
+    @staticmethod
+    def _posterior(statistics: tf.Tensor) -> tfd.Independent:
+        mean, log_variance = tf.split(statistics, 2, axis=-1)
+        return tfd.Independent(tfd.Normal(mean, tf.exp(log_variance / 2)), 1)
+
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tfd.Independent:
+        """`[B, H, W, C]` in [-1, 1) -> a distribution, batch `[B]`, event `[D]`."""
+        return self._posterior(self.head(self.resnet(x, training=training)))
+
+    def initialize(self, x: tf.Tensor) -> tfd.Independent:
+        """Data-dependent initialisation; returns the posterior after it."""
+        features = self.resnet(x, training=False)
+        return self._posterior(self.head.initialize(features, INITIAL_SCALE))

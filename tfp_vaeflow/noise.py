@@ -1,0 +1,135 @@
+"""Every random draw of the project: stateless, a pure function of its arguments.
+
+An example's noise depends on the seed, on what the noise is for (`Stream`) and on
+the example's position, never on the batch it comes in: `normal(seed, s, 16, shape)`
+begins with `normal(seed, s, 8, shape)`, and two replicas that hold positions 0..7
+and 8..15 draw together what one replica draws alone.
+
+The bits come from the counter-based generator Philox (Salmon et al., SC 2011), whose
+counter starts at the example's position. TensorFlow turns the same bits into other
+floats under XLA, so the conversion is done here.
+"""
+
+import enum
+import math
+
+import numpy as np
+import tensorflow as tf
+
+_PHILOX = 1  # the value of `alg` in TensorFlow's raw operations
+_WORDS_A_BLOCK = 4  # 32-bit words for each increment of Philox' counter
+
+
+class Stream(enum.IntEnum):
+    """What a draw is for; two streams of one seed are independent."""
+
+    DEQUANTIZATION = 0
+    POSTERIOR = 1
+    PRIOR = 2
+    LOCAL_CODE = 3
+    AUGMENTATION = 4
+    ORDER = 5
+    WEIGHTS = 6
+    VALIDATION = 7
+
+
+def as_seed(seed: int | tf.Tensor) -> tf.Tensor:
+    """A Python integer, or a seed already of shape [2], as an int32 tensor [2]."""
+    if isinstance(seed, (int, np.integer)):
+        seed = np.array([seed & 0x7FFFFFFF, seed >> 31 & 0x7FFFFFFF], np.int32)
+    return tf.convert_to_tensor(seed, tf.int32)
+
+
+def fold_in(seed: int | tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
+    """A new seed [2] that is a function of a seed and an integer, such as the step."""
+    return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg="philox")
+
+
+def _words(seed, stream, batch, event_shape, first):
+    """uint32 words of shape [batch, *event_shape] for positions first, first + 1, ..."""
+    size = math.prod(event_shape)
+    blocks = -(-size // _WORDS_A_BLOCK)
+    key = tf.bitcast(fold_in(seed, int(stream)), tf.uint64)[tf.newaxis]
+    start = tf.cast(first, tf.uint64) * blocks
+    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([batch, blocks * _WORDS_A_BLOCK]),
+        key=key,
+        counter=tf.stack([start, tf.zeros_like(start)]),
+        alg=_PHILOX,
+        dtype=tf.uint32,
+    )
+    return tf.reshape(words[:, :size], tf.stack([batch, *event_shape]))
+
+
+def uniform(
+    seed: int | tf.Tensor,
+    stream: Stream,
+    batch: int | tf.Tensor,
+    event_shape: tuple[int, ...],
+    first: int | tf.Tensor = 0,
+) -> tf.Tensor:
+    """Uniform noise in [0, 1).
+
+    Args:
+      seed: an integer or an int32 tensor [2].
+      stream: what the noise is for.
+      batch: number of examples.
+      event_shape: static shape of one example's noise.
+      first: position of the first example; the others follow it.
+
+    Returns:
+      float32 `[batch, *event_shape]`, multiples of 2**-24.
+    """
+    words = _words(seed, stream, batch, event_shape, first)
+    return tf.cast(tf.bitwise.right_shift(words, np.uint32(8)), tf.float32) * 2.0**-24
+
+
+def normal(
+    seed: int | tf.Tensor,
+    stream: Stream,
+    batch: int | tf.Tensor,
+    event_shape: tuple[int, ...],
+    first: int | tf.Tensor = 0,
+) -> tf.Tensor:
+    """Standard normal noise, float32 `[batch, *event_shape]`; see `uniform`."""
+    words = _words(seed, stream, batch, event_shape, first)
+    # Odd multiples of 2**-23 in (-1, 1), all exact in float32, never +-1: by the
+    # inverse of the normal distribution function, |noise| < 5.3.
+    odd = tf.cast(tf.bitwise.right_shift(words, np.uint32(9)), tf.float32) * 2 + 1
+    return math.sqrt(2.0) * tf.math.erfinv(odd * 2.0**-23 - 1)
+
+
+class Initializer:
+    """Initial weights: each call draws anew, in an order that the caller fixes.
+
+    Args:
+      seed: an integer; the same seed and order of calls give the same weights.
+      dtype: of the weights (float64 in tests that compare Jacobians).
+    """
+
+    def __init__(self, seed: int = 0, dtype: tf.DType = tf.float32):
+        self.dtype = tf.as_dtype(dtype)
+        self._seed = seed
+        self._draws = 0
+
+    def next_seed(self) -> int:
+        """A fresh integer seed, for libraries that draw by themselves."""
+        self._draws += 1
+        seed = fold_in(fold_in(self._seed, int(Stream.WEIGHTS)), self._draws)
+        return int(seed[0]) & 0x7FFFFFFF
+
+    def normal(self, shape: tuple[int, ...], stddev: float) -> tf.Tensor:
+        draw = normal(self.next_seed(), Stream.WEIGHTS, 1, tuple(shape))[0]
+        return tf.cast(stddev * draw, self.dtype)
+
+    def uniform(self, shape: tuple[int, ...], limit: float) -> tf.Tensor:
+        draw = uniform(self.next_seed(), Stream.WEIGHTS, 1, tuple(shape))[0]
+        return tf.cast(limit * (2 * draw - 1), self.dtype)
+
+    def orthogonal(self, size: int) -> tf.Tensor:
+        """A random orthogonal matrix, uniform over the orthogonal group."""
+        q, r = tf.linalg.qr(tf.cast(self.normal((size, size), 1.0), tf.float64))
+        return tf.cast(q * tf.sign(tf.linalg.diag_part(r)), self.dtype)
+
+    def zeros(self, shape: tuple[int, ...]) -> tf.Tensor:
+        return tf.zeros(shape, self.dtype)

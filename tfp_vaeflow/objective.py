@@ -1,0 +1,75 @@
+"""Losses, bits/dim, and what training minimises."""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfp_vaeflow.config import ModelConfig, ObjectiveConfig
+
+
+class Losses(NamedTuple):
+    """The terms of the negative ELBO in nats, each `[B]`, a mean over the K samples.
+
+    `-ELBO = generation + kl + dequantization`, for x on the scale [-1, 1).
+
+    Attributes:
+      generation: `-log p(x | z)`.
+      kl: `KL(q(z | x) || p(z))`, or its estimate at the samples.
+      dequantization: `log q(u | x)`, 0 for uniform noise.
+    """
+
+    generation: tf.Tensor
+    kl: tf.Tensor
+    dequantization: tf.Tensor
+
+    @property
+    def total(self) -> tf.Tensor:
+        """The negative ELBO in nats on the scale of x, `[B]`."""
+        return self.generation + self.kl + self.dequantization
+
+
+def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tensor]:
+    """bits/dim by term; `total` is their sum.
+
+    `(generation + kl + dequantization + D ln(n_bins / 2)) / (D ln 2)` with D = H W C;
+    the last term takes the density of x in [-1, 1) to the probability of a level.
+
+    Args:
+      losses: nats, of any shape.
+      config: gives D and n_bins.
+
+    Returns:
+      `total`, `generation` (with the constant), `kl`, `dequantization`, each of the
+      losses' shape.
+    """
+    nats_per_bit_dim = config.num_dims * math.log(2.0)
+    constant = config.num_dims * math.log(config.n_bins / 2)
+    terms = {
+        "generation": (losses.generation + constant) / nats_per_bit_dim,
+        "kl": losses.kl / nats_per_bit_dim,
+        "dequantization": losses.dequantization / nats_per_bit_dim,
+    }
+    return {"total": sum(terms.values()), **terms}
+
+
+def training_objective(
+    losses: Losses, config: ObjectiveConfig, step: tf.Tensor
+) -> tf.Tensor:
+    """What training minimises, `[B]`:
+    `generation + beta(step) max(kl, free_nats) + dequantization`.
+
+    With the defaults this is the negative ELBO.
+
+    Args:
+      losses: per example.
+      config: the levers against an ignored z.
+      step: scalar, for the linear warm-up of beta.
+    """
+    weight = tf.constant(config.kl_weight, losses.kl.dtype)
+    if config.kl_warmup_steps:
+        weight *= tf.minimum(tf.cast(step, weight.dtype) / config.kl_warmup_steps, 1.0)
+    kl = losses.kl
+    if config.free_nats:
+        kl = tf.maximum(kl, config.free_nats)
+    return losses.generation + weight * kl + losses.dequantization

@@ -1,0 +1,63 @@
+"""The paper's optimizer: AdamW with a linear warm-up and exponential decay."""
+
+import keras
+import tensorflow as tf
+
+from tfp_vaeflow.config import OptimizerConfig
+
+_FIRST_LEARNING_RATE = 1e-7
+
+
+class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of update t (from 0), paper, appendix.
+
+        t < warmup:   1e-7 + (lr - 1e-7) t / warmup
+        t >= warmup:  lr * decay^(t - warmup)
+    """
+
+    def __init__(self, config: OptimizerConfig):
+        self._config = config
+
+    def __call__(self, step):
+        config = self._config
+        step = tf.cast(step, tf.float32)
+        warmup = tf.cast(config.warmup_steps, tf.float32)
+        span = config.learning_rate - _FIRST_LEARNING_RATE
+        rising = _FIRST_LEARNING_RATE + span * step / tf.maximum(warmup, 1.0)
+        falling = config.learning_rate * tf.pow(config.decay, step - warmup)
+        return tf.where(step < warmup, rising, falling)
+
+
+class AdamW(keras.optimizers.AdamW):
+    """AdamW with epsilon outside of the bias correction, as Adam's paper states it.
+
+        p -= lr wd p
+        p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+
+    Keras adds eps to the uncorrected sqrt(v). Where gradients are tiny, as they are
+    just after data-dependent initialisation, that makes smaller steps.
+
+    Reference: Loshchilov & Hutter, arXiv 1711.05101; Kingma & Ba, arXiv 1412.6980,
+    algorithm 1.
+    """
+
+    def __init__(self, config: OptimizerConfig):
+        super().__init__(
+            learning_rate=WarmupThenDecay(config),
+            weight_decay=config.weight_decay,
+            beta_1=config.beta_1,
+            beta_2=config.beta_2,
+            epsilon=config.epsilon,
+        )
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        self.assign_add(m, (1 - self.beta_1) * (gradient - m))
+        self.assign_add(v, (1 - self.beta_2) * (tf.square(gradient) - v))
+        correction_1 = 1 - tf.pow(tf.cast(self.beta_1, variable.dtype), step)
+        correction_2 = 1 - tf.pow(tf.cast(self.beta_2, variable.dtype), step)
+        scale = tf.sqrt(v) / tf.sqrt(correction_2) + self.epsilon
+        rate = tf.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, rate / correction_1 * m / scale)
