@@ -13,9 +13,7 @@ def tiny_model_config(**changes) -> cfg.ModelConfig:
         "image_shape": (8, 8, 3),
         "n_bins": 256,
         "latent_dim": 4,
-        "flow": cfg.FlowConfig(
-            num_steps=[1, [1], 1], hidden=[4, 4, 4], factors=[4]
-        ),
+        "flow": cfg.FlowConfig(num_steps=[1, [1], 1], hidden=[4, 4, 4], factors=[4]),
         "encoder": cfg.EncoderConfig(planes=[4], out_planes=2),
         "prior": cfg.PriorConfig(num_steps=1, hidden=4),
     }

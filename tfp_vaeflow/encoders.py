@@ -77,7 +77,7 @@ class _ResNetBuilder:
         return keras.layers.GroupNormalization(groups, epsilon=1e-5, name=name)(x)
 
     def block(self, x, level, stride, name):
-        """conv3x3-norm-act-conv3x3-norm, plus x (projected where shapes differ), act."""
+        """conv3x3-norm-act-conv3x3-norm, plus x (projected if it must be), act."""
         planes = self._config.planes[level]
         y = self.conv(x, planes, 3, stride, f"{name}_conv1")
         y = self.act(self.norm(y, level, f"{name}_norm1"))
@@ -119,7 +119,8 @@ def build_global_resnet(
 class GaussianEncoder(tf.Module):
     """The posterior `q(z | x) = N(mean(x), std(x)^2)` of the global code.
 
-        [mean, log_variance] = weight-normed dense(resnet(x)),  std = exp(log_variance / 2)
+        [mean, log_variance] = weight-normed dense(resnet(x))
+        std = exp(log_variance / 2)
 
     Args:
       config: of the ResNet.

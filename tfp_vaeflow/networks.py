@@ -86,7 +86,9 @@ class WeightNormLinear(tf.Module):
 
     @staticmethod
     def _norm(direction: tf.Tensor) -> tf.Tensor:
-        return tf.sqrt(tf.reduce_sum(direction**2, list(range(len(direction.shape) - 1))))
+        return tf.sqrt(
+            tf.reduce_sum(direction**2, list(range(len(direction.shape) - 1)))
+        )
 
     def kernel(self) -> tf.Tensor:
         return self.direction * (self.gain / self._norm(self.direction))

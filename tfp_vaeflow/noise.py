@@ -42,11 +42,12 @@ def as_seed(seed: int | tf.Tensor) -> tf.Tensor:
 
 def fold_in(seed: int | tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
     """A new seed [2] that is a function of a seed and an integer, such as the step."""
+    data = tf.cast(data, tf.int32)  # the result takes its type
     return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg="philox")
 
 
 def _words(seed, stream, batch, event_shape, first):
-    """uint32 words of shape [batch, *event_shape] for positions first, first + 1, ..."""
+    """uint32 words [batch, *event_shape] for positions first, first + 1, ..."""
     size = math.prod(event_shape)
     blocks = -(-size // _WORDS_A_BLOCK)
     key = tf.bitcast(fold_in(seed, int(stream)), tf.uint64)[tf.newaxis]

@@ -11,8 +11,8 @@ _FIRST_LEARNING_RATE = 1e-7
 class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate of update t (from 0), paper, appendix.
 
-        t < warmup:   1e-7 + (lr - 1e-7) t / warmup
-        t >= warmup:  lr * decay^(t - warmup)
+    t < warmup:   1e-7 + (lr - 1e-7) t / warmup
+    t >= warmup:  lr * decay^(t - warmup)
     """
 
     def __init__(self, config: OptimizerConfig):

@@ -63,7 +63,7 @@ class FlowPrior(tf.Module):
         )
 
     def kl(self, posterior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
-        """`log q(z | x) - log p(z)` in nats, z `[K, B, D]` -> `[B]`, the mean over K."""
+        """`log q(z | x) - log p(z)` in nats, the mean over K: `[K, B, D]` -> `[B]`."""
         difference = posterior.log_prob(z) - self.distribution.log_prob(z)
         return tf.reduce_mean(difference, axis=0)
 

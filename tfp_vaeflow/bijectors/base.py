@@ -19,8 +19,8 @@ class FlowBijector(tfb.Bijector, abc.ABC):
 
     Subclasses work on inputs `[B, *event]` and return log-dets `[B]`. TFP's own
     methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading dimensions,
-    which `conditioning` must broadcast to, and store the log-det with the value it was
-    computed with, so that `tfd.TransformedDistribution.log_prob` runs each network once.
+    which `conditioning` must broadcast to, and keep the log-det with the value it was
+    computed with, so `tfd.TransformedDistribution.log_prob` runs each network once.
 
     Args:
       event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.

@@ -148,7 +148,9 @@ class MultiScaleFlow(Sequential):
         inner = Sequential(top_steps, 3, f"{name}_top", init.dtype)
         for level in range(len(levels) - 2, 0, -1):
             inner = Squeezed(inner, f"{name}_squeezed{level + 1}")
-            for number, (steps, split_prior) in reversed(list(enumerate(levels[level]))):
+            for number, (steps, split_prior) in reversed(
+                list(enumerate(levels[level]))
+            ):
                 label = f"{name}_level{level}_block{number}"
                 inner = Block(steps, split_prior, inner, label)
         return [*bottom, Squeezed(inner, f"{name}_squeezed1")]

@@ -1,41 +1,15 @@
-"""What a model and a run are made of: frozen dataclasses in plain Python.
-
-Every field is checked when the object is made, so that a wrong experiment file
-fails before anything is built. Nothing here imports TensorFlow or gin.
-"""
+"""What a model is made of."""
 
 import dataclasses
 import math
+
+from tfp_vaeflow.config.checks import at_least, choose, freeze
 
 ACTIVATIONS = ("elu", "relu", "leaky_relu")
 TRANSFORMS = ("affine", "additive")
 CONV1X1_KINDS = ("dense", "lu", "split")
 ENCODER_NORMS = ("batch", "group")
 PRIORS = ("normal", "flow")
-
-
-def _choose(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"{owner}.{field} is {value!r}; expected one of {', '.join(choices)}"
-        )
-
-
-def _at_least(owner: str, field: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{owner}.{field} is {value}; expected at least {least}")
-
-
-def _freeze(instance: object, *fields: str) -> None:
-    """Turns lists (as gin and JSON give them) into tuples, nested ones too."""
-
-    def frozen(value):
-        if isinstance(value, (list, tuple)):
-            return tuple(frozen(item) for item in value)
-        return value
-
-    for field in fields:
-        object.__setattr__(instance, field, frozen(getattr(instance, field)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +33,9 @@ class CouplingConfig:
     dense: bool = False
 
     def __post_init__(self):
-        _choose("CouplingConfig", "activation", self.activation, ACTIVATIONS)
-        _choose("CouplingConfig", "transform", self.transform, TRANSFORMS)
-        _at_least("CouplingConfig", "hidden", self.hidden, 1)
+        choose("CouplingConfig", "activation", self.activation, ACTIVATIONS)
+        choose("CouplingConfig", "transform", self.transform, TRANSFORMS)
+        at_least("CouplingConfig", "hidden", self.hidden, 1)
         if not 0 < self.alpha <= 1:
             raise ValueError(
                 f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
@@ -98,11 +72,13 @@ class FlowConfig:
     heads: tuple[int, ...] = ()
 
     def __post_init__(self):
-        _freeze(self, "num_steps", "hidden", "factors", "heads")
-        _choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
+        freeze(self, "num_steps", "hidden", "factors", "heads")
+        choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
         levels = self.levels
         if levels == 0:
-            raise ValueError("FlowConfig.num_steps is empty; expected one entry a level")
+            raise ValueError(
+                "FlowConfig.num_steps is empty; expected one entry a level"
+            )
         for level, steps in enumerate(self.num_steps):
             internal = 0 < level < levels - 1
             if internal != isinstance(steps, tuple):
@@ -170,16 +146,18 @@ class EncoderConfig:
     num_groups: tuple[int, ...] = ()
 
     def __post_init__(self):
-        _freeze(self, "planes", "num_groups")
-        _choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
-        _choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
+        freeze(self, "planes", "num_groups")
+        choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
+        choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
         if not self.planes:
-            raise ValueError("EncoderConfig.planes is empty; expected one entry a level")
+            raise ValueError(
+                "EncoderConfig.planes is empty; expected one entry a level"
+            )
         expected = len(self.planes) if self.norm == "group" else 0
         if len(self.num_groups) != expected:
             raise ValueError(
-                f"EncoderConfig.num_groups has {len(self.num_groups)} entries with norm "
-                f"= {self.norm!r}; expected {expected}"
+                f"EncoderConfig.num_groups has {len(self.num_groups)} entries with "
+                f"norm = {self.norm!r}; expected {expected}"
             )
 
 
@@ -202,7 +180,7 @@ class PriorConfig:
     alpha: float = 1.0
 
     def __post_init__(self):
-        _choose("PriorConfig", "kind", self.kind, PRIORS)
+        choose("PriorConfig", "kind", self.kind, PRIORS)
         self.coupling()
 
     def coupling(self) -> CouplingConfig:
@@ -239,7 +217,7 @@ class ModelConfig:
     allow_tf32: bool = False
 
     def __post_init__(self):
-        _freeze(self, "image_shape")
+        freeze(self, "image_shape")
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(
                 f"ModelConfig.image_shape is {self.image_shape}; "
@@ -252,7 +230,7 @@ class ModelConfig:
                 f"ModelConfig.n_bins is {self.n_bins}; expected an integer from 2 to "
                 "256 (2**bits, or the levels of the data)"
             )
-        _at_least("ModelConfig", "latent_dim", self.latent_dim, 0)
+        at_least("ModelConfig", "latent_dim", self.latent_dim, 0)
         if self.latent_dim and (self.encoder is None or self.prior is None):
             raise ValueError(
                 f"ModelConfig.latent_dim is {self.latent_dim}, but there is no encoder "
@@ -293,163 +271,3 @@ def model_config_from_dict(values: dict) -> ModelConfig:
         return ModelConfig(**values)
     except TypeError as error:
         raise ValueError(f"not the description of a model: {error}") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
-    """What training minimises; reports always show the plain ELBO.
-
-    Attributes:
-      num_samples: samples of (z, u) an image.
-      kl_weight: beta, the weight of the KL.
-      kl_warmup_steps: steps over which the KL weight rises linearly from 0.
-      free_nats: the KL of an example costs at least this much, so nothing is gained
-        by making it smaller (Kingma et al. 2016, arXiv 1606.04934, appendix C.8).
-    """
-
-    num_samples: int = 1
-    kl_weight: float = 1.0
-    kl_warmup_steps: int = 0
-    free_nats: float = 0.0
-
-    def __post_init__(self):
-        _at_least("ObjectiveConfig", "num_samples", self.num_samples, 1)
-        _at_least("ObjectiveConfig", "kl_weight", self.kl_weight, 0)
-        _at_least("ObjectiveConfig", "kl_warmup_steps", self.kl_warmup_steps, 0)
-        _at_least("ObjectiveConfig", "free_nats", self.free_nats, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with the paper's schedule.
-
-    Attributes:
-      learning_rate: reached after the warm-up.
-      warmup_steps: steps of linear warm-up, from 1e-7.
-      decay: factor a step after the warm-up.
-      beta_1, beta_2, epsilon: of Adam.
-      weight_decay: decoupled, on every parameter.
-    """
-
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    decay: float = 0.999997
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 1e-6
-
-    def __post_init__(self):
-        _at_least("OptimizerConfig", "learning_rate", self.learning_rate, 0)
-        _at_least("OptimizerConfig", "warmup_steps", self.warmup_steps, 0)
-        if not 0 < self.decay <= 1:
-            raise ValueError(
-                f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the images come from and how they are varied in training.
-
-    Attributes:
-      name: `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets.
-      data_dir: where the data set lies; None for the library's default.
-      validation_fraction: part of the training split set aside for validation.
-      horizontal_flip: flip half of the training images left to right.
-      shift: move training images by up to this many pixels in each direction.
-      shift_fill: what comes in at the border: `reflect` or `constant` (zeros).
-    """
-
-    name: str = "digits"
-    data_dir: str | None = None
-    validation_fraction: float = 0.1
-    horizontal_flip: bool = False
-    shift: int = 0
-    shift_fill: str = "reflect"
-
-    def __post_init__(self):
-        _choose("DataConfig", "shift_fill", self.shift_fill, ("reflect", "constant"))
-        _at_least("DataConfig", "shift", self.shift, 0)
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"DataConfig.validation_fraction is {self.validation_fraction}; "
-                "expected a number between 0 and 1"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How long to train, and what to write when.
-
-    Attributes:
-      batch_size: images a step, over all devices.
-      num_steps: updates in all.
-      seed: of the initial weights, the order of the images and all noise.
-      initialization_images: training images for data-dependent initialisation.
-      log_every: steps between lines of metrics.
-      evaluate_every: steps between passes over the validation part.
-      checkpoint_every: steps between checkpoints.
-      keep_checkpoints: last checkpoints to keep (the best is kept besides).
-      images_every: steps between image grids; 0 for none.
-      evaluation_batch_size: images a step in validation.
-    """
-
-    batch_size: int = 64
-    num_steps: int = 1000
-    seed: int = 0
-    initialization_images: int = 512
-    log_every: int = 50
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3
-    images_every: int = 1000
-    evaluation_batch_size: int = 256
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            least = 0 if field.name in ("seed", "images_every", "num_steps") else 1
-            _at_least("TrainingConfig", field.name, getattr(self, field.name), least)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How a trained model is measured.
-
-    Attributes:
-      num_samples: samples of (z, u) an image for the ELBO.
-      batch_size: images at a time.
-      seed: of all noise.
-      generated_images: images sampled for the sample check (labelled data only).
-      temperature: at which these are sampled.
-    """
-
-    num_samples: int = 16
-    batch_size: int = 180
-    seed: int = 0
-    generated_images: int = 500
-    temperature: float = 0.7
-
-    def __post_init__(self):
-        for field in ("num_samples", "batch_size", "generated_images"):
-            _at_least("EvaluationConfig", field, getattr(self, field), 1)
-        _at_least("EvaluationConfig", "temperature", self.temperature, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExperimentConfig:
-    """One experiment: everything an experiment file decides."""
-
-    model: ModelConfig = None
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-
-    def __post_init__(self):
-        if self.model is None:
-            raise ValueError(
-                "the experiment has no model; bind ExperimentConfig.model, as "
-                "gin/base.gin does"
-            )

@@ -1,39 +1,20 @@
-"""`VAEFlow`: encoder, prior, dequantizer and flow decoder as one model."""
+"""`VAEFlow`: the model as its users meet it, on any number of images."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfp_vaeflow import noise, quantization
-from tfp_vaeflow.bijectors import MultiScaleFlow
+from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.dequantizers import UniformDequantizer
-from tfp_vaeflow.encoders import GaussianEncoder
-from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
-from tfp_vaeflow.priors import build_prior
-
-tfd = tfp.distributions
 
 DEFAULT_BATCH_SIZE = 256
 
 
-class LossNoise(NamedTuple):
-    """The random draws behind one evaluation of the losses.
-
-    Attributes:
-      dequantization: `[B, K, H, W, C]`.
-      posterior: standard normal `[B, K, D]`, or None without z.
-    """
-
-    dequantization: tf.Tensor
-    posterior: tf.Tensor | None
-
-
-class VAEFlow(tf.Module):
+class VAEFlow(VAEFlowCore):
     """A VAE whose decoder is an invertible flow.
 
         z ~ p(z),  v ~ N(0, I),  x = flow(v; z)                      (generation)
@@ -55,21 +36,7 @@ class VAEFlow(tf.Module):
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0):
-        super().__init__(name="vaeflow")
-        self.config = config
-        init = Initializer(seed)
-        channels = config.image_shape[-1]
-        self.encoder = self.prior = None
-        if config.latent_dim:
-            self.encoder = GaussianEncoder(
-                config.encoder, config.image_shape, config.latent_dim, init
-            )
-            self.prior = build_prior(config.prior, config.latent_dim, init)
-        self.dequantizer = UniformDequantizer()
-        self.flow = MultiScaleFlow(config.flow, channels, config.latent_dim, init)
-        base = tfd.Normal(tf.zeros(config.image_shape), 1.0)
-        self.decoder = tfd.TransformedDistribution(tfd.Independent(base, 3), self.flow)
-        self.initialized = tf.Variable(False, trainable=False, name="initialized")
+        super().__init__(config, seed)
         # Traced once, for any number of images.
         images = tf.TensorSpec([None, *config.image_shape], tf.uint8)
         code = tf.TensorSpec([None, *config.image_shape], tf.float32)
@@ -79,6 +46,8 @@ class VAEFlow(tf.Module):
         scalar = tf.TensorSpec([], tf.float32)
         self._encode = tf.function(self.encode_batch, [images, scalar])
         self._decode = tf.function(self.decode_batch, codes)
+        self._losses = tf.function(self.losses_batch, reduce_retracing=True)
+        self._reconstruct = tf.function(self.reconstruct_batch, reduce_retracing=True)
 
     # Weights and initialisation.
 
@@ -118,79 +87,7 @@ class VAEFlow(tf.Module):
         )
         self.initialize_given_noise(images, draw)
 
-    def initialize_given_noise(
-        self, images: tf.Tensor, posterior_noise: tf.Tensor | None
-    ) -> None:
-        """`initialize` with given standard normal noise `[B, D]` for z."""
-        x = self._noise_free(images)
-        z = None
-        if self.encoder is not None:
-            posterior = self.encoder.initialize(x)
-            base = posterior.distribution
-            z = base.loc + base.scale * posterior_noise
-            self.prior.initialize(z)
-        self.flow.initialize(x, z)
-        self.initialized.assign(True)
-
     # Losses.
-
-    def draw_loss_noise(
-        self,
-        seed: int | tf.Tensor,
-        batch: int | tf.Tensor,
-        num_samples: int,
-        first: int | tf.Tensor = 0,
-    ) -> LossNoise:
-        """Draws what `losses_given_noise` needs for positions first, first + 1, ..."""
-        shape = (num_samples, *self.config.image_shape)
-        dequantization = self.dequantizer.draw(seed, batch, shape, first)
-        posterior = None
-        if self.encoder is not None:
-            shape = (num_samples, self.config.latent_dim)
-            posterior = noise.normal(seed, Stream.POSTERIOR, batch, shape, first)
-        return LossNoise(dequantization, posterior)
-
-    def losses_given_noise(
-        self, images: tf.Tensor, draws: LossNoise, training: bool = False
-    ) -> Losses:
-        """The terms of the negative ELBO for given noise; works inside tf.function.
-
-        Args:
-          images: uint8 `[B, H, W, C]`.
-          draws: noise for K samples an image.
-          training: whether batch norm uses (and updates from) the batch.
-
-        Returns:
-          Nats, each term `[B]`.
-        """
-        levels = quantization.to_levels(images, self.config.n_bins)
-        u, log_density = self.dequantizer(draws.dequantization)
-        x = quantization.dequantize(levels[:, tf.newaxis], u, self.config.n_bins)
-        num_samples = x.shape[1]
-        kl = tf.zeros(tf.shape(images)[:1])
-        z = None
-        if self.encoder is not None:
-            posterior = self.encoder(self._noise_free(images), training)
-            z = self._sample_posterior(posterior, draws.posterior)
-            kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
-        generation = -self.log_prob_given_z(x, z)
-        return Losses(
-            generation=tf.reduce_mean(generation, axis=1),
-            kl=kl,
-            dequantization=tf.reduce_mean(
-                tf.ensure_shape(log_density, [None, num_samples]), axis=1
-            ),
-        )
-
-    def log_prob_given_z(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
-        """`log p(x | z)` in nats: x `[B, K, H, W, C]`, z `[B, K, D]` -> `[B, K]`."""
-        # The flow takes one batch dimension; the K samples of an image are neighbours.
-        flat_x = tf.reshape(x, [-1, *self.config.image_shape])
-        kwargs = {}
-        if z is not None:
-            kwargs["conditioning"] = tf.reshape(z, [-1, self.config.latent_dim])
-        log_prob = self.decoder.log_prob(flat_x, bijector_kwargs=kwargs)
-        return tf.reshape(log_prob, tf.shape(x)[:2])
 
     def losses(
         self,
@@ -211,17 +108,12 @@ class VAEFlow(tf.Module):
           Nats, each term `[B]`.
         """
 
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, *self.config.image_shape], tf.uint8),
-                tf.TensorSpec([], tf.int64),
-            ]
-        )
-        def batch_losses(batch, first):
-            draws = self.draw_loss_noise(seed, tf.shape(batch)[0], num_samples, first)
-            return self.losses_given_noise(batch, draws)
-
         images = self._checked_images(images)
+        seed = noise.as_seed(seed)
+
+        def batch_losses(batch, first):
+            return self._losses(batch, seed, first, num_samples)
+
         return Losses(*_batched(batch_losses, [images], batch_size, position=True))
 
     def bits_per_dim(self, losses: Losses) -> tf.Tensor:
@@ -240,23 +132,6 @@ class VAEFlow(tf.Module):
         return bits_per_dim_terms(losses, self.config)
 
     # Codes.
-
-    def encode_batch(
-        self, images: tf.Tensor, u: tf.Tensor
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """`encode` for one batch; works inside tf.function."""
-        z = None
-        if self.encoder is not None:
-            z = self.encoder(self._noise_free(images)).distribution.loc
-        levels = quantization.to_levels(images, self.config.n_bins)
-        x = quantization.dequantize(levels, u, self.config.n_bins)
-        return z, self.flow.inverse_and_log_det(x, z)[0]
-
-    def decode_batch(self, v: tf.Tensor, z: tf.Tensor | None = None) -> tf.Tensor:
-        """`decode` for one batch; works inside tf.function."""
-        x, _ = self.flow.forward_and_log_det(v, z)
-        levels = quantization.quantize(x, self.config.n_bins)
-        return quantization.to_pixels(levels, self.config.n_bins)
 
     def encode(
         self, images: tf.Tensor, u: float = 0.5, batch_size: int = DEFAULT_BATCH_SIZE
@@ -328,37 +203,32 @@ class VAEFlow(tf.Module):
         """
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}; expected at least 1")
-        return self.decode(*self.sample_codes(num_images, temperature, seed), batch_size)
+        z, v = self.sample_codes(num_images, temperature, seed)
+        return self.decode(z, v, batch_size)
 
     def reconstruct(
         self, images: tf.Tensor, seed: int = 0, batch_size: int = DEFAULT_BATCH_SIZE
     ) -> tf.Tensor:
-        """Stochastic z and v from the posterior, then back: uint8 `[B, H, W, C]`.
+        """Encodes with sampled z ~ q(z | x) and u ~ q(u | x), decodes with the same z.
 
-        z ~ q(z | x) is one sample, v the local code under another one, with fresh
-        dequantization noise, so the two codes do not fit together by construction: what
-        comes back shows how much of an image the pair keeps when z is only known up to
-        the posterior's width.
+        The flow is invertible whatever z is, so the images come back; a pixel whose u
+        falls within rounding error of its bin's edge may differ by one level.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          seed: of z and u.
+          batch_size: images at a time.
+
+        Returns:
+          uint8 `[B, H, W, C]`.
         """
         images = self._checked_images(images)
-        draws = self.draw_loss_noise(seed, images.shape[0], 2)
-        levels = quantization.to_levels(images, self.config.n_bins)
-        x = quantization.dequantize(
-            levels, self.dequantizer(draws.dequantization)[0][:, 0], self.config.n_bins
-        )
+        seed = noise.as_seed(seed)
 
-        def encode_noisy(batch, noisy, posterior_noise=None):
-            if self.encoder is None:
-                return self.flow.inverse_and_log_det(noisy)[0]
-            posterior = self.encoder(self._noise_free(batch))
-            z = self._sample_posterior(posterior, posterior_noise)
-            return z[:, 1], self.flow.inverse_and_log_det(noisy, z[:, 0])[0]
+        def run_batch(batch, first):
+            return self._reconstruct(batch, seed, first)
 
-        if self.encoder is None:
-            v = _batched(encode_noisy, [images, x], batch_size)
-            return self.decode(None, v, batch_size)
-        codes = _batched(encode_noisy, [images, x, draws.posterior], batch_size)
-        return self.decode(*codes, batch_size)
+        return _batched(run_batch, [images], batch_size, position=True)
 
     def switch(
         self, a: tf.Tensor, b: tf.Tensor, batch_size: int = DEFAULT_BATCH_SIZE
@@ -407,16 +277,6 @@ class VAEFlow(tf.Module):
         return tf.reshape(images, shape)
 
     # Helpers.
-
-    def _noise_free(self, images: tf.Tensor) -> tf.Tensor:
-        levels = quantization.to_levels(images, self.config.n_bins)
-        return quantization.dequantize(levels, 0.0, self.config.n_bins)
-
-    @staticmethod
-    def _sample_posterior(posterior: tfd.Independent, draws: tf.Tensor) -> tf.Tensor:
-        """Noise `[B, K, D]` -> z `[B, K, D]`."""
-        base = posterior.distribution
-        return base.loc[:, tf.newaxis] + base.scale[:, tf.newaxis] * draws
 
     def _require_z(self, method: str) -> None:
         if self.encoder is None:

@@ -1,0 +1,37 @@
+"""What a model and a run are made of: frozen dataclasses in plain Python.
+
+Every field is checked when the object is made, so that a wrong experiment file
+fails before anything is built. Nothing here imports TensorFlow or gin.
+"""
+
+from tfp_vaeflow.config.model import (
+    CouplingConfig,
+    EncoderConfig,
+    FlowConfig,
+    ModelConfig,
+    PriorConfig,
+    model_config_from_dict,
+)
+from tfp_vaeflow.config.run import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "CouplingConfig",
+    "DataConfig",
+    "EncoderConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "FlowConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PriorConfig",
+    "TrainingConfig",
+    "model_config_from_dict",
+]

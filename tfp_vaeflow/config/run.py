@@ -1,0 +1,166 @@
+"""What a run is made of: data, objective, optimizer, training, evaluation."""
+
+import dataclasses
+
+from tfp_vaeflow.config.checks import at_least, choose
+from tfp_vaeflow.config.model import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training minimises; reports always show the plain ELBO.
+
+    Attributes:
+      num_samples: samples of (z, u) an image.
+      kl_weight: beta, the weight of the KL.
+      kl_warmup_steps: steps over which the KL weight rises linearly from 0.
+      free_nats: the KL of an example costs at least this much, so nothing is gained
+        by making it smaller (Kingma et al. 2016, arXiv 1606.04934, appendix C.8).
+    """
+
+    num_samples: int = 1
+    kl_weight: float = 1.0
+    kl_warmup_steps: int = 0
+    free_nats: float = 0.0
+
+    def __post_init__(self):
+        at_least("ObjectiveConfig", "num_samples", self.num_samples, 1)
+        at_least("ObjectiveConfig", "kl_weight", self.kl_weight, 0)
+        at_least("ObjectiveConfig", "kl_warmup_steps", self.kl_warmup_steps, 0)
+        at_least("ObjectiveConfig", "free_nats", self.free_nats, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with the paper's schedule.
+
+    Attributes:
+      learning_rate: reached after the warm-up.
+      warmup_steps: steps of linear warm-up, from 1e-7.
+      decay: factor a step after the warm-up.
+      beta_1, beta_2, epsilon: of Adam.
+      weight_decay: decoupled, on every parameter.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    decay: float = 0.999997
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 1e-6
+
+    def __post_init__(self):
+        at_least("OptimizerConfig", "learning_rate", self.learning_rate, 0)
+        at_least("OptimizerConfig", "warmup_steps", self.warmup_steps, 0)
+        if not 0 < self.decay <= 1:
+            raise ValueError(
+                f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are varied in training.
+
+    Attributes:
+      name: `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets.
+      data_dir: where the data set lies; None for the library's default.
+      validation_fraction: part of the training split set aside for validation.
+      horizontal_flip: flip half of the training images left to right.
+      shift: move training images by up to this many pixels in each direction.
+      shift_fill: what comes in at the border: `reflect` or `constant` (zeros).
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None
+    validation_fraction: float = 0.1
+    horizontal_flip: bool = False
+    shift: int = 0
+    shift_fill: str = "reflect"
+
+    def __post_init__(self):
+        choose("DataConfig", "shift_fill", self.shift_fill, ("reflect", "constant"))
+        at_least("DataConfig", "shift", self.shift, 0)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"DataConfig.validation_fraction is {self.validation_fraction}; "
+                "expected a number between 0 and 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long to train, and what to write when.
+
+    Attributes:
+      batch_size: images a step, over all devices.
+      num_steps: updates in all.
+      seed: of the initial weights, the order of the images and all noise.
+      initialization_images: training images for data-dependent initialisation.
+      log_every: steps between lines of metrics.
+      evaluate_every: steps between passes over the validation part.
+      checkpoint_every: steps between checkpoints.
+      keep_checkpoints: last checkpoints to keep (the best is kept besides).
+      images_every: steps between image grids; 0 for none.
+      evaluation_batch_size: images a step in validation.
+    """
+
+    batch_size: int = 64
+    num_steps: int = 1000
+    seed: int = 0
+    initialization_images: int = 512
+    log_every: int = 50
+    evaluate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 3
+    images_every: int = 1000
+    evaluation_batch_size: int = 256
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            least = 0 if field.name in ("seed", "images_every", "num_steps") else 1
+            at_least("TrainingConfig", field.name, getattr(self, field.name), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained model is measured.
+
+    Attributes:
+      num_samples: samples of (z, u) an image for the ELBO.
+      batch_size: images at a time.
+      seed: of all noise.
+      generated_images: images sampled for the sample check (labelled data only).
+      temperature: at which these are sampled.
+    """
+
+    num_samples: int = 16
+    batch_size: int = 180
+    seed: int = 0
+    generated_images: int = 500
+    temperature: float = 0.7
+
+    def __post_init__(self):
+        for field in ("num_samples", "batch_size", "generated_images"):
+            at_least("EvaluationConfig", field, getattr(self, field), 1)
+        at_least("EvaluationConfig", "temperature", self.temperature, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: everything an experiment file decides."""
+
+    model: ModelConfig = None
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        if self.model is None:
+            raise ValueError(
+                "the experiment has no model; bind ExperimentConfig.model, as "
+                "gin/base.gin does"
+            )

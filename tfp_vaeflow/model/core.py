@@ -1,0 +1,183 @@
+"""The probabilistic model on one batch: what runs inside tf.function."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vaeflow import noise, quantization
+from tfp_vaeflow.bijectors import MultiScaleFlow
+from tfp_vaeflow.config import ModelConfig
+from tfp_vaeflow.dequantizers import UniformDequantizer
+from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.objective import Losses
+from tfp_vaeflow.priors import build_prior
+
+tfd = tfp.distributions
+
+
+class LossNoise(NamedTuple):
+    """The random draws behind one evaluation of the losses.
+
+    Attributes:
+      dequantization: `[B, K, H, W, C]`.
+      posterior: standard normal `[B, K, D]`, or None without z.
+    """
+
+    dequantization: tf.Tensor
+    posterior: tf.Tensor | None
+
+
+class VAEFlowCore(tf.Module):
+    """The parts of a `VAEFlow` and the maths that joins them, for one batch.
+
+    Nothing here checks its input or holds compiled functions; `VAEFlow` does.
+
+    Args:
+      config: the architecture.
+      seed: of the initial weights.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__(name="vaeflow")
+        self.config = config
+        init = Initializer(seed)
+        channels = config.image_shape[-1]
+        self.encoder = self.prior = None
+        if config.latent_dim:
+            self.encoder = GaussianEncoder(
+                config.encoder, config.image_shape, config.latent_dim, init
+            )
+            self.prior = build_prior(config.prior, config.latent_dim, init)
+        self.dequantizer = UniformDequantizer()
+        self.flow = MultiScaleFlow(config.flow, channels, config.latent_dim, init)
+        base = tfd.Normal(tf.zeros(config.image_shape), 1.0)
+        self.decoder = tfd.TransformedDistribution(tfd.Independent(base, 3), self.flow)
+        self.initialized = tf.Variable(False, trainable=False, name="initialized")
+
+    def initialize_given_noise(
+        self, images: tf.Tensor, posterior_noise: tf.Tensor | None
+    ) -> None:
+        """`initialize` with given standard normal noise `[B, D]` for z."""
+        x = self._noise_free(images)
+        z = None
+        if self.encoder is not None:
+            posterior = self.encoder.initialize(x)
+            base = posterior.distribution
+            z = base.loc + base.scale * posterior_noise
+            self.prior.initialize(z)
+        self.flow.initialize(x, z)
+        self.initialized.assign(True)
+
+    def draw_loss_noise(
+        self,
+        seed: int | tf.Tensor,
+        batch: int | tf.Tensor,
+        num_samples: int,
+        first: int | tf.Tensor = 0,
+    ) -> LossNoise:
+        """Draws what `losses_given_noise` needs for positions first, first + 1, ..."""
+        shape = (num_samples, *self.config.image_shape)
+        dequantization = self.dequantizer.draw(seed, batch, shape, first)
+        posterior = None
+        if self.encoder is not None:
+            shape = (num_samples, self.config.latent_dim)
+            posterior = noise.normal(seed, Stream.POSTERIOR, batch, shape, first)
+        return LossNoise(dequantization, posterior)
+
+    def losses_given_noise(
+        self, images: tf.Tensor, draws: LossNoise, training: bool = False
+    ) -> Losses:
+        """The terms of the negative ELBO for given noise; works inside tf.function.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          draws: noise for K samples an image.
+          training: whether batch norm uses (and updates from) the batch.
+
+        Returns:
+          Nats, each term `[B]`.
+        """
+        levels = quantization.to_levels(images, self.config.n_bins)
+        u, log_density = self.dequantizer(draws.dequantization)
+        x = quantization.dequantize(levels[:, tf.newaxis], u, self.config.n_bins)
+        num_samples = x.shape[1]
+        kl = tf.zeros(tf.shape(images)[:1])
+        z = None
+        if self.encoder is not None:
+            posterior = self.encoder(self._noise_free(images), training)
+            z = self._sample_posterior(posterior, draws.posterior)
+            kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
+        generation = -self.log_prob_given_z(x, z)
+        return Losses(
+            generation=tf.reduce_mean(generation, axis=1),
+            kl=kl,
+            dequantization=tf.reduce_mean(
+                tf.ensure_shape(log_density, [None, num_samples]), axis=1
+            ),
+        )
+
+    def log_prob_given_z(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
+        """`log p(x | z)` in nats: x `[B, K, H, W, C]`, z `[B, K, D]` -> `[B, K]`."""
+        # The flow takes one batch dimension; the K samples of an image are neighbours.
+        flat_x = tf.reshape(x, [-1, *self.config.image_shape])
+        kwargs = {}
+        if z is not None:
+            kwargs["conditioning"] = tf.reshape(z, [-1, self.config.latent_dim])
+        log_prob = self.decoder.log_prob(flat_x, bijector_kwargs=kwargs)
+        return tf.reshape(log_prob, tf.shape(x)[:2])
+
+    def losses_batch(
+        self,
+        images: tf.Tensor,
+        seed: tf.Tensor,
+        first: tf.Tensor,
+        num_samples: int,
+        training: bool = False,
+    ) -> Losses:
+        """`losses` for one batch that begins at position `first`; works inside
+        tf.function."""
+        draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
+        return self.losses_given_noise(images, draws, training)
+
+    def encode_batch(
+        self, images: tf.Tensor, u: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """`encode` for one batch; works inside tf.function."""
+        z = None
+        if self.encoder is not None:
+            z = self.encoder(self._noise_free(images)).distribution.loc
+        levels = quantization.to_levels(images, self.config.n_bins)
+        x = quantization.dequantize(levels, u, self.config.n_bins)
+        return z, self.flow.inverse_and_log_det(x, z)[0]
+
+    def decode_batch(self, v: tf.Tensor, z: tf.Tensor | None = None) -> tf.Tensor:
+        """`decode` for one batch; works inside tf.function."""
+        x, _ = self.flow.forward_and_log_det(v, z)
+        levels = quantization.quantize(x, self.config.n_bins)
+        return quantization.to_pixels(levels, self.config.n_bins)
+
+    def reconstruct_batch(
+        self, images: tf.Tensor, seed: tf.Tensor, first: tf.Tensor
+    ) -> tf.Tensor:
+        """`reconstruct` for one batch; works inside tf.function."""
+        draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
+        z = None
+        if self.encoder is not None:
+            posterior = self.encoder(self._noise_free(images))
+            z = self._sample_posterior(posterior, draws.posterior)[:, 0]
+        u = self.dequantizer(draws.dequantization)[0][:, 0]
+        levels = quantization.to_levels(images, self.config.n_bins)
+        x = quantization.dequantize(levels, u, self.config.n_bins)
+        return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
+
+    def _noise_free(self, images: tf.Tensor) -> tf.Tensor:
+        levels = quantization.to_levels(images, self.config.n_bins)
+        return quantization.dequantize(levels, 0.0, self.config.n_bins)
+
+    @staticmethod
+    def _sample_posterior(posterior: tfd.Independent, draws: tf.Tensor) -> tf.Tensor:
+        """Noise `[B, K, D]` -> z `[B, K, D]`."""
+        base = posterior.distribution
+        return base.loc[:, tf.newaxis] + base.scale[:, tf.newaxis] * draws
