@@ -16,11 +16,8 @@ import tensorflow as tf
 
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import DataConfig, ModelConfig
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Stream
-
-
-class DataError(ValueError):
-    """A data set is missing or does not fit; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +114,11 @@ def _load_tfds(config: DataConfig) -> Splits:
         builder = tfds.builder(name, data_dir=config.data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
+        raise UserError(
             f"no data set {name!r} in TensorFlow Datasets: {reason}"
         ) from error
     if "train" not in builder.info.splits:
-        raise DataError(
+        raise UserError(
             f"data set {name!r} is not prepared in {builder.data_dir}; run "
             f"`tfds build {name} --file_format=array_record` (CelebA-HQ and LSUN ask "
             "for a download by hand and say which), or name its directory with "
@@ -161,17 +158,17 @@ def load(config: DataConfig, model: ModelConfig) -> Splits:
       model: gives the expected image shape.
 
     Raises:
-      DataError: if the data set is unknown, missing, or of another shape.
+      UserError: if the data set is unknown, missing, or of another shape.
     """
     kind = config.name.split(":", 1)[0]
     if kind not in _LOADERS:
-        raise DataError(
+        raise UserError(
             f"DataConfig.name is {config.name!r}; expected 'digits' or 'tfds:NAME'"
         )
     splits = _LOADERS[kind](config)
     shape = splits.train.first(1).shape[1:]
     if shape != model.image_shape:
-        raise DataError(
+        raise UserError(
             f"images of {config.name!r} are of shape {shape}, but ModelConfig."
             f"image_shape is {model.image_shape}; set it to the data's shape"
         )
@@ -224,7 +221,7 @@ def training_batches(
       A data set of `Batch`es.
     """
     if split.num_images < 1:
-        raise DataError("the training split is empty")
+        raise UserError("the training split is empty")
     size = split.num_images
 
     order_seed = noise.fold_in(seed, int(Stream.ORDER))

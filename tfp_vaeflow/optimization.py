@@ -35,7 +35,9 @@ class AdamW(keras.optimizers.AdamW):
         p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 
     Keras adds eps to the uncorrected sqrt(v). Where gradients are tiny, as they are
-    just after data-dependent initialisation, that makes smaller steps.
+    just after data-dependent initialisation, that makes smaller steps. Also unlike
+    Keras', it takes gradients that are summed over the replicas already, so that what
+    looks at the whole gradient can stand between the sum and the update.
 
     Reference: Loshchilov & Hutter, arXiv 1711.05101; Kingma & Ba, arXiv 1412.6980,
     algorithm 1.
@@ -61,3 +63,6 @@ class AdamW(keras.optimizers.AdamW):
         scale = tf.sqrt(v) / tf.sqrt(correction_2) + self.epsilon
         rate = tf.cast(learning_rate, variable.dtype)
         self.assign_sub(variable, rate / correction_1 * m / scale)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars

@@ -1,16 +1,18 @@
 """Checks that the dataclasses share; each raises one clear line."""
 
+from tfp_vaeflow.errors import UserError
+
 
 def choose(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(
+        raise UserError(
             f"{owner}.{field} is {value!r}; expected one of {', '.join(choices)}"
         )
 
 
 def at_least(owner: str, field: str, value: float, least: float) -> None:
     if not value >= least:
-        raise ValueError(f"{owner}.{field} is {value}; expected at least {least}")
+        raise UserError(f"{owner}.{field} is {value}; expected at least {least}")
 
 
 def freeze(instance: object, *fields: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from tfp_vaeflow.config.checks import at_least, choose, freeze
+from tfp_vaeflow.errors import UserError
 
 ACTIVATIONS = ("elu", "relu", "leaky_relu")
 TRANSFORMS = ("affine", "additive")
@@ -37,7 +38,7 @@ class CouplingConfig:
         choose("CouplingConfig", "transform", self.transform, TRANSFORMS)
         at_least("CouplingConfig", "hidden", self.hidden, 1)
         if not 0 < self.alpha <= 1:
-            raise ValueError(
+            raise UserError(
                 f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
                 "outside of which the affine coupling has no inverse"
             )
@@ -76,36 +77,36 @@ class FlowConfig:
         choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
         levels = self.levels
         if levels == 0:
-            raise ValueError(
+            raise UserError(
                 "FlowConfig.num_steps is empty; expected one entry a level"
             )
         for level, steps in enumerate(self.num_steps):
             internal = 0 < level < levels - 1
             if internal != isinstance(steps, tuple):
                 kind = "a list of step counts" if internal else "one step count"
-                raise ValueError(
+                raise UserError(
                     f"FlowConfig.num_steps[{level}] is {steps!r}; expected {kind} "
                     f"(level {level} of {levels})"
                 )
         for field, expected in (("hidden", levels), ("factors", max(levels - 2, 0))):
             if len(getattr(self, field)) != expected:
-                raise ValueError(
+                raise UserError(
                     f"FlowConfig.{field} has {len(getattr(self, field))} entries; "
                     f"num_steps has {levels} levels, so expected {expected}"
                 )
         if (self.conv1x1 == "split") != bool(self.heads):
-            raise ValueError(
+            raise UserError(
                 f"FlowConfig.heads is {self.heads} with conv1x1 = {self.conv1x1!r}; "
                 "heads goes with conv1x1 = 'split', one entry a level"
             )
         if self.heads and len(self.heads) != levels:
-            raise ValueError(
+            raise UserError(
                 f"FlowConfig.heads has {len(self.heads)} entries; expected {levels}"
             )
         for level, factor in enumerate(self.factors, start=1):
             counts = len(self.num_steps[level])
             if not 0 < counts < factor:
-                raise ValueError(
+                raise UserError(
                     f"FlowConfig.num_steps[{level}] has {counts} entries with split "
                     f"factor {factor}; expected 1 to {factor - 1}"
                 )
@@ -150,12 +151,12 @@ class EncoderConfig:
         choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
         choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
         if not self.planes:
-            raise ValueError(
+            raise UserError(
                 "EncoderConfig.planes is empty; expected one entry a level"
             )
         expected = len(self.planes) if self.norm == "group" else 0
         if len(self.num_groups) != expected:
-            raise ValueError(
+            raise UserError(
                 f"EncoderConfig.num_groups has {len(self.num_groups)} entries with "
                 f"norm = {self.norm!r}; expected {expected}"
             )
@@ -219,20 +220,20 @@ class ModelConfig:
     def __post_init__(self):
         freeze(self, "image_shape")
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(
+            raise UserError(
                 f"ModelConfig.image_shape is {self.image_shape}; "
                 "expected (height, width, channels)"
             )
         if self.flow is None:
-            raise ValueError("ModelConfig.flow is missing; expected a FlowConfig")
+            raise UserError("ModelConfig.flow is missing; expected a FlowConfig")
         if not 2 <= self.n_bins <= 256 or self.n_bins != int(self.n_bins):
-            raise ValueError(
+            raise UserError(
                 f"ModelConfig.n_bins is {self.n_bins}; expected an integer from 2 to "
                 "256 (2**bits, or the levels of the data)"
             )
         at_least("ModelConfig", "latent_dim", self.latent_dim, 0)
         if self.latent_dim and (self.encoder is None or self.prior is None):
-            raise ValueError(
+            raise UserError(
                 f"ModelConfig.latent_dim is {self.latent_dim}, but there is no encoder "
                 "or no prior; give both, or latent_dim = 0 for a model without z"
             )
@@ -240,7 +241,7 @@ class ModelConfig:
         if self.latent_dim:
             self._check_halvings("EncoderConfig.planes", len(self.encoder.planes))
         if self.image_shape[2] == 1 and self.flow.num_steps[0] > 0:
-            raise ValueError(
+            raise UserError(
                 f"FlowConfig.num_steps[0] is {self.flow.num_steps[0]} on grey images: "
                 "one channel cannot be split in two; expected 0"
             )
@@ -248,7 +249,7 @@ class ModelConfig:
     def _check_halvings(self, field: str, halvings: int) -> None:
         height, width, _ = self.image_shape
         if height % 2**halvings or width % 2**halvings:
-            raise ValueError(
+            raise UserError(
                 f"images are {height}x{width}, but {field} halves the sides {halvings} "
                 f"times; expected sides divisible by {2**halvings}: resize the images "
                 "or take fewer levels"
@@ -270,4 +271,4 @@ def model_config_from_dict(values: dict) -> ModelConfig:
                 values[field] = part(**values[field])
         return ModelConfig(**values)
     except TypeError as error:
-        raise ValueError(f"not the description of a model: {error}") from error
+        raise UserError(f"not the description of a model: {error}") from error

@@ -4,6 +4,7 @@ import dataclasses
 
 from tfp_vaeflow.config.checks import at_least, choose
 from tfp_vaeflow.config.model import ModelConfig
+from tfp_vaeflow.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class OptimizerConfig:
         at_least("OptimizerConfig", "learning_rate", self.learning_rate, 0)
         at_least("OptimizerConfig", "warmup_steps", self.warmup_steps, 0)
         if not 0 < self.decay <= 1:
-            raise ValueError(
+            raise UserError(
                 f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
             )
 
@@ -83,7 +84,7 @@ class DataConfig:
         choose("DataConfig", "shift_fill", self.shift_fill, ("reflect", "constant"))
         at_least("DataConfig", "shift", self.shift, 0)
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(
+            raise UserError(
                 f"DataConfig.validation_fraction is {self.validation_fraction}; "
                 "expected a number between 0 and 1"
             )
@@ -160,7 +161,7 @@ class ExperimentConfig:
 
     def __post_init__(self):
         if self.model is None:
-            raise ValueError(
+            raise UserError(
                 "the experiment has no model; bind ExperimentConfig.model, as "
                 "gin/base.gin does"
             )

@@ -74,7 +74,7 @@ class VAEFlow(VAEFlowCore):
         Raises:
           ValueError: if the model is initialised already.
         """
-        if self.initialized:
+        if tf.convert_to_tensor(self.initialized):
             raise ValueError(
                 "the model is initialised already; initialise a newly built one"
             )

@@ -1,0 +1,52 @@
+"""The devices that a run is spread over."""
+
+import tensorflow as tf
+
+from tfp_vaeflow.errors import UserError
+
+
+def make_strategy() -> tf.distribute.MirroredStrategy:
+    """Mirrors the model over all GPUs, or over all (logical) CPU devices if none."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def replica_batch_size(
+    strategy: tf.distribute.Strategy, batch_size: int, field: str
+) -> int:
+    """The share of one replica in a global batch.
+
+    Raises:
+      UserError: if the replicas cannot share the batch evenly, naming the field.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"{field} is {batch_size}, which {replicas} devices cannot share evenly; "
+            f"expected a multiple of {replicas}"
+        )
+    return batch_size // replicas
+
+
+def split_over_replicas(strategy: tf.distribute.Strategy, batch):
+    """Gives each replica its consecutive part of a global batch.
+
+    Args:
+      strategy: its replicas share the batch evenly.
+      batch: a structure of tensors with a leading batch dimension.
+
+    Returns:
+      The same structure of per-replica values, for `strategy.run`.
+    """
+
+    def share(value: tf.Tensor):
+        size = value.shape[0] // strategy.num_replicas_in_sync
+
+        def part(context):
+            first = context.replica_id_in_sync_group * size
+            return value[first : first + size]
+
+        return strategy.experimental_distribute_values_from_function(part)
+
+    return tf.nest.map_structure(share, batch)

@@ -1,0 +1,96 @@
+"""Experiment files: the only module that knows gin.
+
+An experiment file binds the fields of the dataclasses in `config`. Files are found in
+the working directory, beside the package (a checkout) or inside it (an installation),
+and so are the files that they include.
+"""
+
+import dataclasses
+import importlib.util  # noqa: F401 (gin's resource reader needs it and forgets it)
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+
+from tfp_vaeflow import config as configs
+from tfp_vaeflow import files
+from tfp_vaeflow.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+_SEARCH_PATH = (Path(), _PACKAGE.parent, _PACKAGE)
+CONFIG_FILE = "config.gin"
+
+_REGISTERED = {
+    cls: gin.external_configurable(cls)
+    for cls in vars(configs).values()
+    if dataclasses.is_dataclass(cls)
+}
+for _directory in _SEARCH_PATH[1:]:
+    gin.add_config_file_search_path(str(_directory))
+
+
+def _find(name: str) -> str:
+    for directory in _SEARCH_PATH:
+        if (directory / name).is_file():
+            return str(directory / name)
+    shipped = sorted(path.name for root in _SEARCH_PATH[1:] for path in root.glob("gin/*"))
+    raise UserError(
+        f"there is no experiment file {name}; shipped are "
+        f"{', '.join(f'gin/{name}' for name in shipped)}"
+    )
+
+
+def load(
+    gin_files: Sequence[str], bindings: Sequence[str] = ()
+) -> configs.ExperimentConfig:
+    """Reads an experiment; unknown names and values of the wrong kind are errors.
+
+    Args:
+      gin_files: files, later ones overriding earlier ones.
+      bindings: lines such as `TrainingConfig.num_steps = 100`, overriding the files.
+
+    Raises:
+      UserError: saying which file and line, or which field, is wrong.
+    """
+    paths = [_find(name) for name in gin_files]
+    gin.clear_config()
+    try:
+        gin.parse_config_files_and_bindings(paths, list(bindings))
+        return _REGISTERED[configs.ExperimentConfig]()
+    except UserError as error:
+        # gin adds where the object was made; the first line says what is wrong.
+        raise UserError(str(error).splitlines()[0]) from error
+    except (ValueError, TypeError, SyntaxError, OSError, RuntimeError) as error:
+        raise UserError(f"in {', '.join(gin_files)}: {error}") from error
+
+
+def save(model_dir: str | Path) -> str:
+    """Writes the experiment that was read last to a model directory.
+
+    `config.gin` holds what was bound, includes resolved; `operative_config.gin` every
+    value that was used, defaults too.
+
+    Returns:
+      The text of `operative_config.gin`.
+    """
+    operative = gin.operative_config_str()
+    files.write_text(Path(model_dir) / CONFIG_FILE, gin.config_str())
+    files.write_text(Path(model_dir) / "operative_config.gin", operative)
+    return operative
+
+
+def load_saved(
+    model_dir: str | Path, bindings: Sequence[str] = ()
+) -> configs.ExperimentConfig:
+    """Reads the experiment that a model directory was trained with.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = Path(model_dir) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{model_dir} is not a model directory: there is no {CONFIG_FILE}; "
+            "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"
+        )
+    return load([str(path.resolve())], bindings)

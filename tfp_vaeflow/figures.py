@@ -1,0 +1,62 @@
+"""Image grids as arrays and PNG files."""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from tfp_vaeflow import files
+
+_GAP = 1  # pixels between the cells of a grid, before enlarging
+_BACKGROUND = 255
+
+
+def grid(images: np.ndarray, columns: int, min_cell: int = 48) -> np.ndarray:
+    """Lays images out in rows, enlarged by a whole factor if they are small.
+
+    Args:
+      images: uint8 `[N, H, W, C]`, C = 1 or 3.
+      columns: images a row.
+      min_cell: least height of a cell in pixels.
+
+    Returns:
+      uint8 `[rows, width, C]`.
+    """
+    images = np.asarray(images)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cell_height, cell_width = height + _GAP, width + _GAP
+    shape = (rows * cell_height - _GAP, columns * cell_width - _GAP, channels)
+    canvas = np.full(shape, _BACKGROUND, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * cell_height, index % columns * cell_width
+        canvas[top : top + height, left : left + width] = image
+    factor = max(1, -(-min_cell // height))
+    return canvas.repeat(factor, 0).repeat(factor, 1)
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes a uint8 image `[H, W, C]`, grey or RGB, in one step."""
+    if image.shape[-1] == 1:
+        image = image[..., 0]
+    with files.replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def switch_cells(
+    a: np.ndarray, b: np.ndarray, z_a_v_b: np.ndarray, z_b_v_a: np.ndarray
+) -> np.ndarray:
+    """2x2 cells of one switch each, the originals on one diagonal.
+
+            a         z_a v_b
+            z_b v_a   b
+
+    Args:
+      a, b: uint8 originals `[N, H, W, C]`.
+      z_a_v_b, z_b_v_a: what `VAEFlow.switch` returned for them.
+
+    Returns:
+      uint8 `[N, 2H + 1, 2W + 1, C]`.
+    """
+    cells = zip(*(np.asarray(part) for part in (a, z_a_v_b, z_b_v_a, b)))
+    return np.stack([grid(np.stack(cell), 2, min_cell=1) for cell in cells])

@@ -1,0 +1,58 @@
+"""Trains a model: python -m tfp_vaeflow.train --gin_file=FILE --model_dir=DIR
+
+The same command again goes on from the last checkpoint. Losses go to TensorBoard
+(tensorboard --logdir=DIR) and DIR/metrics.jsonl, image grids to DIR/images.
+"""
+
+from absl import flags
+
+from tfp_vaeflow import command
+
+flags.DEFINE_multi_string(
+    "gin_file",
+    None,
+    "Experiment file, such as gin/digits.gin; several override one another.",
+    required=True,
+)
+command.define_model_dir("Directory of the run; takes everything that it writes.")
+command.define_bindings()
+flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
+flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
+flags.DEFINE_integer("seed", None, "Short for TrainingConfig.seed.")
+
+_SHORT_CUTS = {
+    "data_dir": "DataConfig.data_dir",
+    "num_steps": "TrainingConfig.num_steps",
+    "seed": "TrainingConfig.seed",
+}
+
+
+def main() -> None:
+    from tfp_vaeflow import data, experiment, trainer
+    from tfp_vaeflow.distribution import make_strategy
+
+    values = command.FLAGS.flag_values_dict()
+    bindings = [
+        f"{binding} = {values[flag]!r}"
+        for flag, binding in _SHORT_CUTS.items()
+        if values[flag] is not None
+    ]
+    config = experiment.load(values["gin_file"], values["gin_bindings"] + bindings)
+    splits = data.load(config.data, config.model)
+    strategy = make_strategy()
+    model_dir = values["model_dir"]
+    config_text = experiment.save(model_dir)
+    print(
+        f"{config.data.name}: {splits.train.num_images} training, "
+        f"{splits.validation.num_images} validation, {splits.test.num_images} test "
+        f"images; {strategy.num_replicas_in_sync} device(s)",
+        flush=True,
+    )
+    result = trainer.train(config, splits, strategy, model_dir, config_text)
+    print(f"trained to step {result.step}; everything lies in {model_dir}")
+    print(f"look at it:  tensorboard --logdir={model_dir}")
+    print(f"measure it:  python -m tfp_vaeflow.evaluate --model_dir={model_dir}")
+
+
+if __name__ == "__main__":
+    command.run_main(main, __doc__)
