@@ -42,7 +42,7 @@ def read_description(model_dir: str | Path) -> ModelConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"{model_dir} is not a model directory: there is no readable {DESCRIPTION}; "
+            f"{model_dir} is not a model directory: it has no readable {DESCRIPTION}; "
             "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"
         ) from error
     except ValueError as error:

@@ -6,6 +6,8 @@ TensorFlow takes seconds to import, so a command imports the rest of the package
 
 import os
 import sys
+import tempfile
+import textwrap
 from collections.abc import Callable
 
 from absl import flags
@@ -28,10 +30,72 @@ def define_bindings() -> None:
     )
 
 
+def bindings_with(short_cuts: dict[str, str]) -> list[str]:
+    """`--gin_bindings`, followed by the bindings that other flags are short for.
+
+    Args:
+      short_cuts: flag -> what it binds.
+    """
+    values = FLAGS.flag_values_dict()
+    extra = [
+        f"{binding} = {values[flag]!r}"
+        for flag, binding in short_cuts.items()
+        if values[flag] is not None
+    ]
+    return [*values["gin_bindings"], *extra]
+
+
 def _fail(message: object) -> None:
     text = " ".join(str(message).split())
     print(f"error: {text}", file=sys.stderr)
     sys.exit(2)
+
+
+def _own_flags() -> list[flags.Flag]:
+    """The flags of the command, without those that absl itself defines."""
+    return [
+        flag
+        for module, members in FLAGS.flags_by_module_dict().items()
+        if not module.startswith("absl.")
+        for flag in members
+    ]
+
+
+def _is_missing(flag: flags.Flag) -> bool:
+    return flag.value is None and flag.validators
+
+
+def _flag_help() -> str:
+    """The command's flags, each with its meaning and default."""
+    lines = ["Flags:"]
+    for flag in sorted(_own_flags(), key=lambda flag: flag.name):
+        default = "" if flag.default in (None, []) else f" (default: {flag.default})"
+        text = flag.help.split(";   ")[0]  # absl adds that it may be repeated
+        text = f"--{flag.name}: {text}{default}"
+        lines.append(
+            textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="      ")
+        )
+    return "\n".join(lines)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without the notes that its C++ side prints while it loads.
+
+    These come before any log level is looked at. Other lines pass.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                if not line.startswith(("I0000", "WARNING: All log messages")):
+                    print(line, file=sys.stderr)
 
 
 def run_main(main: Callable[[], None], description: str) -> None:
@@ -47,15 +111,18 @@ def run_main(main: Callable[[], None], description: str) -> None:
     arguments = sys.argv[1:]
     if {"--help", "-help", "-h"} & set(arguments):
         print(description.strip(), end="\n\n")
-        print(FLAGS.get_help_for_modules("", [sys.argv[0]]).strip())
+        print(_flag_help())
         sys.exit(0)
     try:
         rest = FLAGS(sys.argv)
+    except flags.IllegalFlagValueError as error:
+        missing = [flag.name for flag in _own_flags() if _is_missing(flag)]
+        _fail(f"--{missing[0]} is missing; see --help" if missing else error)
     except flags.Error as error:
         _fail(error)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _import_tensorflow()
     try:
         main()
     except UserError as error:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gin
-
 from tfp_vaeflow import config as configs
 from tfp_vaeflow import files
 from tfp_vaeflow.errors import UserError
@@ -33,7 +32,9 @@ def _find(name: str) -> str:
     for directory in _SEARCH_PATH:
         if (directory / name).is_file():
             return str(directory / name)
-    shipped = sorted(path.name for root in _SEARCH_PATH[1:] for path in root.glob("gin/*"))
+    shipped = sorted(
+        path.name for root in _SEARCH_PATH[1:] for path in root.glob("gin/*")
+    )
     raise UserError(
         f"there is no experiment file {name}; shipped are "
         f"{', '.join(f'gin/{name}' for name in shipped)}"

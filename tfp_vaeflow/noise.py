@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     ORDER = 5
     WEIGHTS = 6
     VALIDATION = 7
+    SHUFFLED = 8
 
 
 def as_seed(seed: int | tf.Tensor) -> tf.Tensor:

@@ -31,16 +31,11 @@ def main() -> None:
     from tfp_vaeflow import data, experiment, trainer
     from tfp_vaeflow.distribution import make_strategy
 
-    values = command.FLAGS.flag_values_dict()
-    bindings = [
-        f"{binding} = {values[flag]!r}"
-        for flag, binding in _SHORT_CUTS.items()
-        if values[flag] is not None
-    ]
-    config = experiment.load(values["gin_file"], values["gin_bindings"] + bindings)
+    flag = command.FLAGS
+    config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     splits = data.load(config.data, config.model)
     strategy = make_strategy()
-    model_dir = values["model_dir"]
+    model_dir = flag.model_dir
     config_text = experiment.save(model_dir)
     print(
         f"{config.data.name}: {splits.train.num_images} training, "

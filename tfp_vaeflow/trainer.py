@@ -146,7 +146,7 @@ def train(
     model_dir: str | Path,
     config_text: str,
 ) -> Trainer:
-    """Trains up to `num_steps`, from the last checkpoint in `model_dir` if there is one.
+    """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
 
     Args:
       config: the experiment.

@@ -77,9 +77,7 @@ class FlowConfig:
         choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
         levels = self.levels
         if levels == 0:
-            raise UserError(
-                "FlowConfig.num_steps is empty; expected one entry a level"
-            )
+            raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
         for level, steps in enumerate(self.num_steps):
             internal = 0 < level < levels - 1
             if internal != isinstance(steps, tuple):
@@ -151,9 +149,7 @@ class EncoderConfig:
         choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
         choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
         if not self.planes:
-            raise UserError(
-                "EncoderConfig.planes is empty; expected one entry a level"
-            )
+            raise UserError("EncoderConfig.planes is empty; expected one entry a level")
         expected = len(self.planes) if self.norm == "group" else 0
         if len(self.num_groups) != expected:
             raise UserError(

@@ -99,24 +99,36 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, each term `[B]`.
         """
-        levels = quantization.to_levels(images, self.config.n_bins)
-        u, log_density = self.dequantizer(draws.dequantization)
-        x = quantization.dequantize(levels[:, tf.newaxis], u, self.config.n_bins)
-        num_samples = x.shape[1]
+        x, log_density = self._dequantized(images, draws.dequantization)
         kl = tf.zeros(tf.shape(images)[:1])
         z = None
         if self.encoder is not None:
             posterior = self.encoder(self._noise_free(images), training)
             z = self._sample_posterior(posterior, draws.posterior)
             kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
-        generation = -self.log_prob_given_z(x, z)
         return Losses(
-            generation=tf.reduce_mean(generation, axis=1),
+            generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
             kl=kl,
-            dequantization=tf.reduce_mean(
-                tf.ensure_shape(log_density, [None, num_samples]), axis=1
-            ),
+            dequantization=tf.reduce_mean(log_density, axis=1),
         )
+
+    def log_prob_with_z_of(
+        self, images: tf.Tensor, others: tf.Tensor, draws: LossNoise
+    ) -> tf.Tensor:
+        """`log p(x | z)` of images under z sampled for other images, the mean over K.
+
+        Args:
+          images: uint8 `[B, H, W, C]`, dequantized with `draws`.
+          others: uint8 `[B, H, W, C]`, whose posterior z is sampled from with `draws`.
+          draws: noise for K samples an image.
+
+        Returns:
+          Nats, `[B]`.
+        """
+        x, _ = self._dequantized(images, draws.dequantization)
+        posterior = self.encoder(self._noise_free(others))
+        z = self._sample_posterior(posterior, draws.posterior)
+        return tf.reduce_mean(self.log_prob_given_z(x, z), axis=1)
 
     def log_prob_given_z(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
         """`log p(x | z)` in nats: x `[B, K, H, W, C]`, z `[B, K, D]` -> `[B, K]`."""
@@ -167,10 +179,16 @@ class VAEFlowCore(tf.Module):
         if self.encoder is not None:
             posterior = self.encoder(self._noise_free(images))
             z = self._sample_posterior(posterior, draws.posterior)[:, 0]
-        u = self.dequantizer(draws.dequantization)[0][:, 0]
-        levels = quantization.to_levels(images, self.config.n_bins)
-        x = quantization.dequantize(levels, u, self.config.n_bins)
+        x = self._dequantized(images, draws.dequantization)[0][:, 0]
         return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
+
+    def _dequantized(
+        self, images: tf.Tensor, drawn: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images and drawn noise `[B, K, H, W, C]` -> (x, log q(u | x) `[B, K]`)."""
+        levels = quantization.to_levels(images, self.config.n_bins)[:, tf.newaxis]
+        u, log_density = self.dequantizer(drawn)
+        return quantization.dequantize(levels, u, self.config.n_bins), log_density
 
     def _noise_free(self, images: tf.Tensor) -> tf.Tensor:
         levels = quantization.to_levels(images, self.config.n_bins)

@@ -1,0 +1,92 @@
+"""What a linear classifier can read off the codes, and how sharp the samples are."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tfp_vaeflow.data import Split, evaluation_batches
+from tfp_vaeflow.model import VAEFlow
+
+# Enough for the solver to converge on standardised features.
+_MAX_ITERATIONS = 5000
+
+
+def _classifier() -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=_MAX_ITERATIONS))
+
+
+def _features(model: VAEFlow, split: Split, batch_size: int) -> dict[str, np.ndarray]:
+    """z (where there is one), v and pixels of a split, each flattened to `[N, F]`."""
+    rows = {"z": [], "v": [], "pixels": []}
+    for batch in evaluation_batches(split, batch_size):
+        z, v = model.encode(batch.images, batch_size=batch_size)
+        for name, value in (("z", z), ("v", v), ("pixels", batch.images)):
+            if value is not None:
+                rows[name].append(np.asarray(value).reshape(len(batch.images), -1))
+    return {
+        name: np.concatenate(parts)[: split.num_images].astype(np.float64)
+        for name, parts in rows.items()
+        if parts
+    }
+
+
+def linear_probes(
+    model: VAEFlow, train: Split, test: Split, batch_size: int
+) -> dict[str, float]:
+    """Test accuracy of logistic regression on z, v and pixels.
+
+    Fit on the training images as they are (no augmentation), standardised.
+
+    Args:
+      model: a trained model.
+      train, test: labelled splits.
+      batch_size: images at a time.
+
+    Returns:
+      Accuracies in [0, 1] by name.
+    """
+    fit_on = _features(model, train, batch_size)
+    test_on = _features(model, test, batch_size)
+    return {
+        name: _classifier()
+        .fit(fit_on[name], train.labels)
+        .score(test_on[name], test.labels)
+        for name in fit_on
+    }
+
+
+def sample_check(
+    model: VAEFlow,
+    train: Split,
+    num_images: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """How surely a classifier of real images names the samples, and whether it names
+    every class.
+
+    Args:
+      model: a trained model.
+      train: labelled images, to fit a logistic regression on pixels.
+      num_images: samples to draw.
+      temperature: of the samples.
+      seed: of the samples.
+      batch_size: images at a time.
+
+    Returns:
+      `mean_top_probability`, and `min_class_share`: the smallest share of the samples
+      that any class gets.
+    """
+    pixels = train.first(train.num_images).reshape(train.num_images, -1)
+    classifier = _classifier().fit(pixels.astype(np.float64), train.labels)
+    samples = model.sample(num_images, temperature, seed, batch_size).numpy()
+    probabilities = classifier.predict_proba(samples.reshape(num_images, -1))
+    shares = np.bincount(
+        probabilities.argmax(axis=1), minlength=probabilities.shape[1]
+    ) / len(probabilities)
+    return {
+        "mean_top_probability": float(probabilities.max(axis=1).mean()),
+        "min_class_share": float(shares.min()),
+    }

@@ -1,0 +1,87 @@
+"""The whole evaluation of one model: a dictionary, and the table that shows it."""
+
+from tfp_vaeflow.config import EvaluationConfig
+from tfp_vaeflow.data import Splits
+from tfp_vaeflow.evaluation import likelihood, probes
+from tfp_vaeflow.model import VAEFlow
+
+
+def evaluate(
+    model: VAEFlow, splits: Splits, split_name: str, config: EvaluationConfig
+) -> dict:
+    """Measures a model on one split.
+
+    Args:
+      model: a trained model.
+      splits: its data; probes are fit on the training part.
+      split_name: `train`, `validation` or `test`.
+      config: numbers of samples and sizes.
+
+    Returns:
+      What `evaluation.json` holds: `split`, `num_images`, `num_samples`,
+      `bits_per_dim`, `kl_nats`, `terms` (bits/dim), `shuffled_z_gap_nats` (None without
+      z), `exactly_decoded` (images), and, where there are labels, `probe` (accuracies)
+      and `samples`.
+    """
+    split = getattr(splits, split_name)
+    size, seed = config.batch_size, config.seed
+    losses = likelihood.mean_losses(model, split, config.num_samples, size, seed)
+    terms = likelihood.bits_per_dim_report(model, losses)
+    gap = None
+    if model.encoder is not None:
+        gap = likelihood.shuffled_z_gap(model, split, size, seed)
+    result = {
+        "split": split_name,
+        "num_images": split.num_images,
+        "num_samples": config.num_samples,
+        "bits_per_dim": terms.pop("total"),
+        "kl_nats": float(losses.kl),
+        "terms": terms,
+        "shuffled_z_gap_nats": gap,
+        "exactly_decoded": likelihood.exactly_decoded(model, split, size),
+        "probe": None,
+        "samples": None,
+    }
+    if split.labels is not None:
+        result["probe"] = probes.linear_probes(model, splits.train, split, size)
+        result["samples"] = {
+            "num_images": config.generated_images,
+            "temperature": config.temperature,
+            **probes.sample_check(
+                model,
+                splits.train,
+                config.generated_images,
+                config.temperature,
+                seed,
+                size,
+            ),
+        }
+    return result
+
+
+def table(result: dict) -> str:
+    """The evaluation as lines of text, one figure each."""
+    rows = [
+        ("bits/dim", f"{result['bits_per_dim']:.4f}"),
+        *((f"  {name}", f"{value:.4f}") for name, value in result["terms"].items()),
+        ("KL, nats", f"{result['kl_nats']:.2f}"),
+    ]
+    if result["shuffled_z_gap_nats"] is not None:
+        gap = f"{result['shuffled_z_gap_nats']:.2f}"
+        rows.append(("-log p(x|z) with another's z, nats more", gap))
+    exact = f"{result['exactly_decoded']} of {result['num_images']}"
+    rows.append(("decoded exactly", exact))
+    for name, accuracy in (result["probe"] or {}).items():
+        rows.append((f"linear probe on {name}", f"{accuracy:.1%}"))
+    if result["samples"] is not None:
+        samples = result["samples"]
+        title = f"{samples['num_images']} samples at temperature"
+        title = f"{title} {samples['temperature']}"
+        rows.append((title, f"top probability {samples['mean_top_probability']:.3f}"))
+        rows.append(("  rarest class", f"{samples['min_class_share']:.1%}"))
+    head = (
+        f"{result['split']} split: {result['num_images']} images, "
+        f"{result['num_samples']} samples of (z, u) each"
+    )
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([head, *(f"{name:<{width}}  {value}" for name, value in rows)])

@@ -1,0 +1,98 @@
+"""Makes pictures: python -m tfp_vaeflow.synthesize --model_dir=DIR --mode=MODE
+
+Modes: sample (from the model, a file for each temperature), reconstruct (encode and
+decode; originals beside what comes back), interpolate (two images; z changes from top
+to bottom, v from left to right), switch (2x2 cells: originals on one diagonal, their
+global codes exchanged on the other). The originals are images of the chosen split.
+"""
+
+from absl import flags
+
+from tfp_vaeflow import command
+
+command.define_model_dir("Directory of a trained model.")
+command.define_bindings()
+flags.DEFINE_enum(
+    "mode",
+    "sample",
+    ["sample", "reconstruct", "interpolate", "switch"],
+    "What to make.",
+)
+flags.DEFINE_string("output_dir", None, "Where to write; default: DIR/synthesis.")
+flags.DEFINE_integer("num_images", 64, "Images to make, or originals to take.")
+flags.DEFINE_integer("columns", 8, "Cells in a row.")
+flags.DEFINE_multi_float(
+    "temperature", [0.7, 1.0], "Factor on the local code of samples; several allowed."
+)
+flags.DEFINE_integer("grid_size", 7, "Positions of an interpolation along z and v.")
+flags.DEFINE_integer("seed", 0, "Of all random draws.")
+flags.DEFINE_enum(
+    "split", "validation", ["train", "validation", "test"], "Where originals come from."
+)
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
+)
+flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
+
+
+def _originals(even: bool):
+    """The first images of the split that the flags name."""
+    from tfp_vaeflow import data, experiment
+    from tfp_vaeflow.errors import UserError
+
+    flag = command.FLAGS
+    bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
+    config = experiment.load_saved(flag.model_dir, bindings)
+    images = getattr(data.load(config.data, config.model), flag.split)
+    images = images.first(flag.num_images)
+    if even and len(images) < 2:
+        raise UserError(f"{flag.mode} needs two originals; got {len(images)}")
+    return images[: len(images) // 2 * 2] if even else images
+
+
+def main() -> None:
+    from pathlib import Path
+
+    import numpy as np
+
+    from tfp_vaeflow import checkpoints, figures
+    from tfp_vaeflow.errors import UserError
+
+    flag = command.FLAGS
+    for name in ("num_images", "columns", "grid_size"):
+        if flag[name].value < 1:
+            raise UserError(f"--{name} is {flag[name].value}; expected at least 1")
+    model = checkpoints.load(flag.model_dir, flag.checkpoint)
+    if model.encoder is None and flag.mode in ("interpolate", "switch"):
+        raise UserError(f"--mode={flag.mode} needs z, and this model has none")
+    pictures = {}
+    if flag.mode == "sample":
+        for temperature in flag.temperature:
+            images = model.sample(flag.num_images, temperature, flag.seed).numpy()
+            name = f"samples_t{temperature:g}"
+            pictures[name] = figures.grid(images, flag.columns)
+    elif flag.mode == "reconstruct":
+        images = _originals(even=False)
+        back = model.reconstruct(images, flag.seed).numpy()
+        pairs = np.stack([images, back], axis=1).reshape(-1, *images.shape[1:])
+        pictures["reconstructions"] = figures.grid(pairs, 2 * (flag.columns // 2) or 2)
+    elif flag.mode == "interpolate":
+        a, b = _originals(even=True)[:2]
+        positions = np.linspace(0, 1, flag.grid_size)
+        images = model.interpolate(a, b, positions, positions).numpy()
+        images = images.reshape(-1, *a.shape)
+        pictures["interpolation"] = figures.grid(images, flag.grid_size)
+    else:
+        images = _originals(even=True)
+        a, b = images[0::2], images[1::2]
+        cells = figures.switch_cells(a, b, *model.switch(a, b))
+        pictures["switches"] = figures.grid(cells, flag.columns, min_cell=96)
+    output_dir = Path(flag.output_dir or Path(flag.model_dir) / "synthesis")
+    for name, picture in pictures.items():
+        path = output_dir / f"{name}.png"
+        figures.write_png(path, picture)
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    command.run_main(main, __doc__)
