@@ -47,8 +47,7 @@ def assert_valid_bijector(
     bijector,
     event_shape: tuple[int, ...],
     conditioning_dim: int = 0,
-    tolerance: float = 1e-8,
-    identity: bool = False,
+    scale: float = 0.3,
 ) -> None:
     """Checks all that a bijector promises, in float64 on random weights.
 
@@ -60,10 +59,9 @@ def assert_valid_bijector(
       bijector: built with `float64_init`.
       event_shape: of one example; keep its size small, the Jacobian is dense.
       conditioning_dim: length of the conditioning; 0 for none.
-      tolerance: absolute, for round trips and log-dets.
-      identity: whether the bijector only permutes (and may be the identity).
+      scale: how far the weights are moved; deep flows lose digits when it is large.
     """
-    randomize(bijector)
+    randomize(bijector, scale=scale)
     rng = np.random.default_rng(1)
     batch = 3
     x = tf.constant(rng.standard_normal((batch, *event_shape)))
@@ -72,7 +70,7 @@ def assert_valid_bijector(
         conditioning = tf.constant(rng.standard_normal((batch, conditioning_dim)))
         kwargs = {"conditioning": conditioning}
     ndims = len(event_shape)
-    close = dict(rtol=0, atol=tolerance)
+    close = dict(rtol=0, atol=1e-8)
 
     # tf.identity keeps TFP's cache, which goes by tensor, from answering.
     y = bijector.forward(x, **kwargs)
@@ -80,8 +78,7 @@ def assert_valid_bijector(
     back = bijector.inverse(tf.identity(x), **kwargs)
     again = bijector.forward(tf.identity(back), **kwargs)
     np.testing.assert_allclose(again, x, **close)
-    if not identity:
-        assert np.abs(y - x).max() > 1e-2, "the bijector is the identity"
+    assert np.abs(y - x).max() > 1e-2, "the bijector is the identity"
 
     size = int(np.prod(event_shape))
     for run, fldj in (
@@ -92,7 +89,7 @@ def assert_valid_bijector(
         with tf.GradientTape() as tape:
             tape.watch(value)
             result = run(value, **kwargs)
-        jacobian = tape.batch_jacobian(result, value, experimental_use_pfor=False)
+        jacobian = tape.batch_jacobian(result, value)
         matrices = tf.reshape(jacobian, [batch, size, size])
         expected = np.linalg.slogdet(matrices.numpy())[1]
         fresh = tf.identity(value)

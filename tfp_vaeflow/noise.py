@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 _PHILOX = 1  # the value of `alg` in TensorFlow's raw operations
-_WORDS_A_BLOCK = 4  # 32-bit words for each increment of Philox' counter
+_WORDS_A_COUNT = 4  # 32-bit words for each increment of Philox' counter
+_VECTOR = 16  # 32-bit words in the widest vector register
 
 
 class Stream(enum.IntEnum):
@@ -47,20 +48,36 @@ def fold_in(seed: int | tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg="philox")
 
 
-def _words(seed, stream, batch, event_shape, first):
-    """uint32 words [batch, *event_shape] for positions first, first + 1, ..."""
+def _rows(convert, seed, stream, batch, event_shape, first):
+    """Words for positions first, first + 1, ..., converted: [batch, *event_shape].
+
+    Words are drawn and converted in rows of whole vectors: TensorFlow's vectorised and
+    scalar code differ in the last bit, so an example's place in a vector must not
+    depend on the batch.
+    """
     size = math.prod(event_shape)
-    blocks = -(-size // _WORDS_A_BLOCK)
+    row = -(-size // _VECTOR) * _VECTOR
     key = tf.bitcast(fold_in(seed, int(stream)), tf.uint64)[tf.newaxis]
-    start = tf.cast(first, tf.uint64) * blocks
+    start = tf.cast(first, tf.uint64) * (row // _WORDS_A_COUNT)
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=tf.stack([batch, blocks * _WORDS_A_BLOCK]),
+        shape=tf.stack([batch, row]),
         key=key,
         counter=tf.stack([start, tf.zeros_like(start)]),
         alg=_PHILOX,
         dtype=tf.uint32,
     )
-    return tf.reshape(words[:, :size], tf.stack([batch, *event_shape]))
+    return tf.reshape(convert(words)[:, :size], tf.stack([batch, *event_shape]))
+
+
+def _to_uniform(words: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.bitwise.right_shift(words, np.uint32(8)), tf.float32) * 2.0**-24
+
+
+def _to_normal(words: tf.Tensor) -> tf.Tensor:
+    # Odd multiples of 2**-23 in (-1, 1), all exact in float32, never +-1: by the
+    # inverse of the normal distribution function, |noise| < 5.3.
+    odd = tf.cast(tf.bitwise.right_shift(words, np.uint32(9)), tf.float32) * 2 + 1
+    return math.sqrt(2.0) * tf.math.erfinv(odd * 2.0**-23 - 1)
 
 
 def uniform(
@@ -82,8 +99,7 @@ def uniform(
     Returns:
       float32 `[batch, *event_shape]`, multiples of 2**-24.
     """
-    words = _words(seed, stream, batch, event_shape, first)
-    return tf.cast(tf.bitwise.right_shift(words, np.uint32(8)), tf.float32) * 2.0**-24
+    return _rows(_to_uniform, seed, stream, batch, event_shape, first)
 
 
 def normal(
@@ -94,11 +110,7 @@ def normal(
     first: int | tf.Tensor = 0,
 ) -> tf.Tensor:
     """Standard normal noise, float32 `[batch, *event_shape]`; see `uniform`."""
-    words = _words(seed, stream, batch, event_shape, first)
-    # Odd multiples of 2**-23 in (-1, 1), all exact in float32, never +-1: by the
-    # inverse of the normal distribution function, |noise| < 5.3.
-    odd = tf.cast(tf.bitwise.right_shift(words, np.uint32(9)), tf.float32) * 2 + 1
-    return math.sqrt(2.0) * tf.math.erfinv(odd * 2.0**-23 - 1)
+    return _rows(_to_normal, seed, stream, batch, event_shape, first)
 
 
 class Initializer:
@@ -114,18 +126,20 @@ class Initializer:
         self._seed = seed
         self._draws = 0
 
+    def _next(self) -> tf.Tensor:
+        self._draws += 1
+        return fold_in(fold_in(self._seed, int(Stream.WEIGHTS)), self._draws)
+
     def next_seed(self) -> int:
         """A fresh integer seed, for libraries that draw by themselves."""
-        self._draws += 1
-        seed = fold_in(fold_in(self._seed, int(Stream.WEIGHTS)), self._draws)
-        return int(seed[0]) & 0x7FFFFFFF
+        return int(fold_in(self._next(), 0)[0]) & 0x7FFFFFFF
 
     def normal(self, shape: tuple[int, ...], stddev: float) -> tf.Tensor:
-        draw = normal(self.next_seed(), Stream.WEIGHTS, 1, tuple(shape))[0]
+        draw = normal(self._next(), Stream.WEIGHTS, 1, tuple(shape))[0]
         return tf.cast(stddev * draw, self.dtype)
 
     def uniform(self, shape: tuple[int, ...], limit: float) -> tf.Tensor:
-        draw = uniform(self.next_seed(), Stream.WEIGHTS, 1, tuple(shape))[0]
+        draw = uniform(self._next(), Stream.WEIGHTS, 1, tuple(shape))[0]
         return tf.cast(limit * (2 * draw - 1), self.dtype)
 
     def orthogonal(self, size: int) -> tf.Tensor:

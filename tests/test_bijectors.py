@@ -1,0 +1,329 @@
+"""Every bijector keeps its promises; see `testing.assert_valid_bijector`."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from testing import assert_valid_bijector, float64_init, random_images, randomize
+from tfp_vaeflow import bijectors as tfvb
+from tfp_vaeflow.config import CouplingConfig, FlowConfig
+from tfp_vaeflow.noise import Initializer
+
+IMAGE = (2, 4, 3)
+
+
+def coupling_config(**changes) -> CouplingConfig:
+    return CouplingConfig(**{"hidden": 5, "conditioning_dim": 2, **changes})
+
+
+def step_config(**changes) -> tfvb.StepConfig:
+    return tfvb.StepConfig(coupling_config(**changes))
+
+
+def dense_step_config() -> tfvb.StepConfig:
+    return tfvb.StepConfig(CouplingConfig(hidden=5, dense=True))
+
+
+def test_actnorm_on_images():
+    assert_valid_bijector(tfvb.ActNorm(3, float64_init()), IMAGE)
+
+
+def test_actnorm_on_vectors():
+    assert_valid_bijector(tfvb.ActNorm(3, float64_init(), event_ndims=1), (3,))
+
+
+@pytest.mark.parametrize("kind, heads", [("dense", 1), ("lu", 1), ("split", 2)])
+@pytest.mark.parametrize("event", [(2, 2, 4), (4,)])
+def test_conv1x1(kind, heads, event):
+    layer = tfvb.Conv1x1(4, float64_init(), kind, heads, event_ndims=len(event))
+    assert_valid_bijector(layer, event)
+
+
+@pytest.mark.parametrize("kind", ["dense", "lu"])
+def test_conv1x1_starts_orthogonal(kind):
+    matrix = tfvb.Conv1x1(6, float64_init(), kind).matrix()
+    np.testing.assert_allclose(matrix @ tf.transpose(matrix), np.eye(6), atol=1e-10)
+    assert np.abs(matrix - np.eye(6)).max() > 0.1
+
+
+def test_conv1x1_kinds_have_the_parameters_they_promise():
+    sizes = {
+        kind: sum(
+            v.shape.num_elements()
+            for v in tfvb.Conv1x1(6, Initializer(), kind, heads).trainable_variables
+        )
+        for kind, heads in [("dense", 1), ("lu", 1), ("split", 3)]
+    }
+    assert sizes == {"dense": 36, "lu": 36, "split": 4}
+
+
+@pytest.mark.parametrize(
+    "pattern, order, factor, channels",
+    [
+        *itertools.product(["continuous", "skip"], ["up", "down"], [2], [3, 4]),
+        ("continuous", "up", 4, 8),
+        ("continuous", "down", 3, 5),
+    ],
+)
+def test_coupling(pattern, order, factor, channels):
+    split = tfvb.ChannelSplit(pattern, order, factor)
+    layer = tfvb.Coupling(channels, coupling_config(), split, float64_init())
+    assert_valid_bijector(layer, (2, 2, channels), conditioning_dim=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transform": "additive"},
+        {"alpha": 0.5},
+        {"activation": "relu"},
+        {"activation": "leaky_relu"},
+        {"conditioning_dim": 0},
+    ],
+)
+def test_coupling_variants(changes):
+    config = coupling_config(**changes)
+    layer = tfvb.Coupling(4, config, tfvb.ChannelSplit(), float64_init())
+    assert_valid_bijector(layer, (2, 2, 4), conditioning_dim=config.conditioning_dim)
+
+
+def test_coupling_on_vectors():
+    config = CouplingConfig(hidden=5, dense=True)
+    layer = tfvb.Coupling(5, config, tfvb.ChannelSplit(), float64_init())
+    assert_valid_bijector(layer, (5,))
+
+
+@pytest.mark.parametrize(
+    "pattern, order, condition, transformed",
+    [
+        ("continuous", "up", [0, 1, 2], [3, 4]),
+        ("continuous", "down", [2, 3, 4], [0, 1]),
+        ("skip", "up", [0, 1, 2], [3, 4]),  # odd: as continuous
+        ("skip", "up", [0, 2], [1, 3]),
+        ("skip", "down", [1, 3], [0, 2]),
+    ],
+)
+def test_which_channels_a_split_takes(pattern, order, condition, transformed):
+    channels = len(condition) + len(transformed)
+    split = tfvb.ChannelSplit(pattern, order)
+    x = tf.reshape(tf.range(channels), [1, channels])
+    a, b = split.split(x)
+    assert (a.numpy().ravel().tolist(), b.numpy().ravel().tolist()) == (
+        condition,
+        transformed,
+    )
+    np.testing.assert_array_equal(split.join(a, b), x)
+
+
+def test_affine_coupling_at_a_known_point():
+    """scale = 1 + tanh(s / 2), shift: the last layer's bias, kernel zero."""
+    config = CouplingConfig(hidden=3)
+    layer = tfvb.Coupling(2, config, tfvb.ChannelSplit(), Initializer())
+    layer.network.last.gain.assign([0.0, 0.0])
+    layer.network.last.bias.assign([0.7, 0.4])  # shift, s
+    x = np.array([[[[1.0, 3.0]]]], np.float32)
+    v, log_det = layer.inverse_and_log_det(x)
+    scale = 1 + np.tanh(0.2)
+    np.testing.assert_allclose(v, [[[[1.0, 3 * scale + 0.7]]]], rtol=1e-6)
+    np.testing.assert_allclose(log_det, [np.log(scale)], rtol=1e-5)
+
+
+def test_affine_log_scale_survives_extreme_inputs():
+    config = CouplingConfig(hidden=3)
+    layer = tfvb.Coupling(2, config, tfvb.ChannelSplit(), Initializer())
+    layer.network.last.bias.assign([0.0, -60.0])
+    layer.network.last.gain.assign([0.0, 0.0])
+    x = np.array([[[[1.0, 3.0]]]], np.float32)
+    v, log_det = layer.inverse_and_log_det(x)
+    back, _ = layer.forward_and_log_det(v)
+    np.testing.assert_allclose(back, x, rtol=1e-5)
+    np.testing.assert_allclose(log_det, [np.log(2) - 60], rtol=1e-6)
+
+
+def test_glow_step():
+    step = tfvb.GlowStep(4, step_config(), float64_init())
+    assert_valid_bijector(step, (2, 2, 4), conditioning_dim=2)
+
+
+def test_glow_step_on_vectors():
+    assert_valid_bijector(tfvb.GlowStep(5, dense_step_config(), float64_init()), (5,))
+
+
+def test_split_prior():
+    layer = tfvb.SplitPrior(8, step_config(), 4, 2, float64_init())
+    assert_valid_bijector(layer, (2, 2, 8), conditioning_dim=2)
+
+
+def test_squeezed():
+    inner = tfvb.ActNorm(4, float64_init())
+    assert_valid_bijector(tfvb.Squeezed(inner), (4, 2, 1))
+
+
+def test_sequential():
+    members = [tfvb.ActNorm(3, float64_init(1)), tfvb.Conv1x1(3, float64_init(2))]
+    layer = tfvb.Sequential(members, dtype=tf.float64)
+    assert_valid_bijector(layer, IMAGE)
+    x = tf.ones((1, *IMAGE), tf.float64)
+    expected = members[1].inverse(members[0].inverse(x))
+    np.testing.assert_allclose(layer.inverse(tf.identity(x)), expected)
+
+
+def multiscale(num_steps, factors, channels=1, conditioning_dim=2, **changes):
+    config = FlowConfig(
+        num_steps=num_steps, hidden=[4] * len(num_steps), factors=factors, **changes
+    )
+    return tfvb.MultiScaleFlow(config, channels, conditioning_dim, float64_init())
+
+
+@pytest.mark.parametrize(
+    "num_steps, factors, event",
+    [
+        ([1], [], (2, 2, 3)),
+        ([0, 1], [], (4, 4, 1)),
+        ([0, [1], 1], [4], (4, 4, 1)),
+        ([0, [1, 1], 1], [3], (4, 4, 1)),
+        ([0, [1, 1, 1], 1], [4], (4, 4, 1)),
+        ([1, [1], [1], 1], [2, 4], (8, 8, 2)),
+    ],
+)
+def test_multiscale(num_steps, factors, event):
+    flow = multiscale(num_steps, factors, event[-1])
+    assert_valid_bijector(flow, event, conditioning_dim=2, scale=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv1x1": "lu"},
+        {"conv1x1": "split", "heads": [1, 2, 3]},
+        {"transform": "additive"},
+        {"prior_transform": "additive"},
+    ],
+)
+def test_multiscale_variants(changes):
+    flow = multiscale([0, [1], 1], [2] if "heads" not in changes else [4], 1, **changes)
+    assert_valid_bijector(flow, (4, 4, 1), conditioning_dim=2, scale=0.1)
+
+
+def test_multiscale_without_conditioning():
+    flow = multiscale([0, [1], 1], [4], 1, conditioning_dim=0)
+    assert_valid_bijector(flow, (4, 4, 1))
+
+
+def test_channels_that_left_lie_behind_those_that_stayed_last_to_leave_first():
+    """With all steps empty and couplings the identity, v only permutes x."""
+    flow = multiscale([0, [0, 0], 0], [4], 1, conditioning_dim=0)
+    for steps, split_prior in flow.levels[1]:
+        assert steps == []
+        size = split_prior.conv1x1.weight.shape[0]
+        split_prior.conv1x1.weight.assign(np.eye(size))
+        split_prior.coupling.network.last.gain.assign(
+            tf.zeros_like(split_prior.coupling.network.last.gain)
+        )
+        split_prior.actnorm.log_scale.assign(
+            tf.zeros_like(split_prior.actnorm.log_scale)
+        )
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 1))
+    v = flow.inverse(x)
+    # Of the four squeezed channels the last left first, the third second; both lie
+    # at the end in order [kept, second, first], which is where they were.
+    np.testing.assert_allclose(v, x, atol=1e-12)
+    first_actnorm = flow.levels[1][0][1].actnorm
+    first_actnorm.bias.assign(first_actnorm.bias + 1)
+    moved = flow.inverse(tf.identity(x)) - x
+    squeezed = tf.nn.space_to_depth(moved, 2)
+    np.testing.assert_allclose(squeezed[..., 3], 1.0, atol=1e-12)
+    np.testing.assert_allclose(squeezed[..., :3], 0.0, atol=1e-12)
+
+
+def test_initialisation_normalises_and_makes_couplings_the_identity():
+    config = FlowConfig(num_steps=[1, [1], 1], hidden=[4] * 3, factors=[4])
+    flow = tfvb.MultiScaleFlow(config, 3, 2, Initializer())
+    images = random_images(64).astype(np.float32) / 128 - 1
+    z = tf.random.stateless_normal([64, 2], [0, 0])
+    returned = flow.initialize(images, z)
+    v = flow.inverse(images, conditioning=z)
+    np.testing.assert_allclose(returned, v, atol=1e-4)
+    # All that decides v is linear and normalised now, so z changes nothing.
+    np.testing.assert_allclose(v, flow.inverse(images, conditioning=-z), atol=1e-5)
+    assert 0.7 < np.std(v) < 1.3 and abs(np.mean(v)) < 0.1
+    actnorm = tfvb.ActNorm(3, Initializer())
+    y = actnorm.initialize(tf.constant(images))
+    np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, (0, 1, 2), ddof=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("built_with, given", [(2, False), (0, True)])
+def test_missing_or_surplus_conditioning_names_the_layer(built_with, given):
+    flow = multiscale([0, [1], 1], [4], 1, conditioning_dim=built_with)
+    x = tf.zeros([1, 4, 4, 1], tf.float64)
+    kwargs = {"conditioning": tf.zeros([1, 2], tf.float64)} if given else {}
+    for run in (flow.inverse, flow.forward):
+        with pytest.raises(ValueError, match="flow_level.*conditioning"):
+            run(x, **kwargs)
+
+
+def convolutions(function, *args) -> int:
+    """Convolution nodes in the traced graph, nested functions included."""
+    graph = tf.function(function).get_concrete_function(*args).graph.as_graph_def()
+    functions = [f.node_def for f in graph.library.function]
+    nodes = [graph.node, *functions]
+    return sum(node.op == "Conv2D" for part in nodes for node in part)
+
+
+def test_log_prob_evaluates_each_network_once():
+    config = FlowConfig(num_steps=[1, [1], 1], hidden=[4] * 3, factors=[4])
+    flow = tfvb.MultiScaleFlow(config, 3, 2, Initializer())
+    base = tfp.distributions.Independent(
+        tfp.distributions.Normal(tf.zeros([8, 8, 3]), 1.0), 3
+    )
+    decoder = tfp.distributions.TransformedDistribution(base, flow)
+    couplings = 4 * 3 + 1  # four a step, one in the split prior
+    kwargs = {"conditioning": tf.zeros([2, 2])}
+    x = tf.zeros([2, 8, 8, 3])
+
+    def log_prob(x):
+        return decoder.log_prob(x, bijector_kwargs=kwargs)
+
+    def sample_and_log_prob():
+        y = decoder.sample(2, seed=1, bijector_kwargs=kwargs)
+        return y, decoder.log_prob(y, bijector_kwargs=kwargs)
+
+    assert convolutions(log_prob, x) == 3 * couplings
+    assert convolutions(sample_and_log_prob) == 3 * couplings
+
+
+def test_leading_dimensions_beyond_the_batch():
+    flow = multiscale([0, [1], 1], [4], 1)
+    randomize(flow)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((3, 2, 4, 4, 1)))
+    z = tf.constant(rng.standard_normal((2, 2)))  # broadcasts over the first one
+    v = flow.inverse(x, conditioning=z)
+    log_det = flow.inverse_log_det_jacobian(x, event_ndims=3, conditioning=z)
+    assert v.shape == x.shape and log_det.shape == (3, 2)
+    expected, expected_log_det = flow.inverse_and_log_det(x[1], z)
+    np.testing.assert_allclose(v[1], expected)
+    np.testing.assert_allclose(log_det[1], expected_log_det)
+    alone = flow.inverse(x[1, 0], conditioning=z[0])
+    np.testing.assert_allclose(alone, expected[0], atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: tfvb.Conv1x1(9, Initializer(), "split", 2), "2 heads cannot share 9"),
+        (
+            lambda: tfvb.Coupling(
+                1, coupling_config(), tfvb.ChannelSplit(), Initializer()
+            ),
+            "1 channels cannot be split",
+        ),
+    ],
+)
+def test_bad_arguments(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
