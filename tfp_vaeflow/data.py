@@ -144,7 +144,8 @@ def _load_tfds(config: DataConfig) -> Splits:
     if "test" in builder.info.splits:
         return Splits(train, validation, split("test"))
     share = config.validation_fraction / (1 - config.validation_fraction)
-    return Splits(*_carve_validation(train, share)[:1], validation, validation)
+    train, test = _carve_validation(train, share)
+    return Splits(train, validation, test)
 
 
 _LOADERS = {"digits": _load_digits, "tfds": _load_tfds}

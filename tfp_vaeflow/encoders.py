@@ -84,7 +84,10 @@ class _ResNetBuilder:
         y = self.conv(y, planes, 3, 1, f"{name}_conv2")
         y = self.norm(y, level, f"{name}_norm2")
         if stride != 1 or x.shape[-1] != planes:
-            x = self.conv(x, planes, 1, stride, f"{name}_projection")
+            # A strided 1x1 convolution, without the stride: its gradient in oneDNN
+            # writes beyond its memory (TensorFlow 2.21, 64x64, 4 channels, batch 2).
+            x = x[:, ::stride, ::stride]
+            x = self.conv(x, planes, 1, 1, f"{name}_projection")
             x = self.norm(x, level, f"{name}_projection_norm")
         return self.act(keras.layers.add([y, x]))
 

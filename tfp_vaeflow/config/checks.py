@@ -1,27 +1,68 @@
-"""Checks that the dataclasses share; each raises one clear line."""
+"""The base of all settings: values of the right type, frozen, and checked."""
+
+import dataclasses
+import types
+import typing
 
 from tfp_vaeflow.errors import UserError
 
 
-def choose(owner: str, field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(
-            f"{owner}.{field} is {value!r}; expected one of {', '.join(choices)}"
-        )
-
-
-def at_least(owner: str, field: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise UserError(f"{owner}.{field} is {value}; expected at least {least}")
-
-
-def freeze(instance: object, *fields: str) -> None:
+def _frozen(value):
     """Turns lists (as gin and JSON give them) into tuples, nested ones too."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    return value
 
-    def frozen(value):
-        if isinstance(value, (list, tuple)):
-            return tuple(frozen(item) for item in value)
-        return value
 
-    for field in fields:
-        object.__setattr__(instance, field, frozen(getattr(instance, field)))
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value has the type that a field is annotated with."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+class Settings:
+    """Base of the frozen dataclasses; subclasses check their values in `check`."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _frozen(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            if not _fits(value, field.type):
+                expected = getattr(field.type, "__name__", None)
+                if expected is None or typing.get_args(field.type):
+                    expected = str(field.type)
+                raise UserError(
+                    f"{self._name(field.name)} is {value!r}; expected {expected}"
+                )
+        self.check()
+
+    def check(self) -> None:
+        """Raises a `UserError` where a value does not make sense."""
+
+    def _name(self, field: str) -> str:
+        return f"{type(self).__name__}.{field}"
+
+    def _choose(self, field: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, field)
+        if value not in choices:
+            raise UserError(
+                f"{self._name(field)} is {value!r}; expected one of "
+                f"{', '.join(choices)}"
+            )
+
+    def _at_least(self, field: str, least: float) -> None:
+        value = getattr(self, field)
+        if not value >= least:
+            raise UserError(
+                f"{self._name(field)} is {value}; expected at least {least}"
+            )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from tfp_vaeflow.config.checks import at_least, choose, freeze
+from tfp_vaeflow.config.checks import Settings
 from tfp_vaeflow.errors import UserError
 
 ACTIVATIONS = ("elu", "relu", "leaky_relu")
@@ -14,7 +14,7 @@ PRIORS = ("normal", "flow")
 
 
 @dataclasses.dataclass(frozen=True)
-class CouplingConfig:
+class CouplingConfig(Settings):
     """What every coupling layer of one level has in common.
 
     Attributes:
@@ -33,10 +33,10 @@ class CouplingConfig:
     alpha: float = 1.0
     dense: bool = False
 
-    def __post_init__(self):
-        choose("CouplingConfig", "activation", self.activation, ACTIVATIONS)
-        choose("CouplingConfig", "transform", self.transform, TRANSFORMS)
-        at_least("CouplingConfig", "hidden", self.hidden, 1)
+    def check(self):
+        self._choose("activation", ACTIVATIONS)
+        self._choose("transform", TRANSFORMS)
+        self._at_least("hidden", 1)
         if not 0 < self.alpha <= 1:
             raise UserError(
                 f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
@@ -45,7 +45,7 @@ class CouplingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(Settings):
     """The multi-scale Glow decoder.
 
     Attributes:
@@ -62,8 +62,8 @@ class FlowConfig:
       heads: (`split` only) channel groups that share one matrix, one entry a level.
     """
 
-    num_steps: tuple = ()
-    hidden: tuple[int, ...] = ()
+    num_steps: tuple[int | tuple[int, ...], ...]
+    hidden: tuple[int, ...]
     factors: tuple[int, ...] = ()
     activation: str = "elu"
     transform: str = "affine"
@@ -72,9 +72,8 @@ class FlowConfig:
     conv1x1: str = "dense"
     heads: tuple[int, ...] = ()
 
-    def __post_init__(self):
-        freeze(self, "num_steps", "hidden", "factors", "heads")
-        choose("FlowConfig", "conv1x1", self.conv1x1, CONV1X1_KINDS)
+    def check(self):
+        self._choose("conv1x1", CONV1X1_KINDS)
         levels = self.levels
         if levels == 0:
             raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
@@ -126,7 +125,7 @@ class FlowConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """The ResNet that gives the posterior of the global code z.
 
     Attributes:
@@ -138,16 +137,15 @@ class EncoderConfig:
       num_groups: (`group` only) groups, one entry a level.
     """
 
-    planes: tuple[int, ...] = ()
+    planes: tuple[int, ...]
     out_planes: int = 8
     activation: str = "elu"
     norm: str = "batch"
     num_groups: tuple[int, ...] = ()
 
-    def __post_init__(self):
-        freeze(self, "planes", "num_groups")
-        choose("EncoderConfig", "activation", self.activation, ACTIVATIONS)
-        choose("EncoderConfig", "norm", self.norm, ENCODER_NORMS)
+    def check(self):
+        self._choose("activation", ACTIVATIONS)
+        self._choose("norm", ENCODER_NORMS)
         if not self.planes:
             raise UserError("EncoderConfig.planes is empty; expected one entry a level")
         expected = len(self.planes) if self.norm == "group" else 0
@@ -159,7 +157,7 @@ class EncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(Settings):
     """The prior p(z): a standard normal, or a flow on top of one.
 
     Attributes:
@@ -176,8 +174,8 @@ class PriorConfig:
     transform: str = "affine"
     alpha: float = 1.0
 
-    def __post_init__(self):
-        choose("PriorConfig", "kind", self.kind, PRIORS)
+    def check(self):
+        self._choose("kind", PRIORS)
         self.coupling()
 
     def coupling(self) -> CouplingConfig:
@@ -191,7 +189,7 @@ class PriorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Everything that decides the shapes of a model's variables.
 
     Attributes:
@@ -205,29 +203,26 @@ class ModelConfig:
         `decode(encode(x))` is then no longer exact.
     """
 
-    image_shape: tuple[int, int, int] = (32, 32, 3)
-    n_bins: int = 256
-    latent_dim: int = 64
-    flow: FlowConfig = None
+    image_shape: tuple[int, int, int]
+    n_bins: int
+    latent_dim: int
+    flow: FlowConfig
     encoder: EncoderConfig | None = None
     prior: PriorConfig | None = None
     allow_tf32: bool = False
 
-    def __post_init__(self):
-        freeze(self, "image_shape")
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+    def check(self):
+        if min(self.image_shape) < 1:
             raise UserError(
                 f"ModelConfig.image_shape is {self.image_shape}; "
                 "expected (height, width, channels)"
             )
-        if self.flow is None:
-            raise UserError("ModelConfig.flow is missing; expected a FlowConfig")
-        if not 2 <= self.n_bins <= 256 or self.n_bins != int(self.n_bins):
+        if not 2 <= self.n_bins <= 256:
             raise UserError(
                 f"ModelConfig.n_bins is {self.n_bins}; expected an integer from 2 to "
                 "256 (2**bits, or the levels of the data)"
             )
-        at_least("ModelConfig", "latent_dim", self.latent_dim, 0)
+        self._at_least("latent_dim", 0)
         if self.latent_dim and (self.encoder is None or self.prior is None):
             raise UserError(
                 f"ModelConfig.latent_dim is {self.latent_dim}, but there is no encoder "

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from tfp_vaeflow.config.checks import at_least, choose
+from tfp_vaeflow.config.checks import Settings
 from tfp_vaeflow.config.model import ModelConfig
 from tfp_vaeflow.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Settings):
     """What training minimises; reports always show the plain ELBO.
 
     Attributes:
@@ -24,15 +24,15 @@ class ObjectiveConfig:
     kl_warmup_steps: int = 0
     free_nats: float = 0.0
 
-    def __post_init__(self):
-        at_least("ObjectiveConfig", "num_samples", self.num_samples, 1)
-        at_least("ObjectiveConfig", "kl_weight", self.kl_weight, 0)
-        at_least("ObjectiveConfig", "kl_warmup_steps", self.kl_warmup_steps, 0)
-        at_least("ObjectiveConfig", "free_nats", self.free_nats, 0)
+    def check(self):
+        self._at_least("num_samples", 1)
+        self._at_least("kl_weight", 0)
+        self._at_least("kl_warmup_steps", 0)
+        self._at_least("free_nats", 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """AdamW with the paper's schedule.
 
     Attributes:
@@ -51,9 +51,9 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 1e-6
 
-    def __post_init__(self):
-        at_least("OptimizerConfig", "learning_rate", self.learning_rate, 0)
-        at_least("OptimizerConfig", "warmup_steps", self.warmup_steps, 0)
+    def check(self):
+        self._at_least("learning_rate", 0)
+        self._at_least("warmup_steps", 0)
         if not 0 < self.decay <= 1:
             raise UserError(
                 f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
@@ -61,7 +61,7 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Where the images come from and how they are varied in training.
 
     Attributes:
@@ -80,9 +80,9 @@ class DataConfig:
     shift: int = 0
     shift_fill: str = "reflect"
 
-    def __post_init__(self):
-        choose("DataConfig", "shift_fill", self.shift_fill, ("reflect", "constant"))
-        at_least("DataConfig", "shift", self.shift, 0)
+    def check(self):
+        self._choose("shift_fill", ("reflect", "constant"))
+        self._at_least("shift", 0)
         if not 0 < self.validation_fraction < 1:
             raise UserError(
                 f"DataConfig.validation_fraction is {self.validation_fraction}; "
@@ -91,7 +91,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """How long to train, and what to write when.
 
     Attributes:
@@ -118,14 +118,14 @@ class TrainingConfig:
     images_every: int = 1000
     evaluation_batch_size: int = 256
 
-    def __post_init__(self):
+    def check(self):
         for field in dataclasses.fields(self):
             least = 0 if field.name in ("seed", "images_every", "num_steps") else 1
-            at_least("TrainingConfig", field.name, getattr(self, field.name), least)
+            self._at_least(field.name, least)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """How a trained model is measured.
 
     Attributes:
@@ -142,26 +142,19 @@ class EvaluationConfig:
     generated_images: int = 500
     temperature: float = 0.7
 
-    def __post_init__(self):
+    def check(self):
         for field in ("num_samples", "batch_size", "generated_images"):
-            at_least("EvaluationConfig", field, getattr(self, field), 1)
-        at_least("EvaluationConfig", "temperature", self.temperature, 0)
+            self._at_least(field, 1)
+        self._at_least("temperature", 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Settings):
     """One experiment: everything an experiment file decides."""
 
-    model: ModelConfig = None
+    model: ModelConfig
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-
-    def __post_init__(self):
-        if self.model is None:
-            raise UserError(
-                "the experiment has no model; bind ExperimentConfig.model, as "
-                "gin/base.gin does"
-            )
