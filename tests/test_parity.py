@@ -4,6 +4,7 @@ Read from `../shared/parity` beside the project where it exists, otherwise the p
 of them that lies in `tests/data`.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,10 @@ def path_of(folder: str, name: str) -> Path:
     for root in (SHARED, COMMITTED):
         if (root / folder / name).exists():
             return root / folder / name
-    pytest.skip(f"no golden vectors {folder}/{name}: neither {SHARED} nor {COMMITTED}")
+    message = f"no golden vectors {folder}/{name}: neither {SHARED} nor {COMMITTED}"
+    if os.environ.get("REQUIRE_PARITY"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def nhwc(array: np.ndarray) -> np.ndarray:

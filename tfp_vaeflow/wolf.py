@@ -21,6 +21,7 @@ from tfp_vaeflow.bijectors import GlowStep, SplitPrior
 from tfp_vaeflow.bijectors.coupling import Coupling
 from tfp_vaeflow.config import EncoderConfig, FlowConfig, ModelConfig, PriorConfig
 from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.networks import Linear, WeightNormLinear
 
@@ -42,9 +43,9 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
     """What `torch._utils._rebuild_tensor_v2` stands for, as a NumPy array."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and (offset < 0 or min(stride, default=0) < 0):
-        raise ValueError("a tensor has a negative offset or stride")
+        raise UserError("a tensor has a negative offset or stride")
     if 0 not in size and last >= storage.size:
-        raise ValueError("a tensor reaches beyond the end of its storage")
+        raise UserError("a tensor reaches beyond the end of its storage")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
@@ -103,7 +104,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         IndexError,
         AttributeError,
     ) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a checkpoint of the reference implementation: {error}"
         ) from error
     return tensors
@@ -128,7 +129,7 @@ def read_config(
     def expect(section, key, *allowed):
         value = section.get(key, allowed[0])
         if value not in allowed:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {key} = {value!r} is not supported; expected one of {allowed}"
             )
         return value
@@ -318,15 +319,15 @@ def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> None:
     left = {name for name in tensors if not name.endswith(IGNORED)}
     for name, variable, layout in weights(model):
         if name not in left:
-            raise ValueError(f"the checkpoint has no tensor {name}")
+            raise UserError(f"the checkpoint has no tensor {name}")
         value = layout(tensors[name])
         if value.shape != tuple(variable.shape):
-            raise ValueError(
+            raise UserError(
                 f"{name} is of shape {tensors[name].shape}, which does not fit the "
                 f"model's {tuple(variable.shape)}"
             )
         variable.assign(value)
         left.remove(name)
     if left:
-        raise ValueError(f"the model has no place for tensor {min(left)}")
+        raise UserError(f"the model has no place for tensor {min(left)}")
     model.initialized.assign(True)

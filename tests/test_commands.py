@@ -1,0 +1,240 @@
+"""The commands as a person runs them: the demo's path at a tiny size, and mistakes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "FlowConfig.num_steps=[0,[1],1]",
+    "FlowConfig.hidden=[8,8,8]",
+    "EncoderConfig.planes=[4]",
+    "EncoderConfig.out_planes=2",
+    "ModelConfig.latent_dim=4",
+    "PriorConfig.hidden=4",
+    "TrainingConfig.batch_size=32",
+    "TrainingConfig.log_every=5",
+    "TrainingConfig.evaluate_every=5",
+    "TrainingConfig.images_every=10",
+    "TrainingConfig.initialization_images=128",
+    "EvaluationConfig.num_samples=2",
+    "EvaluationConfig.generated_images=50",
+]
+
+
+def run(command: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", f"tfp_vaeflow.{command}", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def train_arguments(model_dir: Path, steps: int) -> list[str]:
+    return [
+        "--gin_file=gin/digits.gin",
+        f"--model_dir={model_dir}",
+        f"--num_steps={steps}",
+        *(f"--gin_bindings={binding}" for binding in TINY),
+    ]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A tiny model trained by the command, from a directory that is not the root."""
+    directory = tmp_path_factory.mktemp("runs") / "digits"
+    result = run("train", *train_arguments(directory, 10), cwd=directory.parent)
+    assert result.returncode == 0, result.stderr
+    assert "step 10/10" in result.stdout and " left" in result.stdout
+    assert "1293 training, 144 validation, 360 test images" in result.stdout
+    return directory
+
+
+def test_train_resumes_with_the_same_command(model_dir, tmp_path):
+    copy = tmp_path / "digits"
+    shutil.copytree(model_dir, copy)
+    result = run("train", *train_arguments(copy, 12), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"resumed from step 10 in {copy}" in result.stdout
+    assert f"trained to step 12; everything lies in {copy}" in result.stdout
+
+
+def test_evaluate(model_dir, tmp_path):
+    result = run("evaluate", f"--model_dir={model_dir}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("bits/dim", "decoded exactly", "360 of 360", "linear probe on z"):
+        assert text in result.stdout
+    values = json.loads((model_dir / "evaluation.json").read_text())
+    assert values["split"] == "test" and values["num_images"] == 360
+    assert values["num_samples"] == 2 and values["exactly_decoded"] == 360
+    assert set(values["terms"]) == {"generation", "kl", "dequantization"}
+    assert abs(sum(values["terms"].values()) - values["bits_per_dim"]) < 1e-6
+    assert set(values["probe"]) == {"z", "v", "pixels"}
+    assert values["probe"]["pixels"] > 0.9
+    assert values["kl_nats"] == pytest.approx(
+        values["terms"]["kl"] * 64 * np.log(2), rel=1e-6
+    )
+    assert np.isfinite(values["shuffled_z_gap_nats"])
+
+
+@pytest.mark.parametrize(
+    "mode, arguments, files",
+    [
+        ("sample", ["--temperature=0.7", "--num_images=10"], ["samples_t0.7"]),
+        ("reconstruct", ["--num_images=6"], ["reconstructions"]),
+        ("interpolate", ["--grid_size=3"], ["interpolation"]),
+        ("switch", ["--num_images=8", "--columns=2"], ["switches"]),
+    ],
+)
+def test_synthesize(model_dir, tmp_path, mode, arguments, files):
+    result = run(
+        "synthesize",
+        f"--model_dir={model_dir}",
+        f"--mode={mode}",
+        f"--output_dir={tmp_path}",
+        *arguments,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(files)
+    for name in files:
+        assert f"wrote {tmp_path / name}.png" in result.stdout
+        image = np.array(Image.open(tmp_path / f"{name}.png"))
+        assert image.ndim == 2 and image.std() > 0  # grey, and something on it
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "synthesize"])
+def test_help_comes_at_once(command, tmp_path):
+    """With exit code 0 and without importing TensorFlow."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{command}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('tfp_vaeflow.{command}', run_name='__main__')\n"
+        "except SystemExit as error:\n"
+        "    assert error.code == 0, error.code\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"python -m tfp_vaeflow.{command}" in result.stdout
+    assert "--model_dir" in result.stdout
+
+
+# What the user did, and the line that answers it. {run} is a trained model directory,
+# {tmp} an empty one.
+MISTAKES = [
+    ("train --model_dir={tmp}/x", "--gin_file is missing; see --help"),
+    ("train --gin_file=gin/digits.gin", "--model_dir is missing; see --help"),
+    ("train --gin_fil=x --model_dir={tmp}", "Unknown command line flag 'gin_fil'"),
+    ("train gin/digits.gin", "--gin_file is missing"),
+    (
+        "evaluate --model_dir={run} extra",
+        "unexpected argument 'extra'; flags are written --name=value",
+    ),
+    (
+        "train --gin_file=gin/nope.gin --model_dir={tmp}/x",
+        "there is no experiment file gin/nope.gin; shipped are gin/base.gin",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
+        "--gin_bindings=TrainingConfig.bach_size=3",
+        "doesn't have a parameter named 'bach_size'",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
+        "--gin_bindings=FlowConfig.num_steps=[0,[1],[1],[1],1] "
+        "--gin_bindings=FlowConfig.hidden=[4,4,4,4,4] "
+        "--gin_bindings=FlowConfig.factors=[4,4,4]",
+        "images are 8x8, but FlowConfig.num_steps halves the sides 4 times; "
+        "expected sides divisible by 16",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
+        "--gin_bindings=DataConfig.name='faces'",
+        "DataConfig.name is 'faces'; expected 'digits' or 'tfds:NAME'",
+    ),
+    (
+        "train --gin_file=gin/cifar10.gin --model_dir={tmp}/x --data_dir={tmp}",
+        "'cifar10' is not prepared in",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
+        "--gin_bindings=ModelConfig.image_shape=(16,16,1)",
+        "images of 'digits' are of shape (8, 8, 1), but ModelConfig.image_shape is "
+        "(16, 16, 1)",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={run}",
+        "holds another model: model.latent_dim is 4 there and 32 in this experiment",
+    ),
+    (
+        "evaluate --model_dir={tmp}",
+        "is not a model directory: there is no config.gin",
+    ),
+    (
+        "evaluate --model_dir={run} --num_samples=0",
+        "EvaluationConfig.num_samples is 0; expected at least 1",
+    ),
+    ("evaluate --model_dir={run} --split=tset", "flag --split=tset"),
+    (
+        "synthesize --model_dir={tmp}",
+        "is not a model directory: it has no readable model.json",
+    ),
+    (
+        "synthesize --model_dir={run} --temperature=-1",
+        "temperature is -1.0; expected at least 0",
+    ),
+    (
+        "synthesize --model_dir={run} --mode=switch --num_images=1",
+        "switch needs two originals; got 1",
+    ),
+    (
+        "synthesize --model_dir={run} --columns=0",
+        "--columns is 0; expected at least 1",
+    ),
+    (
+        "synthesize --model_dir={damaged}",
+        "cannot be read",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def damaged(model_dir, tmp_path_factory):
+    """The same model with its checkpoint cut short."""
+    directory = tmp_path_factory.mktemp("damaged") / "digits"
+    shutil.copytree(model_dir, directory)
+    for path in (directory / "checkpoints").glob("*.data*"):
+        path.write_bytes(path.read_bytes()[:1000])
+    return directory
+
+
+@pytest.mark.parametrize("what, message", MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_mistakes_get_one_clear_line(what, message, model_dir, damaged, tmp_path):
+    words = what.format(run=model_dir, tmp=tmp_path, damaged=damaged).split()
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    errors = [li for li in result.stderr.splitlines() if not li.startswith("E0000")]
+    assert len(errors) == 1 and errors[0].startswith("error: "), result.stderr
+    assert message in errors[0]
