@@ -81,7 +81,7 @@ def test_two_devices_train_like_one(splits):
         for run in (trainer_one, trainer_two)
     ]
     for a, b in zip(*moving):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=5e-3, atol=1e-4)
 
 
 def test_validation_counts_every_image_once(splits):

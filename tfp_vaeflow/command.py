@@ -78,23 +78,33 @@ def _flag_help() -> str:
     return "\n".join(lines)
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without the notes that its C++ side prints while it loads.
+def _is_noise(line: str) -> bool:
+    """Whether a line of TensorFlow's start says nothing that a user can act on."""
+    without_gpu = not os.path.exists("/dev/nvidiactl")
+    return line.startswith(("I0000", "WARNING: All log messages")) or (
+        without_gpu and "failed call to cuInit" in line
+    )
 
-    These come before any log level is looked at. Other lines pass.
+
+def _start_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices, without the notes that it prints.
+
+    Its C++ side prints them before it looks at any log level. Other lines pass.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines():
-                if not line.startswith(("I0000", "WARNING: All log messages")):
+                if not _is_noise(line):
                     print(line, file=sys.stderr)
 
 
@@ -122,7 +132,7 @@ def run_main(main: Callable[[], None], description: str) -> None:
         _fail(error)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    _import_tensorflow()
+    _start_tensorflow()
     try:
         main()
     except UserError as error:

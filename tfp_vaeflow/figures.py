@@ -7,17 +7,19 @@ from PIL import Image
 
 from tfp_vaeflow import files
 
-_GAP = 1  # pixels between the cells of a grid, before enlarging
 _BACKGROUND = 255
 
 
-def grid(images: np.ndarray, columns: int, min_cell: int = 48) -> np.ndarray:
+def grid(
+    images: np.ndarray, columns: int, min_cell: int = 48, gap: int = 1
+) -> np.ndarray:
     """Lays images out in rows, enlarged by a whole factor if they are small.
 
     Args:
       images: uint8 `[N, H, W, C]`, C = 1 or 3.
       columns: images a row.
       min_cell: least height of a cell in pixels.
+      gap: pixels between the cells, before enlarging.
 
     Returns:
       uint8 `[rows, width, C]`.
@@ -25,8 +27,8 @@ def grid(images: np.ndarray, columns: int, min_cell: int = 48) -> np.ndarray:
     images = np.asarray(images)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    cell_height, cell_width = height + _GAP, width + _GAP
-    shape = (rows * cell_height - _GAP, columns * cell_width - _GAP, channels)
+    cell_height, cell_width = height + gap, width + gap
+    shape = (rows * cell_height - gap, columns * cell_width - gap, channels)
     canvas = np.full(shape, _BACKGROUND, np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * cell_height, index % columns * cell_width
@@ -43,8 +45,12 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
-def switch_cells(
-    a: np.ndarray, b: np.ndarray, z_a_v_b: np.ndarray, z_b_v_a: np.ndarray
+def switch_grid(
+    a: np.ndarray,
+    b: np.ndarray,
+    z_a_v_b: np.ndarray,
+    z_b_v_a: np.ndarray,
+    columns: int,
 ) -> np.ndarray:
     """2x2 cells of one switch each, the originals on one diagonal.
 
@@ -54,9 +60,11 @@ def switch_cells(
     Args:
       a, b: uint8 originals `[N, H, W, C]`.
       z_a_v_b, z_b_v_a: what `VAEFlow.switch` returned for them.
+      columns: cells a row.
 
     Returns:
-      uint8 `[N, 2H + 1, 2W + 1, C]`.
+      uint8 `[rows, width, C]`.
     """
     cells = zip(*(np.asarray(part) for part in (a, z_a_v_b, z_b_v_a, b)))
-    return np.stack([grid(np.stack(cell), 2, min_cell=1) for cell in cells])
+    cells = np.stack([grid(np.stack(cell), 2, min_cell=1) for cell in cells])
+    return grid(cells, columns, min_cell=96, gap=4)

@@ -83,8 +83,8 @@ class RunWriter:
         self.image("reconstructions", step, figures.grid(pairs, _COLUMNS))
         if model.encoder is not None:
             a, b = originals[0::2], originals[1::2]
-            cells = figures.switch_cells(a, b, *model.switch(a, b))
-            self.image("switches", step, figures.grid(cells, _COLUMNS // 2, 96))
+            cells = figures.switch_grid(a, b, *model.switch(a, b), _COLUMNS // 2)
+            self.image("switches", step, cells)
 
     def flush(self) -> None:
         for writer in self._writers.values():

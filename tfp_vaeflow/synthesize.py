@@ -85,8 +85,8 @@ def main() -> None:
     else:
         images = _originals(even=True)
         a, b = images[0::2], images[1::2]
-        cells = figures.switch_cells(a, b, *model.switch(a, b))
-        pictures["switches"] = figures.grid(cells, flag.columns, min_cell=96)
+        switched = model.switch(a, b)
+        pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)
     output_dir = Path(flag.output_dir or Path(flag.model_dir) / "synthesis")
     for name, picture in pictures.items():
         path = output_dir / f"{name}.png"

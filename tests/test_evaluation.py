@@ -1,0 +1,125 @@
+"""Measures on models whose answer is known."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_vaeflow as vf
+from testing import random_images, randomize, tiny_model_config
+from tfp_vaeflow import config as cfg
+from tfp_vaeflow import data
+from tfp_vaeflow.evaluation import likelihood, probes, report
+
+
+@pytest.fixture(scope="module")
+def splits():
+    settings = tiny_model_config(
+        image_shape=(8, 8, 1), flow=cfg.FlowConfig([0, 1], [4, 4]), latent_dim=0
+    )
+    whole = data.load(cfg.DataConfig("digits"), settings)
+    few = whole.test.subset(np.arange(50))
+    return data.Splits(whole.train.subset(np.arange(400)), whole.validation, few)
+
+
+def digits_model(latent_dim=4):
+    settings = tiny_model_config(
+        image_shape=(8, 8, 1),
+        n_bins=17,
+        latent_dim=latent_dim,
+        flow=cfg.FlowConfig([0, 1], [4, 4]),
+    )
+    model = vf.build_model(settings)
+    levels = random_images(64, (8, 8, 1))
+    model.initialize(levels)
+    return model
+
+
+def test_mean_losses_equal_the_model_s(splits):
+    model = digits_model()
+    randomize(model, scale=0.05)
+    images = splits.test.first(50)
+    expected = model.losses(images, num_samples=2, seed=4)
+    for batch_size in (50, 16):
+        mean = likelihood.mean_losses(model, splits.test, 2, batch_size, seed=4)
+        for term, value in zip(expected, mean):
+            np.testing.assert_allclose(value, np.mean(term), rtol=1e-5, atol=1e-5)
+
+
+def test_an_ignored_z_has_no_gap(splits):
+    """A fresh model's couplings are the identity, so z changes nothing."""
+    model = digits_model()
+    assert abs(likelihood.shuffled_z_gap(model, splits.test, 16, 0)) < 1e-4
+    randomize(model, scale=0.2)
+    assert abs(likelihood.shuffled_z_gap(model, splits.test, 16, 0)) > 1e-3
+    whole = likelihood.shuffled_z_gap(model, splits.test, 50, 0)
+    parts = likelihood.shuffled_z_gap(model, splits.test, 16, 0)
+    np.testing.assert_allclose(whole, parts, rtol=1e-4)
+
+
+def test_exactly_decoded(splits):
+    model = digits_model()
+    assert likelihood.exactly_decoded(model, splits.test, 16) == 50
+    decode = model.decode
+    model.decode = lambda z, v: tf.where(
+        tf.reshape(tf.range(len(v)) == 3, [-1, 1, 1, 1]), 0, decode(z, v)
+    )
+    assert likelihood.exactly_decoded(model, splits.test, 50) == 49
+
+
+class LabelledCodes:
+    """Stands in for a model whose z tells the label and whose v tells nothing."""
+
+    encoder = object()
+
+    def __init__(self, splits):
+        self._labels = {}
+        for split in (splits.train, splits.test):
+            images = split.first(split.num_images)
+            for image, label in zip(images, split.labels):
+                self._labels[image.tobytes()] = label
+
+    def encode(self, images, batch_size):
+        labels = [self._labels[image.numpy().tobytes()] for image in images]
+        return np.eye(10)[labels], np.zeros(images.shape)
+
+
+def test_probes_of_known_codes(splits):
+    scores = probes.linear_probes(LabelledCodes(splits), *splits[::2], 32)
+    assert scores["z"] == 1.0
+    assert scores["v"] < 0.3
+    assert 0.8 < scores["pixels"] < 1.0
+
+
+class Copies:
+    """Stands in for a model that samples given images."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def sample(self, num_images, temperature, seed, batch_size):
+        return tf.constant(self._images[:num_images])
+
+
+def test_sample_check(splits):
+    images, labels = splits.train.first(400), splits.train.labels
+    real = probes.sample_check(Copies(images), splits.train, 400, 0.7, 0, 50)
+    assert real["mean_top_probability"] > 0.95 and real["min_class_share"] > 0.05
+    zeros = Copies(images[labels == 0])
+    count = int((labels == 0).sum())
+    one_class = probes.sample_check(zeros, splits.train, count, 0.7, 0, 50)
+    assert one_class["min_class_share"] == 0
+
+
+@pytest.mark.parametrize("latent_dim", [4, 0])
+def test_report(splits, latent_dim):
+    model = digits_model(latent_dim)
+    settings = cfg.EvaluationConfig(num_samples=1, generated_images=20)
+    result = report.evaluate(model, splits, "test", settings)
+    assert ("z" in result["probe"]) == bool(latent_dim)
+    assert (result["shuffled_z_gap_nats"] is None) == (not latent_dim)
+    text = report.table(result)
+    assert "50 of 50" in text and f"{result['bits_per_dim']:.4f}" in text
+    unlabelled = data.Splits(*(data.Split(s.num_images, s.read, None) for s in splits))
+    result = report.evaluate(model, unlabelled, "test", settings)
+    assert result["probe"] is None and result["samples"] is None
+    assert "probe" not in report.table(result)
