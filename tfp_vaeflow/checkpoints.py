@@ -120,7 +120,7 @@ class CheckpointKeeper:
 def _restore(checkpoint: tf.train.Checkpoint, path: str):
     try:
         return checkpoint.read(path)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read: {message}") from error
 

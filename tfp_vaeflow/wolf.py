@@ -84,7 +84,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       path: `model.pt`, as the reference's `save` writes it.
 
     Raises:
-      ValueError: if the file is no such archive, or asks for anything but tensors.
+      UserError: if the file is no such archive, or asks for anything but tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -121,7 +121,7 @@ def read_config(
       n_bins: levels of a pixel; the file does not hold it either.
 
     Raises:
-      ValueError: if it describes a variant that is not supported, naming the key.
+      UserError: if it describes a variant that is not supported, naming the key.
     """
     with open(path) as file:
         config = json.load(file)
@@ -314,7 +314,7 @@ def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> None:
     """Gives a model the weights of a reference checkpoint; it is initialised then.
 
     Raises:
-      ValueError: if a tensor is missing, left over, or of the wrong shape.
+      UserError: if a tensor is missing, left over, or of the wrong shape.
     """
     left = {name for name in tensors if not name.endswith(IGNORED)}
     for name, variable, layout in weights(model):

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, per_example
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Initializer
 
 
@@ -36,7 +37,7 @@ class Conv1x1(FlowBijector):
       name: names the layer.
 
     Raises:
-      ValueError: if `heads` does not divide `channels`.
+      UserError: if `heads` does not divide `channels`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Conv1x1(FlowBijector):
     ):
         super().__init__(event_ndims, name, init.dtype)
         if channels % heads:
-            raise ValueError(
+            raise UserError(
                 f"{name}: {heads} heads cannot share {channels} channels; expected a "
                 "divisor of the number of channels (FlowConfig.heads)"
             )

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.elementwise import make_transform
 from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import CouplingNetwork
 from tfp_vaeflow.noise import Initializer
 
@@ -85,7 +86,7 @@ class Coupling(FlowBijector):
       name: names the layer.
 
     Raises:
-      ValueError: if there are too few channels to split in two.
+      UserError: if there are too few channels to split in two.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Coupling(FlowBijector):
         super().__init__(1 if config.dense else 3, name, init.dtype)
         transformed = split.transformed(channels)
         if not 0 < transformed < channels:
-            raise ValueError(
+            raise UserError(
                 f"{name}: {channels} channels cannot be split with factor "
                 f"{split.factor}; expected at least one channel on either side"
             )

@@ -87,7 +87,7 @@ class MultiScaleFlow(Sequential):
       name: names the layer.
 
     Raises:
-      ValueError: if a level has too few channels to split.
+      UserError: if a level has too few channels to split.
     """
 
     def __init__(

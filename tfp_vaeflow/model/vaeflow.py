@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
@@ -72,10 +73,10 @@ class VAEFlow(VAEFlowCore):
           seed: of the sampled z.
 
         Raises:
-          ValueError: if the model is initialised already.
+          UserError: if the model is initialised already.
         """
         if tf.convert_to_tensor(self.initialized):
-            raise ValueError(
+            raise UserError(
                 "the model is initialised already; initialise a newly built one"
             )
         images = self._checked_images(images)
@@ -148,7 +149,7 @@ class VAEFlow(VAEFlowCore):
           The posterior mean of z `[B, D]`, and v `[B, H, W, C]`.
         """
         if not 0 <= u < 1:
-            raise ValueError(f"u is {u}; expected 0 <= u < 1")
+            raise UserError(f"u is {u}; expected 0 <= u < 1")
         offset = tf.constant(u, tf.float32)
         images = self._checked_images(images)
         return _batched(lambda x: self._encode(x, offset), [images], batch_size)
@@ -174,7 +175,7 @@ class VAEFlow(VAEFlowCore):
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
         if not temperature >= 0:
-            raise ValueError(f"temperature is {temperature}; expected at least 0")
+            raise UserError(f"temperature is {temperature}; expected at least 0")
         shape = self.config.image_shape
         v = noise.normal(seed, Stream.LOCAL_CODE, num_images, shape, first)
         z = None
@@ -202,7 +203,7 @@ class VAEFlow(VAEFlowCore):
           batch_size: images at a time.
         """
         if num_images < 1:
-            raise ValueError(f"num_images is {num_images}; expected at least 1")
+            raise UserError(f"num_images is {num_images}; expected at least 1")
         z, v = self.sample_codes(num_images, temperature, seed)
         return self.decode(z, v, batch_size)
 
@@ -280,7 +281,7 @@ class VAEFlow(VAEFlowCore):
 
     def _require_z(self, method: str) -> None:
         if self.encoder is None:
-            raise ValueError(
+            raise UserError(
                 f"{method} needs a global code z, and this model has none "
                 "(ModelConfig.latent_dim = 0)"
             )
@@ -290,29 +291,29 @@ class VAEFlow(VAEFlowCore):
         expected = self.config.image_shape
         shape = tuple(images.shape)
         if images.dtype != tf.uint8 or len(shape) != 4 or shape[1:] != expected:
-            raise ValueError(
+            raise UserError(
                 f"images are {images.dtype.name} of shape {shape}; expected uint8 of "
                 f"shape (batch, {', '.join(map(str, expected))})"
             )
         if shape[0] == 0:
-            raise ValueError("images are an empty batch; expected at least one image")
+            raise UserError("images are an empty batch; expected at least one image")
         return images
 
     def _checked_codes(self, z, v):
         v = tf.convert_to_tensor(v, tf.float32)
         expected = (None, *self.config.image_shape)
         if v.shape.rank != 4 or v.shape[1:] != expected[1:] or v.shape[0] == 0:
-            raise ValueError(f"v is of shape {tuple(v.shape)}; expected {expected}")
+            raise UserError(f"v is of shape {tuple(v.shape)}; expected {expected}")
         if self.encoder is None:
             if z is not None:
-                raise ValueError("z is given, but this model has none; pass None")
+                raise UserError("z is given, but this model has none; pass None")
             return None, v
         if z is None:
-            raise ValueError("z is None; expected the global codes of the images")
+            raise UserError("z is None; expected the global codes of the images")
         z = tf.convert_to_tensor(z, tf.float32)
         expected = (v.shape[0], self.config.latent_dim)
         if tuple(z.shape) != expected:
-            raise ValueError(f"z is of shape {tuple(z.shape)}; expected {expected}")
+            raise UserError(f"z is of shape {tuple(z.shape)}; expected {expected}")
         return z, v
 
 
@@ -328,7 +329,7 @@ def _batched(
       position: whether `function` also takes the first example's position.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        raise UserError(f"batch_size is {batch_size}; expected at least 1")
     results = []
     for first in range(0, inputs[0].shape[0], batch_size):
         arguments = [value[first : first + batch_size] for value in inputs]
