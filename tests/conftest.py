@@ -1,4 +1,4 @@
-"""Runs before any test module is imported: two logical CPU devices for all."""
+"""Runs before any test module is imported: two logical CPU devices, quick graphs."""
 
 import os
 
@@ -11,6 +11,10 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+# Most of the time goes into graphs that run a few times: optimising them is not worth
+# it. The commands, run as processes of their own, do optimise.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_addoption(parser):

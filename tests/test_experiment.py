@@ -13,23 +13,27 @@ from tfp_vaeflow.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
-# Bindings that shrink an experiment without changing its shape: the paper's models
-# keep their levels and lists, with one step and few channels each.
+# Bindings that shrink an experiment: fewer levels, one step each, few channels.
 REDUCED = {
-    "digits.gin": ["FlowConfig.hidden = [4, 4, 4]"],
+    "digits.gin": [
+        "FlowConfig.num_steps = [0, [1, 1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+    ],
     "cifar10.gin": [
-        "FlowConfig.num_steps = [1, [1, 1], [1, 1], 1]",
-        "FlowConfig.hidden = [4, 4, 4, 4]",
+        "FlowConfig.num_steps = [1, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "FlowConfig.factors = [4]",
         "EncoderConfig.planes = [4, 4, 4]",
         "PriorConfig.hidden = 4",
     ],
     "celeba.gin": [
-        "ModelConfig.image_shape = (64, 64, 3)",
-        "FlowConfig.num_steps = [1, [1, 1], [1], [1], [1], [1], 1]",
-        "FlowConfig.hidden = [4, 4, 4, 4, 4, 4, 4]",
-        "EncoderConfig.planes = [4, 4, 4, 4, 4, 4]",
-        "PriorConfig.hidden = 4",
+        "ModelConfig.image_shape = (32, 32, 3)",
         "ModelConfig.latent_dim = 8",
+        "FlowConfig.num_steps = [0, [1], [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4, 4]",
+        "FlowConfig.factors = [4, 4]",
+        "EncoderConfig.planes = [4, 4]",
+        "PriorConfig.hidden = 4",
     ],
 }
 
