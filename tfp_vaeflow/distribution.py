@@ -12,13 +12,13 @@ def make_strategy() -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def replica_batch_size(
+def check_even_share(
     strategy: tf.distribute.Strategy, batch_size: int, field: str
-) -> int:
-    """The share of one replica in a global batch.
+) -> None:
+    """Checks that the replicas can share a global batch evenly.
 
     Raises:
-      UserError: if the replicas cannot share the batch evenly, naming the field.
+      UserError: if they cannot, naming the field that holds the batch size.
     """
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
@@ -26,7 +26,6 @@ def replica_batch_size(
             f"{field} is {batch_size}, which {replicas} devices cannot share evenly; "
             f"expected a multiple of {replicas}"
         )
-    return batch_size // replicas
 
 
 def split_over_replicas(strategy: tf.distribute.Strategy, batch):

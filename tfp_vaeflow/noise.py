@@ -31,8 +31,7 @@ class Stream(enum.IntEnum):
     AUGMENTATION = 4
     ORDER = 5
     WEIGHTS = 6
-    VALIDATION = 7
-    SHUFFLED = 8
+    SHUFFLED = 7
 
 
 def as_seed(seed: int | tf.Tensor) -> tf.Tensor:

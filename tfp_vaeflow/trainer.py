@@ -13,10 +13,9 @@ from tfp_vaeflow.checkpoints import (
     write_description,
 )
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import replica_batch_size, split_over_replicas
+from tfp_vaeflow.distribution import check_even_share, split_over_replicas
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
-from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms, training_objective
 from tfp_vaeflow.optimization import AdamW
 from tfp_vaeflow.progress import Progress
@@ -39,12 +38,9 @@ class Trainer:
 
     def __init__(self, config: ExperimentConfig, strategy: tf.distribute.Strategy):
         training = config.training
-        replica_batch_size(strategy, training.batch_size, "TrainingConfig.batch_size")
-        replica_batch_size(
-            strategy,
-            training.evaluation_batch_size,
-            "TrainingConfig.evaluation_batch_size",
-        )
+        for field in ("batch_size", "evaluation_batch_size"):
+            size = getattr(training, field)
+            check_even_share(strategy, size, f"TrainingConfig.{field}")
         self._config = config
         self._strategy = strategy
         with strategy.scope():
@@ -101,7 +97,7 @@ class Trainer:
 
     @tf.function
     def _evaluation_step(self, batch: data.Batch, num_samples: int):
-        seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
+        seed = noise.fold_in(self._config.training.seed, -1)  # no step is called that
 
         def replica_step(batch):
             losses = self.model.losses_batch(
@@ -226,7 +222,7 @@ def _loop(trainer, config, splits, keeper, writer) -> None:
             progress.note(f"step {step}: validation {value:.4f} bits/dim{note}")
         if due(step, training.checkpoint_every):
             keeper.save(step)
-        if due(step, training.images_every):
+        if due(step, training.images_every) and len(grid_images):
             writer.model_images(trainer.model, step, grid_images)
             writer.flush()
     progress.close()

@@ -1,5 +1,6 @@
 """`VAEFlow`: the model as its users meet it, on any number of images."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -108,7 +109,8 @@ class VAEFlow(VAEFlowCore):
         Returns:
           Nats, each term `[B]`.
         """
-
+        if num_samples < 1:
+            raise UserError(f"num_samples is {num_samples}; expected at least 1")
         images = self._checked_images(images)
         seed = noise.as_seed(seed)
 
@@ -174,7 +176,7 @@ class VAEFlow(VAEFlowCore):
         self, num_images: int, temperature: float = 1.0, seed: int = 0, first: int = 0
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
-        if not temperature >= 0:
+        if not 0 <= temperature < math.inf:
             raise UserError(f"temperature is {temperature}; expected at least 0")
         shape = self.config.image_shape
         v = noise.normal(seed, Stream.LOCAL_CODE, num_images, shape, first)
