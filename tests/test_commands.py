@@ -172,7 +172,7 @@ MISTAKES = [
     (
         "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
         "--gin_bindings=DataConfig.name='faces'",
-        "DataConfig.name is 'faces'; expected 'digits' or 'tfds:NAME'",
+        "DataConfig.name is 'faces'; expected 'digits', 'folder' or 'tfds:NAME'",
     ),
     (
         "train --gin_file=gin/cifar10.gin --model_dir={tmp}/x --data_dir={tmp}",

@@ -38,6 +38,7 @@ INNER = {
         "multiscale",
     ],
     "model": ["core", "vaeflow"],
+    "data": ["splits", "named", "folder", "batches"],
     "evaluation": ["likelihood", "probes", "report"],
 }
 MODULES = sorted(

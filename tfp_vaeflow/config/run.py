@@ -65,9 +65,11 @@ class DataConfig(Settings):
     """Where the images come from and how they are varied in training.
 
     Attributes:
-      name: `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets.
-      data_dir: where the data set lies; None for the library's default.
-      validation_fraction: part of the training split set aside for validation.
+      name: `digits`, `tfds:NAME` for a data set of TensorFlow Datasets, or `folder`.
+      data_dir: where the data set lies; None for the library's default. A folder of
+        images here takes the place of the data set that `name` names.
+      validation_fraction: part of the training images set aside for validation, and
+        for testing where the data set has no test images.
       horizontal_flip: flip half of the training images left to right.
       shift: move training images by up to this many pixels in each direction.
       shift_fill: what comes in at the border: `reflect` or `constant` (zeros).

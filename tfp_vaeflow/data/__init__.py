@@ -1,0 +1,57 @@
+"""Images by name or from a folder: splits read by index, batches by step."""
+
+from tfp_vaeflow.config import DataConfig, ModelConfig
+from tfp_vaeflow.data.batches import (
+    Batch,
+    augment,
+    evaluation_batches,
+    training_batches,
+)
+from tfp_vaeflow.data.folder import holds_images, load_folder
+from tfp_vaeflow.data.named import load_digits_data, load_tfds
+from tfp_vaeflow.data.splits import Split, Splits
+from tfp_vaeflow.errors import UserError
+
+__all__ = [
+    "Batch",
+    "Split",
+    "Splits",
+    "augment",
+    "evaluation_batches",
+    "load",
+    "training_batches",
+]
+
+_LOADERS = {"digits": load_digits_data, "tfds": load_tfds}
+
+
+def load(config: DataConfig, model: ModelConfig) -> Splits:
+    """Loads a data set for a model.
+
+    A `data_dir` that holds a folder of images takes the place of whatever data set the
+    experiment names; its images are cropped and resized to the model's shape. Those of
+    a named data set must have that shape.
+
+    Args:
+      config: which data set, and where.
+      model: gives the image shape.
+
+    Raises:
+      UserError: if the data set is unknown, missing, or of another shape.
+    """
+    kind = config.name.split(":", 1)[0]
+    if kind == "folder" or (config.data_dir and holds_images(config.data_dir)):
+        return load_folder(config, model.image_shape)
+    if kind not in _LOADERS:
+        raise UserError(
+            f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "
+            "'tfds:NAME'"
+        )
+    splits = _LOADERS[kind](config)
+    shape = splits.train.first(1).shape[1:]
+    if shape != model.image_shape:
+        raise UserError(
+            f"images of {config.name!r} are of shape {shape}, but ModelConfig."
+            f"image_shape is {model.image_shape}; set it to the data's shape"
+        )
+    return splits

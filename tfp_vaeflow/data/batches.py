@@ -1,0 +1,120 @@
+"""Batches that are pure functions of seed and step.
+
+Batch t of training is a function of the seed and t alone: the position
+`i = t * batch_size + j` in an endless sequence of epochs names the image, each epoch
+being a permutation of the split of its own. So nothing of an input pipeline has to be
+saved, and a resumed run skips to step t.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import noise
+from tfp_vaeflow.config import DataConfig
+from tfp_vaeflow.data.splits import Split
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.noise import Stream
+
+
+class Batch(NamedTuple):
+    """One global batch.
+
+    Attributes:
+      images: uint8 `[B, H, W, C]`.
+      positions: int64 `[B]`, of each example in the global batch or the split: its
+        noise is a function of this.
+      weights: float32 `[B]`, 0 for examples that only fill up the last batch.
+    """
+
+    images: tf.Tensor
+    positions: tf.Tensor
+    weights: tf.Tensor
+
+
+def augment(images: tf.Tensor, config: DataConfig, seed: tf.Tensor) -> tf.Tensor:
+    """Varies the images of one global batch, each by its own draws.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      config: which variations.
+      seed: of this batch.
+
+    Returns:
+      uint8 `[B, H, W, C]`.
+    """
+    count = tf.shape(images)[0]
+    # One draw each for the flip and the two shifts.
+    draws = noise.uniform(seed, Stream.AUGMENTATION, count, (3,))
+    if config.horizontal_flip:
+        flipped = draws[:, :1, tf.newaxis, tf.newaxis] < 0.5
+        images = tf.where(flipped, images[:, :, ::-1], images)
+    if config.shift:
+        pad = config.shift
+        _, height, width, _ = images.shape
+        margin = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        padded = tf.pad(images, margin, config.shift_fill.upper())
+        offsets = tf.cast(draws[:, 1:] * (2 * pad + 1), tf.int32)
+        rows = offsets[:, :1] + tf.range(height)
+        columns = offsets[:, 1:] + tf.range(width)
+        images = tf.gather(padded, rows, axis=1, batch_dims=1)
+        images = tf.gather(images, columns, axis=2, batch_dims=1)
+    return images
+
+
+def training_batches(
+    split: Split, config: DataConfig, batch_size: int, seed: int, first_step: int
+) -> tf.data.Dataset:
+    """The endless sequence of global training batches from step `first_step` on.
+
+    Args:
+      split: the training split.
+      config: its augmentation.
+      batch_size: images a batch.
+      seed: of order and augmentation.
+      first_step: the first batch to give.
+
+    Returns:
+      A data set of `Batch`es.
+    """
+    if split.num_images < 1:
+        raise UserError("the training split is empty")
+    size = split.num_images
+
+    order_seed = noise.fold_in(seed, int(Stream.ORDER))
+
+    def batch(step):
+        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        # A permutation of its own for every epoch, read without ever being stored.
+        epochs = tf.cast(positions // size, tf.int32)
+        keys = tf.broadcast_to(order_seed, [batch_size, 2])
+        indices = tf.raw_ops.RandomIndexShuffle(
+            index=positions % size,
+            seed=tf.concat([keys, epochs[:, tf.newaxis]], axis=1),
+            max_index=tf.constant(size - 1, tf.int64),
+        )
+        images = augment(split.read(indices), config, noise.fold_in(seed, step))
+        return Batch(
+            images, tf.range(batch_size, dtype=tf.int64), tf.ones([batch_size])
+        )
+
+    steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+    return steps.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+    """All images of a split once, in order; the last batch is filled up.
+
+    Returns:
+      A data set of `Batch`es of `batch_size` images each.
+    """
+    count = -(-split.num_images // batch_size)
+
+    def batch(number):
+        positions = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+        real = positions < split.num_images
+        images = split.read(tf.where(real, positions, 0))
+        return Batch(images, positions, tf.cast(real, tf.float32))
+
+    return tf.data.Dataset.range(count).map(batch, tf.data.AUTOTUNE).prefetch(2)
