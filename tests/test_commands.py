@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,10 +67,42 @@ def model_dir(tmp_path_factory):
 def test_train_resumes_with_the_same_command(model_dir, tmp_path):
     copy = tmp_path / "digits"
     shutil.copytree(model_dir, copy)
-    result = run("train", *train_arguments(copy, 12), cwd=tmp_path)
+    decay = "--gin_bindings=OptimizerConfig.decay=0.5"
+    result = run("train", *train_arguments(copy, 12), decay, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"resumed from step 10 in {copy}" in result.stdout
     assert f"trained to step 12; everything lies in {copy}" in result.stdout
+    changes = [li for li in result.stdout.splitlines() if li.startswith("changed")]
+    assert changes == [
+        "changed since the run was last started: OptimizerConfig.decay: 0.998 -> 0.5",
+        "changed since the run was last started: TrainingConfig.num_steps: 10 -> 12",
+    ]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_saves_and_exits_with_42(model_dir, tmp_path, number):
+    copy = tmp_path / "digits"
+    shutil.copytree(model_dir, copy)
+    arguments = train_arguments(copy, 100_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfp_vaeflow.train", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step 15/"):
+            process.send_signal(number)
+            break
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 42, errors
+    step = int(re.search(r"stopped and saved at step (\d+)", rest)[1])
+    assert (copy / "checkpoints" / f"step-{step}.index").exists()
+    assert "Traceback" not in errors
 
 
 def test_evaluate(model_dir, tmp_path):
@@ -77,7 +111,8 @@ def test_evaluate(model_dir, tmp_path):
     for text in ("bits/dim", "decoded exactly", "360 of 360", "linear probe on z"):
         assert text in result.stdout
     values = json.loads((model_dir / "evaluation.json").read_text())
-    assert values["split"] == "test" and values["num_images"] == 360
+    assert values["step"] == 10 and values["split"] == "test"
+    assert values["num_images"] == 360
     assert values["num_samples"] == 2 and values["exactly_decoded"] == 360
     assert set(values["terms"]) == {"generation", "kl", "dequantization"}
     assert abs(sum(values["terms"].values()) - values["bits_per_dim"]) < 1e-6
@@ -196,7 +231,20 @@ MISTAKES = [
         "evaluate --model_dir={run} --num_samples=0",
         "EvaluationConfig.num_samples is 0; expected at least 1",
     ),
-    ("evaluate --model_dir={run} --split=tset", "flag --split=tset"),
+    ("evaluate --split=tset --model_dir={run}", "flag --split=tset"),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={run}/model.json",
+        "File exists",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x "
+        "--gin_bindings=TrainingConfig.initialization_images=1",
+        "TrainingConfig.initialization_images is 1; expected at least 2",
+    ),
+    (
+        "synthesize --model_dir={run} --gin_bindings=Nonsense.foo=1",
+        "No configurable matching 'Nonsense'",
+    ),
     (
         "synthesize --model_dir={tmp}",
         "is not a model directory: it has no readable model.json",
@@ -232,9 +280,12 @@ def damaged(model_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("what, message", MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_mistakes_get_one_clear_line(what, message, model_dir, damaged, tmp_path):
+    """And leave the model directory as it was."""
+    before = (model_dir / "config.gin").read_text()
     words = what.format(run=model_dir, tmp=tmp_path, damaged=damaged).split()
     result = run(*words, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     errors = result.stderr.splitlines()
     assert len(errors) == 1 and errors[0].startswith("error: "), result.stderr
     assert message in errors[0]
+    assert (model_dir / "config.gin").read_text() == before

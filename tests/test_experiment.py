@@ -26,6 +26,20 @@ REDUCED = {
         "EncoderConfig.planes = [4, 4, 4]",
         "PriorConfig.hidden = 4",
     ],
+    "cifar10_small.gin": [
+        "FlowConfig.num_steps = [1, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "EncoderConfig.planes = [4, 4, 4]",
+        "PriorConfig.hidden = 4",
+    ],
+    "folder.gin": [
+        "ModelConfig.image_shape = (16, 16, 3)",
+        "FlowConfig.num_steps = [1, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "FlowConfig.factors = [4]",
+        "EncoderConfig.planes = [4]",
+        "PriorConfig.hidden = 4",
+    ],
     "celeba.gin": [
         "ModelConfig.image_shape = (32, 32, 3)",
         "ModelConfig.latent_dim = 8",
@@ -126,6 +140,13 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
         ("TrainingConfig.batch_size = 2.5", "TrainingConfig.batch_size is 2.5"),
         ("FlowConfig.hidden = 64", "FlowConfig.hidden is 64; expected tuple"),
         ("ModelConfig.latent_dim = None", "ModelConfig.latent_dim is None"),
+        ("FlowConfig.num_steps = [0, [-2, 2], 2]", "expected no negative number"),
+        ("FlowConfig.prior_transform = 'x'", "FlowConfig.prior_transform is 'x'"),
+        ("EncoderConfig.planes = [0, 64]", "expected at least 1 everywhere"),
+        ("PriorConfig.num_steps = -3", "PriorConfig.num_steps is -3"),
+        ("OptimizerConfig.beta_1 = 1.0", "expected 0 <= beta < 1"),
+        ("OptimizerConfig.learning_rate = 1e999", "learning_rate is inf"),
+        ("import nothing_like_that", "nothing_like_that"),
     ],
 )
 def test_mistakes_are_named(binding, message):

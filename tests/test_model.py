@@ -284,3 +284,28 @@ def test_description_survives_json():
     config = tiny_model_config()
     values = dataclasses.asdict(config)
     assert cfg.model_config_from_dict(values) == config
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m, x: m.encode(x.astype(np.float32)), "float32 of shape .*uint8"),
+        (lambda m, x: m.encode(x[0]), "uint8 of shape \\(8, 8, 3\\)"),
+        (lambda m, x: m.encode(x[:0]), "empty batch"),
+        (lambda m, x: m.encode(x, u=1.0), "u is 1.0; expected"),
+        (lambda m, x: m.losses(x, num_samples=0), "num_samples is 0"),
+        (lambda m, x: m.losses(x, batch_size=0), "batch_size is 0"),
+        (lambda m, x: m.sample(0), "num_images is 0"),
+        (lambda m, x: m.sample(2, temperature=float("nan")), "temperature is nan"),
+        (lambda m, x: m.sample(2, temperature=float("inf")), "temperature is inf"),
+        (lambda m, x: m.decode(None, np.zeros(x.shape)), "z is None"),
+        (lambda m, x: m.decode(np.zeros((3, 4)), np.zeros(x.shape)), "z is of shape"),
+        (lambda m, x: m.switch(x[:3], x[:2]), "switch got 3 and 2 images"),
+        (lambda m, x: m.interpolate(x[:1], x[1], [0], [0]), "expected one image"),
+        (lambda m, x: m.interpolate(x[0], x[1], [], [0]), "expected a list each"),
+        (lambda m, x: m.interpolate(x[0], x[1], 0.5, [0]), "expected a list each"),
+    ],
+)
+def test_wrong_calls_are_answered(model, images, call, message):
+    with pytest.raises(vf.UserError, match=message):
+        call(model, images)

@@ -197,8 +197,28 @@ def test_a_loss_that_is_not_finite_ends_the_run(splits, tmp_path):
         training=config.training,
     )
     strategy = tf.distribute.MirroredStrategy(ONE)
-    with pytest.raises(UserError, match=r"loss is (nan|inf) between steps"):
+    message = r"loss is (nan|inf) between steps|matrix .* is not invertible"
+    with pytest.raises(UserError, match=message):
         trainer.train(config, splits, strategy, tmp_path, "config")
+
+
+def test_weights_that_are_not_finite_are_not_saved(splits, whole_run, tmp_path):
+    run = whole_run[1]
+    assert run.weights_are_finite()
+    variable = run.model.trainable_variables[0]
+    value = variable.numpy()
+    variable.assign(np.full_like(value, np.nan))
+    assert not run.weights_are_finite()
+    variable.assign(value)
+
+
+def test_checkpoints_that_nothing_points_to(splits, whole_run, tmp_path):
+    """Starting over would overwrite them: the run is refused."""
+    shutil.copytree(whole_run[0], tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "checkpoint").unlink()
+    strategy = tf.distribute.MirroredStrategy(ONE)
+    with pytest.raises(UserError, match="holds checkpoints, but the file 'checkpoint'"):
+        trainer.train(experiment(), splits, strategy, tmp_path / "run", "config")
 
 
 def test_uneven_batches_are_refused():

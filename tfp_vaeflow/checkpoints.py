@@ -109,20 +109,52 @@ class CheckpointKeeper:
         return True
 
     def restore_latest(self) -> bool:
-        """Restores the last checkpoint; False if there is none."""
+        """Restores the last checkpoint; False if there is none.
+
+        Raises:
+          UserError: if there are checkpoints, but none that can be restored.
+        """
         path = self._last.latest_checkpoint
         if path is None:
+            directory = Path(self._last.directory)
+            if any(directory.glob("step-*.index")):
+                raise UserError(
+                    f"{directory} holds checkpoints, but the file 'checkpoint', which "
+                    "names the last one, is missing or unreadable; restore it, or name "
+                    "another --model_dir"
+                )
             return False
-        _restore(self._checkpoint, path).assert_existing_objects_matched()
+        _restore(self._checkpoint, path, "the model and its optimizer")
         return True
 
 
-def _restore(checkpoint: tf.train.Checkpoint, path: str):
+def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
     try:
-        return checkpoint.read(path)
+        status = checkpoint.read(path)
+        status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, IndexError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"checkpoint {path} cannot be read: {message}") from error
+    except AssertionError as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"checkpoint {path} does not fit {what}: {message}") from error
+
+
+def _latest_path(model_dir: str | Path, which: str) -> str:
+    if which not in ("latest", "best"):
+        raise UserError(f"checkpoint is {which!r}; expected 'latest' or 'best'")
+    directory = _checkpoint_dir(model_dir, which)
+    path = tf.train.latest_checkpoint(str(directory))
+    if path is None:
+        raise UserError(
+            f"there is no checkpoint in {directory}; the run has not saved one yet"
+        )
+    return path
+
+
+def step_of(model_dir: str | Path, checkpoint: str = "latest") -> int:
+    """The training step of the checkpoint that `load` takes."""
+    return int(Path(_latest_path(model_dir, checkpoint)).name.removeprefix("step-"))
 
 
 def load(model_dir: str | Path, checkpoint: str = "latest") -> VAEFlow:
@@ -135,22 +167,8 @@ def load(model_dir: str | Path, checkpoint: str = "latest") -> VAEFlow:
     Raises:
       UserError: if there is no model, or it cannot be read.
     """
-    if checkpoint not in ("latest", "best"):
-        raise UserError(f"checkpoint is {checkpoint!r}; expected 'latest' or 'best'")
     config = read_description(model_dir)
-    directory = _checkpoint_dir(model_dir, checkpoint)
-    path = tf.train.latest_checkpoint(str(directory))
-    if path is None:
-        raise UserError(
-            f"there is no checkpoint in {directory}; the run has not saved one yet"
-        )
+    path = _latest_path(model_dir, checkpoint)
     model = build_model(config)
-    status = _restore(tf.train.Checkpoint(model=model), path)
-    try:
-        status.assert_existing_objects_matched().expect_partial()
-    except AssertionError as error:
-        raise UserError(
-            f"checkpoint {path} does not fit {model_dir}/{DESCRIPTION}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    _restore(tf.train.Checkpoint(model=model), path, f"{model_dir}/{DESCRIPTION}")
     return model

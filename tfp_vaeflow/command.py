@@ -70,7 +70,7 @@ def _flag_help() -> str:
     lines = ["Flags:"]
     for flag in sorted(_own_flags(), key=lambda flag: flag.name):
         default = "" if flag.default in (None, []) else f" (default: {flag.default})"
-        text = flag.help.split(";   ")[0]  # absl adds that it may be repeated
+        text = flag.help.split(";\n")[0]  # absl adds that it may be repeated
         text = f"--{flag.name}: {text}{default}"
         lines.append(
             textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="      ")
@@ -111,8 +111,9 @@ def _start_tensorflow() -> None:
 def run_main(main: Callable[[], None], description: str) -> None:
     """Parses the flags and runs a command.
 
-    A wrong flag or a `UserError` ends with one line on stderr and exit code 2; `--help`
-    prints the description and the command's flags and exits with 0.
+    A wrong flag, a `UserError` or a file that cannot be read or written ends with one
+    line on stderr and exit code 2; `--help` prints the description and the command's
+    flags and exits with 0.
 
     Args:
       main: the command; reads its flags from `FLAGS`.
@@ -126,8 +127,10 @@ def run_main(main: Callable[[], None], description: str) -> None:
     try:
         rest = FLAGS(sys.argv)
     except flags.IllegalFlagValueError as error:
-        missing = [flag.name for flag in _own_flags() if _is_missing(flag)]
-        _fail(f"--{missing[0]} is missing; see --help" if missing else error)
+        if "must have a value other than None" in str(error):
+            missing = next(flag.name for flag in _own_flags() if _is_missing(flag))
+            _fail(f"--{missing} is missing; see --help")
+        _fail(error)
     except flags.Error as error:
         _fail(error)
     if len(rest) > 1:
@@ -135,5 +138,8 @@ def run_main(main: Callable[[], None], description: str) -> None:
     _start_tensorflow()
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a disk or a path, not a bug
         _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,4 +1,7 @@
-"""The devices that a run is spread over."""
+"""The devices that a run is spread over, and requests to stop it."""
+
+import signal
+from types import FrameType
 
 import tensorflow as tf
 
@@ -49,3 +52,31 @@ def split_over_replicas(strategy: tf.distribute.Strategy, batch):
         return strategy.experimental_distribute_values_from_function(part)
 
     return tf.nest.map_structure(share, batch)
+
+
+class StopRequest:
+    """Notes Ctrl-C or SIGTERM, so that a run can end between two steps.
+
+    A context manager; `requested` says whether a signal came. A second Ctrl-C
+    interrupts at once.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> "StopRequest":
+        self._former = {number: signal.getsignal(number) for number in self._SIGNALS}
+        for number in self._SIGNALS:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

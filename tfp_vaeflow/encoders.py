@@ -34,7 +34,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             context = tf.distribute.get_replica_context()
             count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
             update = tf.convert_to_tensor(self.moving_variance) - decayed
-            self.moving_variance.assign(decayed + update * count / (count - 1))
+            self.moving_variance.assign(
+                decayed + update * count / tf.maximum(count - 1, 1)
+            )
         return outputs
 
 

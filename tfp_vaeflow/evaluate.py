@@ -37,10 +37,13 @@ def main() -> None:
     config = experiment.load_saved(flag.model_dir, bindings)
     splits = data.load(config.data, config.model)
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
-    result = report.evaluate(model, splits, flag.split, config.evaluation)
+    result = {
+        "step": checkpoints.step_of(flag.model_dir, flag.checkpoint),
+        **report.evaluate(model, splits, flag.split, config.evaluation),
+    }
     path = Path(flag.model_dir) / "evaluation.json"
+    print(report.table(result), flush=True)
     files.write_text(path, json.dumps(result, indent=2) + "\n")
-    print(report.table(result))
     print(f"written to {path}")
 
 

@@ -61,8 +61,18 @@ def load(
     except UserError as error:
         # gin adds where the object was made; the first line says what is wrong.
         raise UserError(str(error).splitlines()[0]) from error
-    except (ValueError, TypeError, SyntaxError, OSError, RuntimeError) as error:
-        raise UserError(f"in {', '.join(gin_files)}: {error}") from error
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:
+        where = ", ".join(gin_files)
+        if bindings:
+            where = f"{where} or --gin_bindings"
+        raise UserError(f"in {where}: {error}") from error
 
 
 def save(model_dir: str | Path) -> str:
@@ -80,16 +90,36 @@ def save(model_dir: str | Path) -> str:
     return operative
 
 
+def is_saved(model_dir: str | Path) -> bool:
+    """Whether a model directory holds an experiment."""
+    return (Path(model_dir) / CONFIG_FILE).is_file()
+
+
+def differences(
+    former: configs.ExperimentConfig, current: configs.ExperimentConfig
+) -> list[str]:
+    """The fields that differ between two experiments, `Part.field: was -> is`."""
+    changes = []
+    for part in dataclasses.fields(former):
+        before, after = getattr(former, part.name), getattr(current, part.name)
+        for field in dataclasses.fields(before):
+            was, now = getattr(before, field.name), getattr(after, field.name)
+            if was != now:
+                name = f"{type(before).__name__}.{field.name}"
+                changes.append(f"{name}: {was!r} -> {now!r}")
+    return changes
+
+
 def load_saved(
     model_dir: str | Path, bindings: Sequence[str] = ()
 ) -> configs.ExperimentConfig:
-    """Reads the experiment that a model directory was trained with.
+    """Reads the experiment that a model directory was last trained with.
 
     Raises:
       UserError: if there is none.
     """
     path = Path(model_dir) / CONFIG_FILE
-    if not path.is_file():
+    if not is_saved(model_dir):
         raise UserError(
             f"{model_dir} is not a model directory: there is no {CONFIG_FILE}; "
             "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"

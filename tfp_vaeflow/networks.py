@@ -19,7 +19,10 @@ STD_EPSILON = 1e-6
 
 
 def mean_and_std(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and unbiased standard deviation over all but the last axis, each `[C]`."""
+    """Mean and unbiased standard deviation over all but the last axis, each `[C]`.
+
+    There must be two values or more.
+    """
     axes = list(range(x.shape.rank - 1))
     count = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
     mean, variance = tf.nn.moments(x, axes)

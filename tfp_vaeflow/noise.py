@@ -1,4 +1,4 @@
-"""Every random draw of the project: stateless, a pure function of its arguments.
+"""The random draws of the project: stateless, a pure function of its arguments.
 
 An example's noise depends on the seed, on what the noise is for (`Stream`) and on
 the example's position, never on the batch it comes in: `normal(seed, s, 16, shape)`
@@ -32,6 +32,8 @@ class Stream(enum.IntEnum):
     ORDER = 5
     WEIGHTS = 6
     SHUFFLED = 7
+    TRAINING = 8
+    VALIDATION = 9
 
 
 def as_seed(seed: int | tf.Tensor) -> tf.Tensor:
@@ -45,6 +47,11 @@ def fold_in(seed: int | tf.Tensor, data: int | tf.Tensor) -> tf.Tensor:
     """A new seed [2] that is a function of a seed and an integer, such as the step."""
     data = tf.cast(data, tf.int32)  # the result takes its type
     return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg="philox")
+
+
+def step_seed(seed: int | tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
+    """The seed [2] of everything that is drawn for one training step."""
+    return fold_in(fold_in(seed, int(Stream.TRAINING)), step)
 
 
 def _rows(convert, seed, stream, batch, event_shape, first):

@@ -35,14 +35,12 @@ flags.DEFINE_enum(
 flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
 
 
-def _originals(even: bool):
+def _originals(config, even: bool):
     """The first images of the split that the flags name."""
-    from tfp_vaeflow import data, experiment
+    from tfp_vaeflow import data
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
-    bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
-    config = experiment.load_saved(flag.model_dir, bindings)
     images = getattr(data.load(config.data, config.model), flag.split)
     images = images.first(flag.num_images)
     if even and len(images) < 2:
@@ -55,7 +53,7 @@ def main() -> None:
 
     import numpy as np
 
-    from tfp_vaeflow import checkpoints, figures
+    from tfp_vaeflow import checkpoints, experiment, figures
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
@@ -63,6 +61,8 @@ def main() -> None:
         if flag[name].value < 1:
             raise UserError(f"--{name} is {flag[name].value}; expected at least 1")
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
+    bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
+    config = experiment.load_saved(flag.model_dir, bindings)
     if model.encoder is None and flag.mode in ("interpolate", "switch"):
         raise UserError(f"--mode={flag.mode} needs z, and this model has none")
     pictures = {}
@@ -72,18 +72,18 @@ def main() -> None:
             name = f"samples_t{temperature:g}"
             pictures[name] = figures.grid(images, flag.columns)
     elif flag.mode == "reconstruct":
-        images = _originals(even=False)
+        images = _originals(config, even=False)
         back = model.reconstruct(images, flag.seed).numpy()
         pairs = np.stack([images, back], axis=1).reshape(-1, *images.shape[1:])
         pictures["reconstructions"] = figures.grid(pairs, 2 * (flag.columns // 2) or 2)
     elif flag.mode == "interpolate":
-        a, b = _originals(even=True)[:2]
+        a, b = _originals(config, even=True)[:2]
         positions = np.linspace(0, 1, flag.grid_size)
         images = model.interpolate(a, b, positions, positions).numpy()
         images = images.reshape(-1, *a.shape)
         pictures["interpolation"] = figures.grid(images, flag.grid_size)
     else:
-        images = _originals(even=True)
+        images = _originals(config, even=True)
         a, b = images[0::2], images[1::2]
         switched = model.switch(a, b)
         pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)

@@ -1,8 +1,11 @@
 """Trains a model: python -m tfp_vaeflow.train --gin_file=FILE --model_dir=DIR
 
-The same command again goes on from the last checkpoint. Losses go to TensorBoard
+The same command again goes on from the last checkpoint; Ctrl-C or SIGTERM saves and
+exits with code 42. Losses go to TensorBoard
 (tensorboard --logdir=DIR) and DIR/metrics.jsonl, image grids to DIR/images.
 """
+
+import sys
 
 from absl import flags
 
@@ -20,6 +23,7 @@ flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
 flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
 flags.DEFINE_integer("seed", None, "Short for TrainingConfig.seed.")
 
+STOPPED = 42  # exit code: saved, start me again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
     "num_steps": "TrainingConfig.num_steps",
@@ -28,14 +32,20 @@ _SHORT_CUTS = {
 
 
 def main() -> None:
-    from tfp_vaeflow import data, experiment, trainer
+    from tfp_vaeflow import checkpoints, data, experiment, trainer
     from tfp_vaeflow.distribution import make_strategy
 
     flag = command.FLAGS
+    model_dir = flag.model_dir
+    former = (
+        experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
+    )
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
+    checkpoints.check_description(model_dir, config.model)
     splits = data.load(config.data, config.model)
     strategy = make_strategy()
-    model_dir = flag.model_dir
+    for change in experiment.differences(former, config) if former else ():
+        print(f"changed since the run was last started: {change}")
     config_text = experiment.save(model_dir)
     print(
         f"{config.data.name}: {splits.train.num_images} training, "
@@ -44,6 +54,9 @@ def main() -> None:
         flush=True,
     )
     result = trainer.train(config, splits, strategy, model_dir, config_text)
+    if result.step < config.training.num_steps:
+        print(f"stopped and saved at step {result.step}; the same command goes on")
+        sys.exit(STOPPED)
     print(f"trained to step {result.step}; everything lies in {model_dir}")
     print(f"look at it:  tensorboard --logdir={model_dir}")
     print(f"measure it:  python -m tfp_vaeflow.evaluate --model_dir={model_dir}")

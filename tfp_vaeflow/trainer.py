@@ -13,15 +13,20 @@ from tfp_vaeflow.checkpoints import (
     write_description,
 )
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import check_even_share, split_over_replicas
+from tfp_vaeflow.distribution import StopRequest, check_even_share, split_over_replicas
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
+from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms, training_objective
 from tfp_vaeflow.optimization import AdamW
 from tfp_vaeflow.progress import Progress
 from tfp_vaeflow.summaries import RunWriter
 
 _IMAGES_IN_GRIDS = 32
+_REMEDY = (
+    "a lower OptimizerConfig.learning_rate or a longer warm-up may help. The last "
+    "checkpoint is from before that"
+)
 
 
 class Trainer:
@@ -60,14 +65,35 @@ class Trainer:
         self.model.initialize(images, seed=self._config.training.seed)
 
     def train_step(self, batch: data.Batch) -> Losses:
-        """One update on a global batch; the batch means of the loss terms before it."""
-        return self._train_step(split_over_replicas(self._strategy, batch))
+        """One update on a global batch; the batch means of the loss terms before it.
+
+        Raises:
+          UserError: if a matrix of the flow is no longer invertible.
+        """
+        try:
+            return self._train_step(split_over_replicas(self._strategy, batch))
+        except tf.errors.InvalidArgumentError as error:
+            if "not invertible" not in error.message:
+                raise
+            raise UserError(
+                f"at step {self.step + 1} the matrix of a 1x1 convolution is not "
+                f"invertible or not finite; {_REMEDY}"
+            ) from error
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight is a finite number, so worth saving."""
+        return bool(self._weights_are_finite())
+
+    @tf.function
+    def _weights_are_finite(self) -> tf.Tensor:
+        checks = [tf.math.is_finite(v) for v in self.model.trainable_variables]
+        return tf.reduce_all([tf.reduce_all(check) for check in checks])
 
     @tf.function
     def _train_step(self, batch: data.Batch) -> Losses:
         config = self._config
         step = tf.convert_to_tensor(self.optimizer.iterations)
-        seed = noise.fold_in(config.training.seed, step)
+        seed = noise.step_seed(config.training.seed, step)
         variables = self.model.trainable_variables
 
         def replica_step(batch):
@@ -97,7 +123,7 @@ class Trainer:
 
     @tf.function
     def _evaluation_step(self, batch: data.Batch, num_samples: int):
-        seed = noise.fold_in(self._config.training.seed, -1)  # no step is called that
+        seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
 
         def replica_step(batch):
             losses = self.model.losses_batch(
@@ -129,9 +155,8 @@ def _check_finite(losses: Losses, first: int, last: int) -> None:
     for term, value in losses._asdict().items():
         if not np.isfinite(value):
             raise UserError(
-                f"the {term} loss is {value} between steps {first} and {last}; a lower "
-                "OptimizerConfig.learning_rate or a longer warm-up may help. The last "
-                "checkpoint is from before that"
+                f"the {term} loss is {value} between steps {first} and {last}; "
+                f"{_REMEDY}"
             )
 
 
@@ -143,6 +168,8 @@ def train(
     config_text: str,
 ) -> Trainer:
     """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
+
+    Ctrl-C or SIGTERM ends the run after the current step and saves it.
 
     Args:
       config: the experiment.
@@ -174,13 +201,14 @@ def train(
     writer = RunWriter(model_dir, trainer.step)
     writer.text("config", config_text)
     try:
-        _loop(trainer, config, splits, keeper, writer)
+        with StopRequest() as stop:
+            _loop(trainer, config, splits, keeper, writer, stop)
     finally:
         writer.close()
     return trainer
 
 
-def _loop(trainer, config, splits, keeper, writer) -> None:
+def _loop(trainer, config, splits, keeper, writer, stop) -> None:
     training = config.training
     first_step, last_step = trainer.step, training.num_steps
     grid_images = splits.validation.first(_IMAGES_IN_GRIDS)
@@ -202,17 +230,16 @@ def _loop(trainer, config, splits, keeper, writer) -> None:
         if due(step, training.log_every):
             losses = Losses(*np.mean(np.array(pending, np.float64), axis=0))
             _check_finite(losses, log_start, step)
-            elapsed = time.monotonic() - log_time
-            rate = len(pending) * training.batch_size / elapsed
-            learning_rate = float(trainer.optimizer.learning_rate)
+            rate = len(pending) * training.batch_size / (time.monotonic() - log_time)
             scalars = {
                 **_scalars(losses, config),
                 "images_per_second": rate,
-                "learning_rate": learning_rate,
+                "learning_rate": float(trainer.optimizer.learning_rate),
             }
             writer.scalars("train", step, scalars)
             progress.show(step, scalars["bits_per_dim/total"], rate)
             pending, log_start, log_time = [], step, time.monotonic()
+        pause = time.monotonic()
         if due(step, training.evaluate_every):
             scalars = _scalars(trainer.evaluate(splits.validation), config)
             writer.scalars("eval", step, scalars)
@@ -220,9 +247,14 @@ def _loop(trainer, config, splits, keeper, writer) -> None:
             best = keeper.save_if_best(step, value)
             note = ", the best so far" if best else ""
             progress.note(f"step {step}: validation {value:.4f} bits/dim{note}")
-        if due(step, training.checkpoint_every):
+        if due(step, training.checkpoint_every) or stop.requested:
+            if not trainer.weights_are_finite():
+                raise UserError(f"a weight is not finite at step {step}; {_REMEDY}")
             keeper.save(step)
         if due(step, training.images_every) and len(grid_images):
             writer.model_images(trainer.model, step, grid_images)
             writer.flush()
+        log_time += time.monotonic() - pause  # the rate is that of training alone
+        if stop.requested:
+            break
     progress.close()

@@ -316,6 +316,7 @@ def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> None:
     Raises:
       UserError: if a tensor is missing, left over, or of the wrong shape.
     """
+    values = []
     left = {name for name in tensors if not name.endswith(IGNORED)}
     for name, variable, layout in weights(model):
         if name not in left:
@@ -326,8 +327,10 @@ def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> None:
                 f"{name} is of shape {tensors[name].shape}, which does not fit the "
                 f"model's {tuple(variable.shape)}"
             )
-        variable.assign(value)
+        values.append((variable, value))
         left.remove(name)
     if left:
         raise UserError(f"the model has no place for tensor {min(left)}")
+    for variable, value in values:
+        variable.assign(value)
     model.initialized.assign(True)

@@ -59,7 +59,8 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     def _flattened(self, method, value, conditioning):
         """Calls `method` with all leading dimensions flattened to one."""
         event_ndims = self.forward_min_event_ndims
-        if value.shape.rank == event_ndims + 1:
+        plain = conditioning is None or len(conditioning.shape) == 2
+        if plain and value.shape.rank == event_ndims + 1:
             return method(value, conditioning)
         shape = tf.shape(value)
         lead, event = shape[:-event_ndims], shape[-event_ndims:]

@@ -44,6 +44,10 @@ class CouplingConfig(Settings):
             )
 
 
+def _as_tuple(entry: int | tuple[int, ...]) -> tuple[int, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
 @dataclasses.dataclass(frozen=True)
 class FlowConfig(Settings):
     """The multi-scale Glow decoder.
@@ -74,6 +78,7 @@ class FlowConfig(Settings):
 
     def check(self):
         self._choose("conv1x1", CONV1X1_KINDS)
+        self._choose("prior_transform", TRANSFORMS)
         levels = self.levels
         if levels == 0:
             raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
@@ -85,6 +90,13 @@ class FlowConfig(Settings):
                     f"FlowConfig.num_steps[{level}] is {steps!r}; expected {kind} "
                     f"(level {level} of {levels})"
                 )
+        counts = [n for entry in self.num_steps for n in _as_tuple(entry)]
+        if min((*counts, *self.hidden, *self.heads, 1)) < 0 or 0 in self.heads:
+            raise UserError(
+                "FlowConfig.num_steps, hidden and heads are "
+                f"{self.num_steps}, {self.hidden}, {self.heads}; expected no negative "
+                "number, and heads of at least 1"
+            )
         for field, expected in (("hidden", levels), ("factors", max(levels - 2, 0))):
             if len(getattr(self, field)) != expected:
                 raise UserError(
@@ -148,12 +160,23 @@ class EncoderConfig(Settings):
         self._choose("norm", ENCODER_NORMS)
         if not self.planes:
             raise UserError("EncoderConfig.planes is empty; expected one entry a level")
+        if min(*self.planes, self.out_planes) < 1:
+            raise UserError(
+                f"EncoderConfig.planes and out_planes are {self.planes} and "
+                f"{self.out_planes}; expected at least 1 everywhere"
+            )
         expected = len(self.planes) if self.norm == "group" else 0
         if len(self.num_groups) != expected:
             raise UserError(
                 f"EncoderConfig.num_groups has {len(self.num_groups)} entries with "
                 f"norm = {self.norm!r}; expected {expected}"
             )
+        for planes, groups in zip(self.planes, self.num_groups):
+            if groups < 1 or planes % groups:
+                raise UserError(
+                    f"EncoderConfig.num_groups has {groups} for {planes} planes; "
+                    "expected a divisor"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +199,7 @@ class PriorConfig(Settings):
 
     def check(self):
         self._choose("kind", PRIORS)
+        self._at_least("num_steps", 1)
         self.coupling()
 
     def coupling(self) -> CouplingConfig:
@@ -190,7 +214,7 @@ class PriorConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Settings):
-    """Everything that decides the shapes of a model's variables.
+    """Everything that a model is built from.
 
     Attributes:
       image_shape: `(height, width, channels)`.
@@ -255,11 +279,11 @@ class ModelConfig(Settings):
 def model_config_from_dict(values: dict) -> ModelConfig:
     """The inverse of `dataclasses.asdict` for a `ModelConfig` (from JSON)."""
     parts = {"flow": FlowConfig, "encoder": EncoderConfig, "prior": PriorConfig}
-    values = dict(values)
     try:
+        values = dict(values)
         for field, part in parts.items():
             if values.get(field) is not None:
                 values[field] = part(**values[field])
         return ModelConfig(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"not the description of a model: {error}") from error

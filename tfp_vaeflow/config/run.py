@@ -1,6 +1,7 @@
 """What a run is made of: data, objective, optimizer, training, evaluation."""
 
 import dataclasses
+import math
 
 from tfp_vaeflow.config.checks import Settings
 from tfp_vaeflow.config.model import ModelConfig
@@ -54,6 +55,18 @@ class OptimizerConfig(Settings):
     def check(self):
         self._at_least("learning_rate", 0)
         self._at_least("warmup_steps", 0)
+        self._at_least("weight_decay", 0)
+        for field in ("learning_rate", "epsilon", "weight_decay"):
+            if math.isinf(getattr(self, field)):
+                raise UserError(f"OptimizerConfig.{field} is inf; expected a number")
+        if not self.epsilon > 0:
+            raise UserError(f"OptimizerConfig.epsilon is {self.epsilon}; expected > 0")
+        for field in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UserError(
+                    f"OptimizerConfig.{field} is {getattr(self, field)}; "
+                    "expected 0 <= beta < 1"
+                )
         if not 0 < self.decay <= 1:
             raise UserError(
                 f"OptimizerConfig.decay is {self.decay}; expected 0 < decay <= 1"
@@ -100,7 +113,8 @@ class TrainingConfig(Settings):
       batch_size: images a step, over all devices.
       num_steps: updates in all.
       seed: of the initial weights, the order of the images and all noise.
-      initialization_images: training images for data-dependent initialisation.
+      initialization_images: training images for data-dependent initialisation, two
+        or more.
       log_every: steps between lines of metrics.
       evaluate_every: steps between passes over the validation part.
       checkpoint_every: steps between checkpoints.
@@ -122,8 +136,9 @@ class TrainingConfig(Settings):
 
     def check(self):
         for field in dataclasses.fields(self):
-            least = 0 if field.name in ("seed", "images_every", "num_steps") else 1
+            least = {"seed": 0, "images_every": 0, "num_steps": 0}.get(field.name, 1)
             self._at_least(field.name, least)
+        self._at_least("initialization_images", 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ def training_batches(
             seed=tf.concat([keys, epochs[:, tf.newaxis]], axis=1),
             max_index=tf.constant(size - 1, tf.int64),
         )
-        images = augment(split.read(indices), config, noise.fold_in(seed, step))
+        images = augment(split.read(indices), config, noise.step_seed(seed, step))
         return Batch(
             images, tf.range(batch_size, dtype=tf.int64), tf.ones([batch_size])
         )

@@ -52,7 +52,7 @@ def shuffled_z_gap(model: VAEFlow, split: Split, batch_size: int, seed: int) -> 
       model: a trained model with z.
       split: the images, two or more.
       batch_size: images at a time.
-      seed: of z and the dequantization noise (the same noise for z and z').
+      seed: of z, z' and the dequantization noise, which is the same for both.
     """
     seed = noise.as_seed(seed)
 

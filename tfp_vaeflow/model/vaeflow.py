@@ -14,6 +14,7 @@ from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 
 DEFAULT_BATCH_SIZE = 256
+_LARGEST_U = 0.999  # beyond, float32 may round a pixel into the next bin
 
 
 class VAEFlow(VAEFlowCore):
@@ -26,8 +27,8 @@ class VAEFlow(VAEFlowCore):
     uint8 `[B, H, W, C]`; z and v are float32. With `latent_dim = 0` there is no z: z is
     then None wherever it is returned or expected.
 
-    Many images are worked on `batch_size` at a time; no result depends on it, nor on
-    the other images of the batch.
+    Many images are worked on `batch_size` at a time; but for rounding, no result
+    depends on it, nor on the other images of the batch.
 
     Reference: Ma, Kong, Zhang & Hovy, *Decoupling Global and Local Representations via
     Invertible Generative Flows*, ICLR 2021, arXiv 2004.11820.
@@ -81,6 +82,8 @@ class VAEFlow(VAEFlowCore):
                 "the model is initialised already; initialise a newly built one"
             )
         images = self._checked_images(images)
+        if len(images) < 2:
+            raise UserError("initialize got 1 image; expected two or more")
         if self.encoder is None:
             self.initialize_given_noise(images, None)
             return
@@ -139,19 +142,22 @@ class VAEFlow(VAEFlowCore):
     def encode(
         self, images: tf.Tensor, u: float = 0.5, batch_size: int = DEFAULT_BATCH_SIZE
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """The codes of images; `decode` takes them back exactly.
+        """The codes of images; `decode` takes them back to the quantised images.
+
+        With 256 bins these are the images themselves; with fewer, each pixel comes back
+        as the smallest one of its level.
 
         Args:
           images: uint8 `[B, H, W, C]`.
-          u: where in its bin each pixel lies, in [0, 1). The centre leaves half a bin
-            of room for rounding errors on either side.
+          u: where in its bin each pixel lies, from 0 to 0.999. The centre leaves half
+            a bin of room for rounding errors on either side.
           batch_size: images at a time.
 
         Returns:
           The posterior mean of z `[B, D]`, and v `[B, H, W, C]`.
         """
-        if not 0 <= u < 1:
-            raise UserError(f"u is {u}; expected 0 <= u < 1")
+        if not 0 <= u <= _LARGEST_U:
+            raise UserError(f"u is {u}; expected 0 <= u <= {_LARGEST_U}")
         offset = tf.constant(u, tf.float32)
         images = self._checked_images(images)
         return _batched(lambda x: self._encode(x, offset), [images], batch_size)
@@ -242,6 +248,10 @@ class VAEFlow(VAEFlowCore):
           (z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`.
         """
         self._require_z("switch")
+        if len(a) != len(b):
+            raise UserError(
+                f"switch got {len(a)} and {len(b)} images; expected as many"
+            )
         z_a, v_a = self.encode(a, batch_size=batch_size)
         z_b, v_b = self.encode(b, batch_size=batch_size)
         return self.decode(z_a, v_b, batch_size), self.decode(z_b, v_a, batch_size)
@@ -267,6 +277,16 @@ class VAEFlow(VAEFlowCore):
           uint8 `[len(alphas), len(betas), H, W, C]`.
         """
         self._require_z("interpolate")
+        if np.ndim(alphas) != 1 or np.ndim(betas) != 1 or not len(alphas) * len(betas):
+            raise UserError(
+                f"alphas and betas are {alphas} and {betas}; expected a list each"
+            )
+        for image in (a, b):
+            if tuple(image.shape) != self.config.image_shape:
+                raise UserError(
+                    f"interpolate got an image of shape {tuple(image.shape)}; expected "
+                    f"one image {self.config.image_shape}"
+                )
         pair = tf.stack([tf.convert_to_tensor(a), tf.convert_to_tensor(b)])
         z, v = self.encode(pair, batch_size=batch_size)
         grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
