@@ -135,10 +135,10 @@ class TrainingConfig(Settings):
     evaluation_batch_size: int = 256
 
     def check(self):
+        least = {"seed": 0, "images_every": 0, "num_steps": 0}
+        least["initialization_images"] = 2  # their standard deviation is taken
         for field in dataclasses.fields(self):
-            least = {"seed": 0, "images_every": 0, "num_steps": 0}.get(field.name, 1)
-            self._at_least(field.name, least)
-        self._at_least("initialization_images", 2)
+            self._at_least(field.name, least.get(field.name, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfp_vaeflow import files
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.splits import Split, Splits, carve_indices
+from tfp_vaeflow.data.splits import Split, Splits, carve_indices, from_numpy
 from tfp_vaeflow.errors import UserError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -132,16 +131,11 @@ def _split(
 ) -> Split:
     pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
 
-    def read_numpy(indices):
+    def read(indices):
         chosen = [paths[index] for index in indices]
         return np.stack(list(pool.map(lambda path: decode(path, image_shape), chosen)))
 
-    def read(indices):
-        images = tf.numpy_function(read_numpy, [indices], tf.uint8, stateful=False)
-        images.set_shape([None, *image_shape])
-        return images
-
-    return Split(len(paths), read, labels)
+    return from_numpy(len(paths), read, image_shape, labels)
 
 
 def _label(directory: Path, path: Path) -> str | None:

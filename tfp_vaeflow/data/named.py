@@ -1,10 +1,9 @@
 """Data sets known by name: scikit-learn's digits, TensorFlow Datasets."""
 
 import numpy as np
-import tensorflow as tf
 
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.splits import Split, Splits, carve, in_memory
+from tfp_vaeflow.data.splits import Split, Splits, carve, from_numpy, in_memory
 from tfp_vaeflow.errors import UserError
 
 
@@ -49,18 +48,12 @@ def load_tfds(config: DataConfig) -> Splits:
 
     def split(part: str) -> Split:
         source = builder.as_data_source(split=part)
-        shape = builder.info.features["image"].shape
 
-        def read_numpy(indices):
+        def read(indices):
             records = source.__getitems__([int(i) for i in indices])
             return np.stack([record["image"] for record in records])
 
-        def read(indices):
-            images = tf.numpy_function(read_numpy, [indices], tf.uint8, stateful=False)
-            images.set_shape([None, *shape])
-            return images
-
-        return Split(len(source), read, None)
+        return from_numpy(len(source), read, builder.info.features["image"].shape)
 
     train, validation = carve(split("train"), config.validation_fraction)
     if "test" in builder.info.splits:

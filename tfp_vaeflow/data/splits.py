@@ -47,6 +47,22 @@ def in_memory(images: np.ndarray, labels: np.ndarray | None) -> Split:
     return Split(len(images), lambda i: tf.gather(images, i), labels)
 
 
+def from_numpy(
+    num_images: int,
+    read: Callable[[np.ndarray], np.ndarray],
+    image_shape: tuple[int, int, int],
+    labels: np.ndarray | None = None,
+) -> Split:
+    """A split that Python code reads: indices `[B]` -> uint8 `[B, H, W, C]`."""
+
+    def read_tensor(indices: tf.Tensor) -> tf.Tensor:
+        images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
+        images.set_shape([None, *image_shape])
+        return images
+
+    return Split(num_images, read_tensor, labels)
+
+
 def carve_indices(names: list[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Chooses a fraction of things, at least one, by the hash of their names.
 
