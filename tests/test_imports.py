@@ -38,8 +38,9 @@ INNER = {
         "multiscale",
     ],
     "model": ["core", "vaeflow"],
-    "data": ["splits", "named", "folder", "batches"],
+    "data": ["splits", "pictures", "named", "folder", "batches"],
     "evaluation": ["likelihood", "probes", "report"],
+    "trainer": ["step", "diagnosis", "dry_run", "loop"],
 }
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").parts

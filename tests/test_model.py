@@ -132,7 +132,7 @@ def test_initialize_once_only():
     model.initialize(images)
     z, v = model.encode(images)
     assert abs(np.mean(v)) < 0.05 and abs(np.std(v) - 1) < 0.2
-    posterior = model.encoder(model._noise_free(images)).distribution
+    posterior = model.encoder(model.noise_free(images)).distribution
     assert np.abs(posterior.loc).max() < 0.1
     np.testing.assert_allclose(posterior.scale, 1, atol=0.1)
     with pytest.raises(ValueError, match="initialised already"):
@@ -259,7 +259,7 @@ def test_reconstruct(model, images):
 def test_decoder_is_a_transformed_distribution(model, images):
     z, v = model.encode(images, u=0.0)
     kwargs = {"conditioning": z}
-    x = model._noise_free(images)
+    x = model.noise_free(images)
     log_prob = model.decoder.log_prob(x, bijector_kwargs=kwargs)
     base = -0.5 * np.sum(np.square(v) + np.log(2 * np.pi), axis=(1, 2, 3))
     log_det = model.flow.inverse_log_det_jacobian(x, event_ndims=3, **kwargs)

@@ -50,13 +50,20 @@ def read_description(model_dir: str | Path) -> ModelConfig:
     return model_config_from_dict(values)
 
 
-def check_description(model_dir: str | Path, config: ModelConfig) -> None:
+def check_description(
+    model_dir: str | Path, config: ModelConfig, must_exist: bool = False
+) -> None:
     """Checks that a directory with a model holds one of this architecture.
+
+    Args:
+      model_dir: the directory.
+      config: the architecture.
+      must_exist: whether there has to be a model.
 
     Raises:
       UserError: naming the first field that differs.
     """
-    if not (Path(model_dir) / DESCRIPTION).exists():
+    if not must_exist and not (Path(model_dir) / DESCRIPTION).exists():
         return
     saved = dataclasses.asdict(read_description(model_dir))
     wanted = dataclasses.asdict(config)
@@ -81,10 +88,10 @@ class CheckpointKeeper:
     Args:
       model_dir: where the run lives.
       keep: how many of the last checkpoints to keep.
-      **state: trackable objects to save, by name; `model` among them.
+      state: trackable objects to save, by name; `model` among them.
     """
 
-    def __init__(self, model_dir: str | Path, keep: int, **state):
+    def __init__(self, model_dir: str | Path, keep: int, state: dict[str, tf.Module]):
         self._best_value = tf.Variable(float("inf"), trainable=False, dtype=tf.float64)
         self._checkpoint = tf.train.Checkpoint(best_value=self._best_value, **state)
         self._last, self._best = (
@@ -109,23 +116,35 @@ class CheckpointKeeper:
         return True
 
     def restore_latest(self) -> bool:
-        """Restores the last checkpoint; False if there is none.
+        """Restores the last checkpoint that can be read; False if there is none.
+
+        Names each damaged one that it passes over.
 
         Raises:
           UserError: if there are checkpoints, but none that can be restored.
         """
-        path = self._last.latest_checkpoint
-        if path is None:
-            directory = Path(self._last.directory)
-            if any(directory.glob("step-*.index")):
-                raise UserError(
-                    f"{directory} holds checkpoints, but the file 'checkpoint', which "
-                    "names the last one, is missing or unreadable; restore it, or name "
-                    "another --model_dir"
-                )
-            return False
-        _restore(self._checkpoint, path, "the model and its optimizer")
-        return True
+        directory = Path(self._last.directory)
+        paths = list(reversed(self._last.checkpoints))
+        if not paths and any(directory.glob("step-*.index")):
+            raise UserError(
+                f"{directory} holds checkpoints, but the file 'checkpoint', which "
+                "names the last one, is missing or unreadable; restore it, or name "
+                "another --model_dir"
+            )
+        for number, path in enumerate(paths):
+            try:
+                _restore(self._checkpoint, path, "the model and its optimizer")
+            except DamagedCheckpoint as error:
+                if number + 1 == len(paths):
+                    raise
+                print(f"{error}; trying the one before", flush=True)
+            else:
+                return True
+        return False
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose files are not as they were written."""
 
 
 def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
@@ -134,7 +153,9 @@ def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, IndexError) as error:
         message = str(error).splitlines()[0]
-        raise UserError(f"checkpoint {path} cannot be read: {message}") from error
+        raise DamagedCheckpoint(
+            f"checkpoint {path} cannot be read: {message}"
+        ) from error
     except AssertionError as error:
         message = str(error).splitlines()[0]
         raise UserError(f"checkpoint {path} does not fit {what}: {message}") from error
@@ -154,11 +175,55 @@ def _latest_path(model_dir: str | Path, which: str) -> str:
 
 def step_of(model_dir: str | Path, checkpoint: str = "latest") -> int:
     """The training step of the checkpoint that `load` takes."""
-    return int(Path(_latest_path(model_dir, checkpoint)).name.removeprefix("step-"))
+    return _step_of_path(_latest_path(model_dir, checkpoint))
+
+
+def _step_of_path(path: str) -> int:
+    return int(Path(path).name.removeprefix("step-"))
+
+
+def _holds(path: str, part: str) -> bool:
+    """Whether a checkpoint holds an object of that name.
+
+    Raises:
+      DamagedCheckpoint: if it cannot be read.
+    """
+    try:
+        names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise DamagedCheckpoint(
+            f"checkpoint {path} cannot be read: {message}"
+        ) from error
+    return any(name.startswith(f"{part}/") for name in names)
+
+
+def load_into(
+    model: VAEFlow, model_dir: str | Path, checkpoint: str = "latest"
+) -> int:
+    """Reads the weights of a model directory: the average of them where there is one.
+
+    Args:
+      model: of the architecture that lies there.
+      model_dir: what `tfp_vaeflow.train` wrote.
+      checkpoint: `latest` or `best`.
+
+    Returns:
+      The training step of the weights.
+
+    Raises:
+      UserError: if there is no checkpoint, or it cannot be read.
+    """
+    path = _latest_path(model_dir, checkpoint)
+    part = "average" if _holds(path, "average") else "model"
+    _restore(tf.train.Checkpoint(**{part: model}), path, f"{model_dir}/{DESCRIPTION}")
+    return _step_of_path(path)
 
 
 def load(model_dir: str | Path, checkpoint: str = "latest") -> VAEFlow:
     """Loads a trained model from its directory, wherever that has been moved to.
+
+    Where a moving average of the weights was kept, that is what is loaded.
 
     Args:
       model_dir: what `tfp_vaeflow.train` wrote.
@@ -167,8 +232,6 @@ def load(model_dir: str | Path, checkpoint: str = "latest") -> VAEFlow:
     Raises:
       UserError: if there is no model, or it cannot be read.
     """
-    config = read_description(model_dir)
-    path = _latest_path(model_dir, checkpoint)
-    model = build_model(config)
-    _restore(tf.train.Checkpoint(model=model), path, f"{model_dir}/{DESCRIPTION}")
+    model = build_model(read_description(model_dir))
+    load_into(model, model_dir, checkpoint)
     return model

@@ -1,6 +1,11 @@
-"""The devices that a run is spread over, and requests to stop it."""
+"""The devices that a run is spread over, its lock, and requests to stop it."""
 
+import fcntl
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import tensorflow as tf
@@ -16,18 +21,20 @@ def make_strategy() -> tf.distribute.MirroredStrategy:
 
 
 def check_even_share(
-    strategy: tf.distribute.Strategy, batch_size: int, field: str
+    strategy: tf.distribute.Strategy, batch_size: int, field: str, micro_batches: int
 ) -> None:
-    """Checks that the replicas can share a global batch evenly.
+    """Checks that the replicas can share a global batch evenly, in whole micro-batches.
 
     Raises:
       UserError: if they cannot, naming the field that holds the batch size.
     """
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
+    parts = replicas * micro_batches
+    if batch_size % parts:
+        pieces = f", in {micro_batches} micro-batches each" if micro_batches > 1 else ""
         raise UserError(
-            f"{field} is {batch_size}, which {replicas} devices cannot share evenly; "
-            f"expected a multiple of {replicas}"
+            f"{field} is {batch_size}, which {replicas} device(s) cannot share "
+            f"evenly{pieces}; expected a multiple of {parts}"
         )
 
 
@@ -80,3 +87,29 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+@contextmanager
+def locked(directory: str | Path) -> Iterator[None]:
+    """Keeps other processes from training in a directory; made if it is not there.
+
+    The operating system drops the lock when the process ends, in whatever way.
+
+    Raises:
+      UserError: if another process holds the lock.
+    """
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    # "a+": the holder's name must outlive the attempts of others.
+    with open(Path(directory) / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"another process ({file.read().strip()}) is training in {directory}; "
+                "wait for it, stop it, or name another --model_dir"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield

@@ -148,16 +148,21 @@ class GaussianEncoder(tf.Module):
         # tf.Module does not look into Keras models for variables.
         self._resnet_variables = [variable.value for variable in self.resnet.variables]
 
+    def statistics(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`[B, H, W, C]` in [-1, 1) -> mean and log-variance of z, `[B, 2 D]`."""
+        return self.head(self.resnet(x, training=training))
+
     @staticmethod
-    def _posterior(statistics: tf.Tensor) -> tfd.Independent:
+    def posterior(statistics: tf.Tensor) -> tfd.Independent:
+        """`[B, 2 D]` -> a distribution, batch `[B]`, event `[D]`."""
         mean, log_variance = tf.split(statistics, 2, axis=-1)
         return tfd.Independent(tfd.Normal(mean, tf.exp(log_variance / 2)), 1)
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tfd.Independent:
         """`[B, H, W, C]` in [-1, 1) -> a distribution, batch `[B]`, event `[D]`."""
-        return self._posterior(self.head(self.resnet(x, training=training)))
+        return self.posterior(self.statistics(x, training))
 
     def initialize(self, x: tf.Tensor) -> tfd.Independent:
         """Data-dependent initialisation; returns the posterior after it."""
         features = self.resnet(x, training=False)
-        return self._posterior(self.head.initialize(features, INITIAL_SCALE))
+        return self.posterior(self.head.initialize(features, INITIAL_SCALE))

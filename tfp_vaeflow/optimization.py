@@ -1,6 +1,7 @@
-"""The paper's optimizer: AdamW with a linear warm-up and exponential decay."""
+"""The paper's optimizer, AdamW with warm-up and decay; clipping; weight averages."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -70,3 +71,56 @@ class AdamW(keras.optimizers.AdamW):
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
+
+
+def clip_by_norm(
+    gradients: list[tf.Tensor], norm: tf.Tensor, limit: float
+) -> list[tf.Tensor]:
+    """Scales a gradient down to a global L2 norm of `limit` where it is longer.
+
+    Args:
+      gradients: summed over all replicas.
+      norm: their global norm.
+      limit: the largest norm to let pass.
+
+    Reference: Pascanu et al., arXiv 1211.5063.
+    """
+    scale = limit / tf.maximum(norm, limit)
+    return [gradient * scale for gradient in gradients]
+
+
+def moving_average_decay(decay: float, updates: tf.Tensor) -> tf.Tensor:
+    """`min(decay, (1 + t) / (10 + t))` after t updates: the start is soon forgotten."""
+    t = tf.cast(updates, tf.float32)
+    return tf.minimum(decay, (1 + t) / (10 + t))
+
+
+def update_average(
+    strategy: tf.distribute.Strategy,
+    averages: Sequence[tf.Variable],
+    variables: Sequence[tf.Variable],
+    decay: tf.Tensor,
+) -> None:
+    """Moves averages towards the variables; called between replicas.
+
+        average += (1 - decay) (variable - average)
+
+    What is not trainable, as the running statistics of batch norm, is copied.
+
+    Args:
+      strategy: whose variables they are.
+      averages, variables: in the same order.
+      decay: scalar in [0, 1).
+
+    Reference: Polyak & Juditsky 1992; the exponential form of arXiv 1412.6980, 7.2.
+    """
+
+    def move(average, variable, decay):
+        average.assign_add((1 - decay) * (variable - average))
+
+    def copy(average, variable, decay):
+        average.assign(variable)
+
+    for average, variable in zip(averages, variables, strict=True):
+        update = move if variable.trainable else copy
+        strategy.extended.update(average, update, args=(variable, decay))

@@ -28,18 +28,18 @@ class Progress:
     def advance(self) -> None:
         self._bar.update()
 
-    def show(self, step: int, bits_per_dim: float, images_per_second: float) -> None:
-        """Shows the metrics of the last steps."""
+    def show(self, step: int, scalars: dict[str, float]) -> None:
+        """Shows the metrics of the last steps; `bits_per_dim/total` may be missing."""
+        text = f"{scalars['images_per_second']:.0f} images/s"
+        if "bits_per_dim/total" in scalars:
+            text = f"{scalars['bits_per_dim/total']:.4f} bits/dim, {text}"
         if not self._bar.disable:
-            self._bar.set_postfix_str(
-                f"{bits_per_dim:.4f} bits/dim, {images_per_second:.0f} images/s"
-            )
+            self._bar.set_postfix_str(text)
             return
         elapsed = time.monotonic() - self._start
         left = elapsed / (step - self._first) * (self._last - step)
         print(
-            f"step {step}/{self._last}: {bits_per_dim:.4f} bits/dim, "
-            f"{images_per_second:.0f} images/s, "
+            f"step {step}/{self._last}: {text}, "
             f"{datetime.timedelta(seconds=round(left))} left",
             flush=True,
         )

@@ -41,7 +41,7 @@ def _originals(config, even: bool):
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
-    images = getattr(data.load(config.data, config.model), flag.split)
+    images = data.load(config.data, config.model).part(flag.split)
     images = images.first(flag.num_images)
     if even and len(images) < 2:
         raise UserError(f"{flag.mode} needs two originals; got {len(images)}")

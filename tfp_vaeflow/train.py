@@ -23,17 +23,25 @@ flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
 flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
 flags.DEFINE_integer("seed", None, "Short for TrainingConfig.seed.")
 
+flags.DEFINE_string("init_from", None, "Short for TrainingConfig.init_from.")
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Only print what the run would cost: parameters, FLOPs, memory, time of a step.",
+)
+
 STOPPED = 42  # exit code: saved, start me again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
     "num_steps": "TrainingConfig.num_steps",
     "seed": "TrainingConfig.seed",
+    "init_from": "TrainingConfig.init_from",
 }
 
 
 def main() -> None:
     from tfp_vaeflow import checkpoints, data, experiment, trainer
-    from tfp_vaeflow.distribution import make_strategy
+    from tfp_vaeflow.distribution import locked, make_strategy
 
     flag = command.FLAGS
     model_dir = flag.model_dir
@@ -44,16 +52,21 @@ def main() -> None:
     checkpoints.check_description(model_dir, config.model)
     splits = data.load(config.data, config.model)
     strategy = make_strategy()
-    for change in experiment.differences(former, config) if former else ():
-        print(f"changed since the run was last started: {change}")
-    config_text = experiment.save(model_dir)
     print(
         f"{config.data.name}: {splits.train.num_images} training, "
         f"{splits.validation.num_images} validation, {splits.test.num_images} test "
         f"images; {strategy.num_replicas_in_sync} device(s)",
         flush=True,
     )
-    result = trainer.train(config, splits, strategy, model_dir, config_text)
+    if flag.dry_run:
+        for line in trainer.dry_run(config, splits, strategy):
+            print(line, flush=True)
+        return
+    with locked(model_dir):
+        for change in experiment.differences(former, config) if former else ():
+            print(f"changed since the run was last started: {change}")
+        config_text = experiment.save(model_dir)
+        result = trainer.train(config, splits, strategy, model_dir, config_text)
     if result.step < config.training.num_steps:
         print(f"stopped and saved at step {result.step}; the same command goes on")
         sys.exit(STOPPED)

@@ -42,6 +42,10 @@ class OptimizerConfig(Settings):
       decay: factor a step after the warm-up.
       beta_1, beta_2, epsilon: of Adam.
       weight_decay: decoupled, on every parameter.
+      clip_norm: largest global norm of the gradient of the whole batch; longer ones
+        are scaled down to it. 0 for no limit.
+      ema_decay: decay of the moving average of the weights, which is then what is
+        evaluated, shown and loaded. 0 for none.
     """
 
     learning_rate: float = 1e-3
@@ -51,21 +55,24 @@ class OptimizerConfig(Settings):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 1e-6
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
 
     def check(self):
         self._at_least("learning_rate", 0)
+        self._at_least("clip_norm", 0)
         self._at_least("warmup_steps", 0)
         self._at_least("weight_decay", 0)
-        for field in ("learning_rate", "epsilon", "weight_decay"):
+        for field in ("learning_rate", "epsilon", "weight_decay", "clip_norm"):
             if math.isinf(getattr(self, field)):
                 raise UserError(f"OptimizerConfig.{field} is inf; expected a number")
         if not self.epsilon > 0:
             raise UserError(f"OptimizerConfig.epsilon is {self.epsilon}; expected > 0")
-        for field in ("beta_1", "beta_2"):
+        for field in ("beta_1", "beta_2", "ema_decay"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(
                     f"OptimizerConfig.{field} is {getattr(self, field)}; "
-                    "expected 0 <= beta < 1"
+                    "expected at least 0 and less than 1"
                 )
         if not 0 < self.decay <= 1:
             raise UserError(
@@ -81,8 +88,9 @@ class DataConfig(Settings):
       name: `digits`, `tfds:NAME` for a data set of TensorFlow Datasets, or `folder`.
       data_dir: where the data set lies; None for the library's default. A folder of
         images here takes the place of the data set that `name` names.
-      validation_fraction: part of the training images set aside for validation, and
-        for testing where the data set has no test images.
+      validation_fraction: part of the training images set aside for validation where
+        the data set has no part for that, and for testing where it has none for that.
+        0 for neither.
       horizontal_flip: flip half of the training images left to right.
       shift: move training images by up to this many pixels in each direction.
       shift_fill: what comes in at the border: `reflect` or `constant` (zeros).
@@ -98,10 +106,10 @@ class DataConfig(Settings):
     def check(self):
         self._choose("shift_fill", ("reflect", "constant"))
         self._at_least("shift", 0)
-        if not 0 < self.validation_fraction < 1:
+        if not 0 <= self.validation_fraction < 0.5:
             raise UserError(
                 f"DataConfig.validation_fraction is {self.validation_fraction}; "
-                "expected a number between 0 and 1"
+                "expected at least 0 and less than 0.5"
             )
 
 
@@ -111,8 +119,12 @@ class TrainingConfig(Settings):
 
     Attributes:
       batch_size: images a step, over all devices.
+      micro_batches: parts that each device takes its share of the batch in, one after
+        another, to save memory. The result is that of the whole batch.
       num_steps: updates in all.
       seed: of the initial weights, the order of the images and all noise.
+      init_from: model directory whose weights a new run begins with, in place of
+        fresh ones; of the same architecture.
       initialization_images: training images for data-dependent initialisation, two
         or more.
       log_every: steps between lines of metrics.
@@ -121,11 +133,15 @@ class TrainingConfig(Settings):
       keep_checkpoints: last checkpoints to keep (the best is kept besides).
       images_every: steps between image grids; 0 for none.
       evaluation_batch_size: images a step in validation.
+      max_skipped_steps: this many steps in a row without an update, because a loss or
+        the gradient was not finite, end the run.
     """
 
     batch_size: int = 64
+    micro_batches: int = 1
     num_steps: int = 1000
     seed: int = 0
+    init_from: str | None = None
     initialization_images: int = 512
     log_every: int = 50
     evaluate_every: int = 500
@@ -133,11 +149,14 @@ class TrainingConfig(Settings):
     keep_checkpoints: int = 3
     images_every: int = 1000
     evaluation_batch_size: int = 256
+    max_skipped_steps: int = 10
 
     def check(self):
         least = {"seed": 0, "images_every": 0, "num_steps": 0}
         least["initialization_images"] = 2  # their standard deviation is taken
         for field in dataclasses.fields(self):
+            if field.name == "init_from":
+                continue
             self._at_least(field.name, least.get(field.name, 1))
 
 

@@ -29,8 +29,8 @@ def load(config: DataConfig, model: ModelConfig) -> Splits:
     """Loads a data set for a model.
 
     A `data_dir` that holds a folder of images takes the place of whatever data set the
-    experiment names; its images are cropped and resized to the model's shape. Those of
-    a named data set must have that shape.
+    experiment names. Images are cropped and resized to the model's shape, but for the
+    digits, which have to have it.
 
     Args:
       config: which data set, and where.
@@ -47,11 +47,4 @@ def load(config: DataConfig, model: ModelConfig) -> Splits:
             f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "
             "'tfds:NAME'"
         )
-    splits = _LOADERS[kind](config)
-    shape = splits.train.first(1).shape[1:]
-    if shape != model.image_shape:
-        raise UserError(
-            f"images of {config.name!r} are of shape {shape}, but ModelConfig."
-            f"image_shape is {model.image_shape}; set it to the data's shape"
-        )
-    return splits
+    return _LOADERS[kind](config, model.image_shape)

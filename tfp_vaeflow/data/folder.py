@@ -16,16 +16,15 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from tfp_vaeflow import files
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.splits import Split, Splits, carve_indices, from_numpy
+from tfp_vaeflow.data.pictures import THREADS, decode, from_files
+from tfp_vaeflow.data.splits import Splits, carve_indices, check_sizes
 from tfp_vaeflow.errors import UserError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _PARTS = ("train", "validation", "test")
-_THREADS = os.cpu_count() or 1
 _NAMED = 5  # damaged files that are named; the rest are counted
 
 
@@ -43,44 +42,6 @@ def holds_images(root: str | Path) -> bool:
     if not root.is_dir():
         return False
     return (root / "train").is_dir() or any(_is_image(path) for path in root.iterdir())
-
-
-def decode(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Reads one image: turned as its EXIF says, cropped to shape, resized.
-
-    Transparent pixels are laid on white, 16 bits a channel scaled to 8, CMYK and
-    palettes converted; a colour image becomes grey where the model is grey.
-
-    Args:
-      path: of a JPEG or PNG file.
-      image_shape: `(H, W, C)` to crop and resize to, C = 1 or 3.
-
-    Returns:
-      uint8 `[H, W, C]`.
-
-    Raises:
-      OSError, SyntaxError or ValueError: if the file is damaged or no image.
-    """
-    height, width, channels = image_shape
-    with Image.open(path, formats=["JPEG", "PNG"]) as image:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        # The largest part in the middle that has the model's proportions.
-        scale = min(image.width / width, image.height / height)
-        crop_width, crop_height = round(scale * width), round(scale * height)
-        left = (image.width - crop_width) // 2
-        top = (image.height - crop_height) // 2
-        image = image.crop((left, top, left + crop_width, top + crop_height))
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(image_shape)
 
 
 def _cache_path(root: Path) -> Path:
@@ -109,7 +70,7 @@ def _readable(root: Path, paths: list[Path]) -> list[Path]:
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         print(f"checking {len(missing)} files in {root}", flush=True)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         faults = pool.map(fault, [paths[index] for index in missing])
         known |= {keys[index]: found for index, found in zip(missing, faults)}
     if missing:
@@ -124,18 +85,6 @@ def _readable(root: Path, paths: list[Path]) -> list[Path]:
         if len(bad) > _NAMED:
             print(f"  and {len(bad) - _NAMED} more", flush=True)
     return [path for path, key in zip(paths, keys) if not known[key]]
-
-
-def _split(
-    paths: list[Path], labels: np.ndarray | None, image_shape: tuple[int, int, int]
-) -> Split:
-    pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
-
-    def read(indices):
-        chosen = [paths[index] for index in indices]
-        return np.stack(list(pool.map(lambda path: decode(path, image_shape), chosen)))
-
-    return from_numpy(len(paths), read, image_shape, labels)
 
 
 def _label(directory: Path, path: Path) -> str | None:
@@ -183,7 +132,9 @@ def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
         )
     share = config.validation_fraction
     for part in ("test", "validation"):
-        if part not in parts:
+        if part not in parts and share == 0:
+            parts[part] = []
+        elif part not in parts:
             # By name, not by path: a copy of the folder is divided in the same way.
             names = [f"{part} {path.name}" for path in parts["train"]]
             kept, aside = carve_indices(names, share)
@@ -203,5 +154,5 @@ def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
                     f"training images have {', '.join(known)}"
                 )
             labels = np.array([known.index(label_of[path]) for path in paths])
-        splits[part] = _split(paths, labels, image_shape)
-    return Splits(**splits)
+        splits[part] = from_files(paths, image_shape, labels)
+    return check_sizes(Splits(**splits), str(root))

@@ -1,14 +1,37 @@
 """Data sets known by name: scikit-learn's digits, TensorFlow Datasets."""
 
+import concurrent.futures
+import io
+
 import numpy as np
 
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.splits import Split, Splits, carve, from_numpy, in_memory
+from tfp_vaeflow.data.pictures import THREADS, decode
+from tfp_vaeflow.data.splits import (
+    Split,
+    Splits,
+    carve,
+    check_sizes,
+    from_numpy,
+    in_memory,
+)
 from tfp_vaeflow.errors import UserError
 
 
-def load_digits_data(config: DataConfig) -> Splits:
-    """scikit-learn's handwritten digits: 1,797 images, 8x8x1, 17 levels."""
+_DIGITS_SHAPE = (8, 8, 1)
+
+
+def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
+    """scikit-learn's handwritten digits: 1,797 images, 8x8x1, 17 levels.
+
+    Raises:
+      UserError: if the model is for images of another shape.
+    """
+    if image_shape != _DIGITS_SHAPE:
+        raise UserError(
+            f"images of 'digits' are of shape {_DIGITS_SHAPE}, but ModelConfig."
+            f"image_shape is {image_shape}; set it to the data's shape"
+        )
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -22,11 +45,14 @@ def load_digits_data(config: DataConfig) -> Splits:
     return Splits(*splits, in_memory(test, test_labels))
 
 
-def load_tfds(config: DataConfig) -> Splits:
-    """A prepared data set of TensorFlow Datasets with splits `train` and `test`.
+def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
+    """A prepared data set of TensorFlow Datasets with images.
 
-    Data sets without a test split lend the same fraction of `train` to it as to the
-    validation part.
+    Images are cropped and resized to the model's shape. What of `validation` and `test`
+    the data set does not have is taken from `train`, a fraction for each.
+
+    Raises:
+      UserError: if there is no such data set, or it is not prepared, or has no images.
     """
     import tensorflow_datasets as tfds
 
@@ -42,22 +68,47 @@ def load_tfds(config: DataConfig) -> Splits:
         raise UserError(
             f"data set {name!r} is not prepared in {builder.data_dir}; run "
             f"`tfds build {name} --file_format=array_record` (CelebA-HQ and LSUN ask "
-            "for a download by hand and say which), or name its directory with "
-            "--data_dir"
+            "for a download by hand and say which), or name its directory, or a folder "
+            "of images, with --data_dir"
         )
+    features = builder.info.features
+    if "image" not in features:
+        raise UserError(
+            f"data set {name!r} has no feature 'image', but {', '.join(features)}; "
+            "name a data set of images"
+        )
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     def split(part: str) -> Split:
-        source = builder.as_data_source(split=part)
+        # As bytes, for the library does not say how it decodes JPEG.
+        whole = tfds.decode.SkipDecoding()
+        source = builder.as_data_source(part, decoders={"image": whole})
+
+        def records(indices):
+            return source.__getitems__([int(i) for i in indices])
 
         def read(indices):
-            records = source.__getitems__([int(i) for i in indices])
-            return np.stack([record["image"] for record in records])
+            encoded = (io.BytesIO(record["image"]) for record in records(indices))
+            images = pool.map(lambda file: decode(file, image_shape), encoded)
+            return np.stack(list(images))
 
-        return from_numpy(len(source), read, builder.info.features["image"].shape)
+        def read_labels():
+            every = records(range(len(source)))
+            return np.array([record["label"] for record in every], np.int64)
 
-    train, validation = carve(split("train"), config.validation_fraction)
-    if "test" in builder.info.splits:
-        return Splits(train, validation, split("test"))
-    share = config.validation_fraction / (1 - config.validation_fraction)
-    train, test = carve(train, share)
-    return Splits(train, validation, test)
+        labelled = isinstance(features.get("label"), tfds.features.ClassLabel)
+        return from_numpy(
+            len(source), read, image_shape, read_labels if labelled else None
+        )
+
+    parts = {
+        part: split(part)
+        for part in ("train", "validation", "test")
+        if part in builder.info.splits
+    }
+    share = config.validation_fraction
+    for part in ("validation", "test"):
+        if part not in parts:
+            parts["train"], parts[part] = carve(parts["train"], share)
+            share /= 1 - share  # of what is left, the same number again
+    return check_sizes(Splits(**parts), f"data set {name!r}")

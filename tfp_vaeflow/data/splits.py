@@ -1,12 +1,15 @@
 """Splits: images that are read by index, and how parts are carved out of one."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from tfp_vaeflow.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,18 +19,27 @@ class Split:
     Attributes:
       num_images: how many.
       read: int64 indices `[B]` -> uint8 images `[B, H, W, C]`; works in a tf.data map.
-      labels: int64 `[num_images]`, or None where there are none.
+      read_labels: gives the labels, which may take a while; None where there are none.
     """
 
     num_images: int
     read: Callable[[tf.Tensor], tf.Tensor]
-    labels: np.ndarray | None
+    read_labels: Callable[[], np.ndarray] | None
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """int64 `[num_images]`, or None where there are none."""
+        return None if self.read_labels is None else self.read_labels()
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The images at some indices, in that order."""
         table = tf.constant(indices, tf.int64)
-        labels = None if self.labels is None else self.labels[indices]
-        return Split(len(indices), lambda i: self.read(tf.gather(table, i)), labels)
+        read_labels = None
+        if self.read_labels is not None:
+            read_labels = lambda: self.labels[indices]  # noqa: E731
+        return Split(
+            len(indices), lambda i: self.read(tf.gather(table, i)), read_labels
+        )
 
     def first(self, count: int) -> np.ndarray:
         """The first `count` images (or all there are), uint8 `[B, H, W, C]`."""
@@ -41,17 +53,32 @@ class Splits(NamedTuple):
     validation: Split
     test: Split
 
+    def part(self, name: str) -> Split:
+        """The part of that name, to look at its images.
+
+        Raises:
+          UserError: if it is empty.
+        """
+        split = getattr(self, name)
+        if not split.num_images:
+            raise UserError(
+                f"the {name} part of the data is empty (DataConfig.validation_fraction "
+                "= 0); choose another with --split"
+            )
+        return split
+
 
 def in_memory(images: np.ndarray, labels: np.ndarray | None) -> Split:
     images = tf.constant(images, tf.uint8)
-    return Split(len(images), lambda i: tf.gather(images, i), labels)
+    read_labels = None if labels is None else lambda: labels
+    return Split(len(images), lambda i: tf.gather(images, i), read_labels)
 
 
 def from_numpy(
     num_images: int,
     read: Callable[[np.ndarray], np.ndarray],
     image_shape: tuple[int, int, int],
-    labels: np.ndarray | None = None,
+    read_labels: Callable[[], np.ndarray] | None = None,
 ) -> Split:
     """A split that Python code reads: indices `[B]` -> uint8 `[B, H, W, C]`."""
 
@@ -60,7 +87,7 @@ def from_numpy(
         images.set_shape([None, *image_shape])
         return images
 
-    return Split(num_images, read_tensor, labels)
+    return Split(num_images, read_tensor, read_labels)
 
 
 def carve_indices(names: list[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +108,25 @@ def carve_indices(names: list[str], fraction: float) -> tuple[np.ndarray, np.nda
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def check_sizes(splits: Splits, source: str) -> Splits:
+    """Checks that there are images to train on and to test on.
+
+    Raises:
+      UserError: if one of these parts is empty.
+    """
+    for part in ("train", "test"):
+        if not getattr(splits, part).num_images:
+            raise UserError(
+                f"{source} has no {part} images, and with DataConfig.validation_fraction "
+                "= 0 none are set aside; set it to 0.1, say"
+            )
+    return splits
+
+
 def carve(split: Split, fraction: float) -> tuple[Split, Split]:
     """Sets a fraction of a split aside: (what stays, what was set aside)."""
+    if fraction == 0:
+        return split, split.subset(np.array([], np.int64))
     names = [f"validation {index}" for index in range(split.num_images)]
     kept, aside = carve_indices(names, fraction)
     return split.subset(kept), split.subset(aside)

@@ -23,7 +23,7 @@ def evaluate(
       z), `exactly_decoded` (images), and, where there are labels, `probe` (accuracies)
       and `samples`.
     """
-    split = getattr(splits, split_name)
+    split = splits.part(split_name)
     size, seed = config.batch_size, config.seed
     losses = likelihood.mean_losses(model, split, config.num_samples, size, seed)
     terms = likelihood.bits_per_dim_report(model, losses)

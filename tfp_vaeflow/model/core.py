@@ -60,7 +60,7 @@ class VAEFlowCore(tf.Module):
         self, images: tf.Tensor, posterior_noise: tf.Tensor | None
     ) -> None:
         """`initialize` with given standard normal noise `[B, D]` for z."""
-        x = self._noise_free(images)
+        x = self.noise_free(images)
         z = None
         if self.encoder is not None:
             posterior = self.encoder.initialize(x)
@@ -86,6 +86,59 @@ class VAEFlowCore(tf.Module):
             posterior = noise.normal(seed, Stream.POSTERIOR, batch, shape, first)
         return LossNoise(dequantization, posterior)
 
+    def features(
+        self, images: tf.Tensor, training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """What the encoders say about images: all that batch norm has a part in.
+
+        A step that takes its batch in pieces computes this on the whole batch, so that
+        the pieces add up to the whole.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          training: whether batch norm uses (and updates from) the batch.
+
+        Returns:
+          `posterior`: `[B, 2 D]`, mean and log-variance of z; absent without z.
+        """
+        if self.encoder is None:
+            return {}
+        x = self.noise_free(images)
+        return {"posterior": self.encoder.statistics(x, training)}
+
+    def variables_by_use(self) -> tuple[list[tf.Variable], list[tf.Variable]]:
+        """The trainable variables that `features` uses, and the others."""
+        encoder = self.encoder.trainable_variables if self.encoder else ()
+        used = {variable.ref() for variable in encoder}
+        others = [v for v in self.trainable_variables if v.ref() not in used]
+        return list(encoder), others
+
+    def losses_given_features(
+        self, images: tf.Tensor, features: dict[str, tf.Tensor], draws: LossNoise
+    ) -> Losses:
+        """The terms of the negative ELBO, given `features` of the images and noise.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          features: of these images.
+          draws: noise for K samples an image.
+
+        Returns:
+          Nats, each term `[B]`.
+        """
+        x, log_density = self._dequantized(images, draws.dequantization)
+        kl = tf.zeros(tf.shape(images)[:1])
+        z = None
+        if self.encoder is not None:
+            posterior = self.encoder.posterior(features["posterior"])
+            z = self._sample_posterior(posterior, draws.posterior)
+            kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
+        return Losses(
+            generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
+            kl=kl,
+            dequantization=tf.reduce_mean(log_density, axis=1),
+        )
+
     def losses_given_noise(
         self, images: tf.Tensor, draws: LossNoise, training: bool = False
     ) -> Losses:
@@ -99,18 +152,8 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, each term `[B]`.
         """
-        x, log_density = self._dequantized(images, draws.dequantization)
-        kl = tf.zeros(tf.shape(images)[:1])
-        z = None
-        if self.encoder is not None:
-            posterior = self.encoder(self._noise_free(images), training)
-            z = self._sample_posterior(posterior, draws.posterior)
-            kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
-        return Losses(
-            generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
-            kl=kl,
-            dequantization=tf.reduce_mean(log_density, axis=1),
-        )
+        features = self.features(images, training)
+        return self.losses_given_features(images, features, draws)
 
     def log_prob_with_z_of(
         self, images: tf.Tensor, others: tf.Tensor, draws: LossNoise
@@ -126,7 +169,7 @@ class VAEFlowCore(tf.Module):
           Nats, `[B]`.
         """
         x, _ = self._dequantized(images, draws.dequantization)
-        posterior = self.encoder(self._noise_free(others))
+        posterior = self.encoder(self.noise_free(others))
         z = self._sample_posterior(posterior, draws.posterior)
         return tf.reduce_mean(self.log_prob_given_z(x, z), axis=1)
 
@@ -141,17 +184,12 @@ class VAEFlowCore(tf.Module):
         return tf.reshape(log_prob, tf.shape(x)[:2])
 
     def losses_batch(
-        self,
-        images: tf.Tensor,
-        seed: tf.Tensor,
-        first: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
+        self, images: tf.Tensor, seed: tf.Tensor, first: tf.Tensor, num_samples: int
     ) -> Losses:
         """`losses` for one batch that begins at position `first`; works inside
         tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
-        return self.losses_given_noise(images, draws, training)
+        return self.losses_given_noise(images, draws)
 
     def encode_batch(
         self, images: tf.Tensor, u: tf.Tensor
@@ -159,7 +197,7 @@ class VAEFlowCore(tf.Module):
         """`encode` for one batch; works inside tf.function."""
         z = None
         if self.encoder is not None:
-            z = self.encoder(self._noise_free(images)).distribution.loc
+            z = self.encoder(self.noise_free(images)).distribution.loc
         levels = quantization.to_levels(images, self.config.n_bins)
         x = quantization.dequantize(levels, u, self.config.n_bins)
         return z, self.flow.inverse_and_log_det(x, z)[0]
@@ -177,7 +215,7 @@ class VAEFlowCore(tf.Module):
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
         z = None
         if self.encoder is not None:
-            posterior = self.encoder(self._noise_free(images))
+            posterior = self.encoder(self.noise_free(images))
             z = self._sample_posterior(posterior, draws.posterior)[:, 0]
         x = self._dequantized(images, draws.dequantization)[0][:, 0]
         return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
@@ -190,7 +228,8 @@ class VAEFlowCore(tf.Module):
         u, log_density = self.dequantizer(drawn)
         return quantization.dequantize(levels, u, self.config.n_bins), log_density
 
-    def _noise_free(self, images: tf.Tensor) -> tf.Tensor:
+    def noise_free(self, images: tf.Tensor) -> tf.Tensor:
+        """Images as the encoders see them: x in [-1, 1) with u = 0."""
         levels = quantization.to_levels(images, self.config.n_bins)
         return quantization.dequantize(levels, 0.0, self.config.n_bins)
 

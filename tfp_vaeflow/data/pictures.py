@@ -1,0 +1,69 @@
+"""Reading pictures as people have them: any size and mode, JPEG or PNG."""
+
+import concurrent.futures
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tfp_vaeflow.data.splits import Split, from_numpy
+
+THREADS = os.cpu_count() or 1
+
+
+def decode(
+    source: str | Path | BinaryIO, image_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Reads one image: turned as its EXIF says, cropped to shape, resized.
+
+    Transparent pixels are laid on white, 16 bits a channel scaled to 8, CMYK and
+    palettes converted; a colour image becomes grey where the model is grey.
+
+    Args:
+      source: a JPEG or PNG file, or its path.
+      image_shape: `(H, W, C)` to crop and resize to, C = 1 or 3.
+
+    Returns:
+      uint8 `[H, W, C]`.
+
+    Raises:
+      OSError, SyntaxError or ValueError: if the file is damaged or no image.
+    """
+    height, width, channels = image_shape
+    with Image.open(source, formats=["JPEG", "PNG"]) as image:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        # The largest part in the middle that has the model's proportions.
+        scale = min(image.width / width, image.height / height)
+        crop_width, crop_height = round(scale * width), round(scale * height)
+        left = (image.width - crop_width) // 2
+        top = (image.height - crop_height) // 2
+        image = image.crop((left, top, left + crop_width, top + crop_height))
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(image_shape)
+
+
+def from_files(
+    paths: list[Path],
+    image_shape: tuple[int, int, int],
+    labels: np.ndarray | None = None,
+) -> Split:
+    """A split of files that are decoded when they are read."""
+    pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+
+    def read(indices):
+        chosen = [paths[index] for index in indices]
+        return np.stack(list(pool.map(lambda path: decode(path, image_shape), chosen)))
+
+    read_labels = None if labels is None else lambda: labels
+    return from_numpy(len(paths), read, image_shape, read_labels)

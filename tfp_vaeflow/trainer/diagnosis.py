@@ -1,0 +1,124 @@
+"""Where a number that is not finite came from: an eager pass, layer by layer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+from tfp_vaeflow import noise
+from tfp_vaeflow.bijectors import FlowBijector
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.data import Batch
+from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.objective import training_objective
+
+
+class _NotFinite(Exception):
+    """Raised where the first value appears that is not finite."""
+
+
+def _is_finite(*values: tf.Tensor) -> bool:
+    return all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values)
+
+
+@contextmanager
+def _watched(module: tf.Module) -> Iterator[list[FlowBijector]]:
+    """Notes the layers of flows in the order in which data passes them.
+
+    Yields:
+      The list, which grows as layers run; a layer whose output is not finite raises.
+    """
+    passed = []
+    layers = [m for m in module.submodules if isinstance(m, FlowBijector)]
+
+    def watch(layer):
+        run = layer.inverse_and_log_det
+
+        def watching(y, conditioning=None):
+            x, log_det = run(y, conditioning)
+            if not _is_finite(x, log_det):
+                raise _NotFinite(f"layer {layer.name}")  # the innermost comes first
+            passed.append(layer)
+            return x, log_det
+
+        layer.inverse_and_log_det = watching
+
+    for layer in layers:
+        watch(layer)
+    try:
+        yield passed
+    finally:
+        for layer in layers:
+            del layer.inverse_and_log_det
+
+
+def _check_encoder(model: VAEFlow, images: tf.Tensor) -> None:
+    resnet = model.encoder.resnet
+    layers = [layer for layer in resnet.layers if layer.weights]
+    outputs = keras.Model(resnet.inputs, [layer.output for layer in layers])
+    for layer, value in zip(layers, outputs(model.noise_free(images), training=True)):
+        if not _is_finite(value):
+            raise _NotFinite(f"encoder layer {layer.name}")
+
+
+def _layer_of(model: VAEFlow, variable: tf.Variable, passed: list[FlowBijector]):
+    """(place in the order of the data, name) of the layer that owns a variable."""
+    for place, layer in enumerate(passed):
+        if any(variable is one for one in layer.trainable_variables):
+            return place, f"layer {layer.name}"
+    return -1, "the encoder" if model.encoder is not None else "the prior"
+
+
+def first_layer_not_finite(
+    model: VAEFlow, config: ExperimentConfig, batch: Batch, step: int
+) -> str:
+    """Says which layer is the first to give something that is not finite.
+
+    Layers are looked at in the order in which data passes them, from the pixels to the
+    codes; where all of them are finite, gradients in the opposite order.
+
+    Args:
+      model: with the weights that the step had.
+      config: the experiment.
+      batch: the global batch of the step.
+      step: steps before this one, which its noise goes by.
+    """
+    seed = noise.step_seed(config.training.seed, step)
+    size = len(batch.images) // config.training.micro_batches
+    statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
+    try:
+        with _watched(model) as passed:
+            for variable in model.trainable_variables:
+                if not _is_finite(variable):
+                    name = _layer_of(model, variable, passed)[1]
+                    raise _NotFinite(f"a weight of {name}")
+            if model.encoder is not None:
+                _check_encoder(model, batch.images)
+            for first in range(0, len(batch.images), size):
+                images = batch.images[first : first + size]
+                _check_gradients(model, config, images, first, seed, step, passed)
+    except _NotFinite as error:
+        return f"the first that is not finite is {error}"
+    finally:
+        for variable, value in statistics:
+            variable.assign(value)  # batch norm has moved them
+    return "layer by layer, without the other devices, all of it is finite"
+
+
+def _check_gradients(model, config, images, first, seed, step, passed) -> None:
+    del passed[:]
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        draws = model.draw_loss_noise(
+            seed, len(images), config.objective.num_samples, first
+        )
+        losses = model.losses_given_noise(images, draws, training=True)
+        loss = tf.reduce_mean(training_objective(losses, config.objective, step))
+    if not _is_finite(loss):
+        raise _NotFinite("the objective, of finite layers")
+    gradients = tape.gradient(loss, variables)
+    bad = [v for v, g in zip(variables, gradients) if not _is_finite(g)]
+    if bad:
+        _, name = max(_layer_of(model, variable, passed) for variable in bad)
+        raise _NotFinite(f"the gradient of {name}")

@@ -1,0 +1,191 @@
+"""The loop around the training step: checkpoints, validation, metrics, pictures."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import checkpoints, data
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.distribution import StopRequest
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.objective import Losses, bits_per_dim_terms
+from tfp_vaeflow.progress import Progress
+from tfp_vaeflow.summaries import RunWriter
+from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
+from tfp_vaeflow.trainer.step import REMEDY, StepResult, Trainer
+
+_IMAGES_IN_GRIDS = 32
+
+
+def _scalars(losses: Losses, config: ExperimentConfig) -> dict[str, float]:
+    """Mean losses as named scalars: bits/dim by term, and nats."""
+    terms = bits_per_dim_terms(losses, config.model)
+    named = {f"bits_per_dim/{name}": float(value) for name, value in terms.items()}
+    nats = {f"nats/{name}": float(value) for name, value in losses._asdict().items()}
+    return {**named, **nats}
+
+
+class _Window:
+    """The steps between two lines of metrics.
+
+    Args:
+      batch_size: images a step.
+    """
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._steps = 0
+        self._made: list[StepResult] = []
+        self._since = time.monotonic()
+
+    def add(self, result: StepResult, made: bool) -> None:
+        """Takes a step in; its values count if it made its update."""
+        self._steps += 1
+        if made:
+            self._made.append(result)
+
+    def pause(self, seconds: float) -> None:
+        """Leaves this much time out of the rate."""
+        self._since += seconds
+
+    def scalars(self, config: ExperimentConfig) -> dict[str, float]:
+        """Means of losses and gradient norm, if a step was made, and the rate."""
+        seconds = time.monotonic() - self._since
+        values = {"images_per_second": self._steps * self._batch_size / seconds}
+        if self._made:
+            losses = np.array([result.losses for result in self._made], np.float64)
+            values |= _scalars(Losses(*losses.mean(axis=0)), config)
+            norms = [float(result.gradient_norm) for result in self._made]
+            values["gradient_norm"] = float(np.mean(norms))
+        return values
+
+
+def _check_update(trainer, config, progress, batch, result: StepResult) -> bool:
+    """Whether a step made its update; says so if not, and ends the run in time."""
+    in_a_row = int(result.skipped_in_a_row)
+    if not in_a_row:
+        return True
+    step, limit = trainer.step, config.training.max_skipped_steps
+    what = result.what_is_not_finite()
+    progress.note(
+        f"step {step}: no update, for {what} ({in_a_row} in a row, "
+        f"{int(trainer.counts.skipped)} in all)"
+    )
+    if in_a_row >= limit:
+        layer = first_layer_not_finite(trainer.model, config, batch, step - 1)
+        raise UserError(
+            f"step {step} is the {in_a_row}th in a row without an update "
+            f"(TrainingConfig.max_skipped_steps = {limit}): {what}; {layer}. {REMEDY}"
+        )
+    return False
+
+
+def _begin(trainer, config, splits, keeper, model_dir) -> None:
+    """The weights to begin with: of the last checkpoint, another model, or new."""
+    init_from = config.training.init_from
+    if keeper.restore_latest():
+        print(f"resumed from step {trainer.step} in {model_dir}", flush=True)
+        return
+    if init_from is None:
+        trainer.initialize(splits.train)
+    else:
+        checkpoints.check_description(init_from, config.model, must_exist=True)
+        step = checkpoints.load_into(trainer.model, init_from)
+        trainer.start_average()
+        print(f"weights of step {step} taken from {init_from}", flush=True)
+    checkpoints.write_description(model_dir, config.model)
+
+
+def train(
+    config: ExperimentConfig,
+    splits: data.Splits,
+    strategy: tf.distribute.Strategy,
+    model_dir: str | Path,
+    config_text: str,
+) -> Trainer:
+    """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
+
+    Ctrl-C or SIGTERM ends the run after the current step and saves it.
+
+    Args:
+      config: the experiment.
+      splits: its data.
+      strategy: the devices.
+      model_dir: takes checkpoints, metrics and images.
+      config_text: shown in TensorBoard.
+
+    Returns:
+      The trainer, with the model after the last step.
+
+    Raises:
+      UserError: if the directory holds another model, or too many steps in a row
+        could not be made.
+    """
+    checkpoints.check_description(model_dir, config.model)
+    trainer = Trainer(config, strategy)
+    keeper = checkpoints.CheckpointKeeper(
+        model_dir, config.training.keep_checkpoints, trainer.state
+    )
+    _begin(trainer, config, splits, keeper, model_dir)
+    writer = RunWriter(model_dir, trainer.step)
+    writer.text("config", config_text)
+    try:
+        with StopRequest() as stop:
+            _loop(trainer, config, splits, keeper, writer, stop)
+    finally:
+        writer.close()
+    return trainer
+
+
+def _loop(trainer, config, splits, keeper, writer, stop) -> None:
+    training = config.training
+    first_step, last_step = trainer.step, training.num_steps
+    shown = splits.validation if splits.validation.num_images else splits.train
+    grid_images = shown.first(_IMAGES_IN_GRIDS)
+    grid_images = grid_images[: len(grid_images) // 2 * 2]
+    batches = iter(
+        data.training_batches(
+            splits.train, config.data, training.batch_size, training.seed, first_step
+        )
+    )
+    progress = Progress(first_step, last_step)
+    window = _Window(training.batch_size)
+
+    def due(step, every):
+        return every > 0 and (step % every == 0 or step == last_step)
+
+    for step in range(first_step + 1, last_step + 1):
+        batch = next(batches)
+        result = trainer.train_step(batch)
+        window.add(result, _check_update(trainer, config, progress, batch, result))
+        progress.advance()
+        if due(step, training.log_every):
+            scalars = {
+                **window.scalars(config),
+                "learning_rate": float(trainer.optimizer.learning_rate),
+                "skipped_steps": int(trainer.counts.skipped),
+            }
+            writer.scalars("train", step, scalars)
+            progress.show(step, scalars)
+            window = _Window(training.batch_size)
+        pause = time.monotonic()
+        if due(step, training.evaluate_every) and splits.validation.num_images:
+            scalars = _scalars(trainer.evaluate(splits.validation), config)
+            writer.scalars("eval", step, scalars)
+            value = scalars["bits_per_dim/total"]
+            best = keeper.save_if_best(step, value)
+            note = ", the best so far" if best else ""
+            progress.note(f"step {step}: validation {value:.4f} bits/dim{note}")
+        if due(step, training.checkpoint_every) or stop.requested:
+            if not trainer.weights_are_finite():
+                raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
+            keeper.save(step)
+        if due(step, training.images_every) and len(grid_images):
+            writer.model_images(trainer.evaluated, step, grid_images)
+            writer.flush()
+        window.pause(time.monotonic() - pause)  # the rate is that of training alone
+        if stop.requested:
+            break
+    progress.close()

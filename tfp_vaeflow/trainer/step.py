@@ -1,0 +1,286 @@
+"""The training step: losses, gradients, and an update that is made whole or not."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import data, noise
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.distribution import check_even_share, split_over_replicas
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model import VAEFlow, build_model
+from tfp_vaeflow.noise import Stream
+from tfp_vaeflow.objective import Losses, training_objective
+from tfp_vaeflow.optimization import AdamW, clip_by_norm, moving_average_decay, update_average
+
+REMEDY = (
+    "a lower OptimizerConfig.learning_rate, a longer warm-up or "
+    "OptimizerConfig.clip_norm may help. The last checkpoint is from before that"
+)
+
+
+class StepResult(NamedTuple):
+    """What one step tells.
+
+    Attributes:
+      losses: the batch means of the loss terms, before the update.
+      gradient_norm: global L2 norm of the gradient, before clipping.
+      skipped_in_a_row: how many steps up to this one made no update; 0 if this one
+        made one.
+    """
+
+    losses: Losses
+    gradient_norm: tf.Tensor
+    skipped_in_a_row: tf.Tensor
+
+    def what_is_not_finite(self) -> str | None:
+        """Names the first term that is not finite, with its value."""
+        for name, value in self.losses._asdict().items():
+            if not np.isfinite(value):
+                return f"the {name} loss is {float(value)}"
+        if not np.isfinite(self.gradient_norm):
+            return f"the norm of the gradient is {float(self.gradient_norm)}"
+        return None
+
+
+class StepCounts(tf.Module):
+    """Steps taken, and those among them that made no update; saved with the model."""
+
+    def __init__(self):
+        super().__init__(name="step_counts")
+        self.taken, self.skipped, self.skipped_in_a_row = (
+            tf.Variable(0, trainable=False, dtype=tf.int64, name=name)
+            for name in ("taken", "skipped", "skipped_in_a_row")
+        )
+
+
+class Trainer:
+    """Model, optimizer and the steps that join them, on one or several devices.
+
+    A step's losses and gradients are those of the whole global batch, however many
+    replicas share it and in however many micro-batches: the noise of an example goes by
+    its position in that batch, batch norm sees all of it, and gradients are summed
+    before the optimizer sees them. Where a loss term or the gradient is not finite, the
+    step changes no weight, slot, average or batch-norm statistic.
+
+    Attributes:
+      model: the trained model.
+      average: a model with the moving average of the weights, or None.
+      optimizer: holds the slots.
+      counts: of the steps.
+
+    Args:
+      config: the experiment.
+      strategy: the devices.
+    """
+
+    def __init__(self, config: ExperimentConfig, strategy: tf.distribute.Strategy):
+        training = config.training
+        pieces = {"batch_size": training.micro_batches, "evaluation_batch_size": 1}
+        for field, count in pieces.items():
+            size = getattr(training, field)
+            check_even_share(strategy, size, f"TrainingConfig.{field}", count)
+        self._config = config
+        self._strategy = strategy
+        self.average = None
+        with strategy.scope():
+            self.model = build_model(config.model, training.seed)
+            if config.optimizer.ema_decay:
+                self.average = build_model(config.model, training.seed)
+            self.optimizer = AdamW(config.optimizer)
+            # Keras cannot make the slots of plain variables in a replicated step.
+            self.optimizer.build(self.model.trainable_variables)
+            self.counts = StepCounts()
+
+    @property
+    def step(self) -> int:
+        """The number of steps so far."""
+        return int(self.counts.taken.numpy())
+
+    @property
+    def evaluated(self) -> VAEFlow:
+        """The model to measure and to show: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def state(self) -> dict[str, tf.Module]:
+        """What a checkpoint has to hold, by name."""
+        state = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "counts": self.counts,
+        }
+        return state if self.average is None else {**state, "average": self.average}
+
+    def initialize(self, split: data.Split) -> None:
+        """Data-dependent initialisation on the first training images."""
+        images = split.first(self._config.training.initialization_images)
+        self.model.initialize(images, seed=self._config.training.seed)
+        self.start_average()
+
+    def start_average(self) -> None:
+        """Lets the average begin at the weights as they are."""
+        if self.average is not None:
+            for average, variable in zip(self.average.variables, self.model.variables):
+                average.assign(variable)
+
+    def train_step(self, batch: data.Batch) -> StepResult:
+        """One step on a global batch.
+
+        Raises:
+          UserError: if a matrix of the flow is no longer invertible.
+        """
+        try:
+            return self._train_step(split_over_replicas(self._strategy, batch))
+        except tf.errors.InvalidArgumentError as error:
+            if "not invertible" not in error.message:
+                raise
+            raise UserError(
+                f"at step {self.step + 1} the matrix of a 1x1 convolution is not "
+                f"invertible; {REMEDY}"
+            ) from error
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight is a finite number, so worth saving."""
+        return bool(self._weights_are_finite())
+
+    @tf.function
+    def _weights_are_finite(self) -> tf.Tensor:
+        checks = [tf.math.is_finite(v) for v in self.model.trainable_variables]
+        return tf.reduce_all([tf.reduce_all(check) for check in checks])
+
+    @tf.function
+    def _train_step(self, batch: data.Batch) -> StepResult:
+        step = tf.identity(self.counts.taken)
+        statistics = [v for v in self.model.variables if not v.trainable]
+        before = [tf.identity(v) for v in statistics]
+        losses, gradients, norm = self._strategy.run(self._gradients, [batch, step])
+        losses = Losses(*self._sum(losses))
+        # Every replica has summed the same gradients.
+        norm = self._strategy.experimental_local_results(norm)[0]
+
+        def update():
+            updates = tf.identity(self.optimizer.iterations)
+            self._strategy.run(self._apply, [gradients, norm])
+            if self.average is not None:
+                update_average(
+                    self._strategy,
+                    self.average.variables,
+                    self.model.variables,
+                    moving_average_decay(self._config.optimizer.ema_decay, updates),
+                )
+            self.counts.skipped_in_a_row.assign(0)
+            return 0
+
+        def skip():
+            for variable, value in zip(statistics, before):
+                variable.assign(value)  # the forward pass has moved them
+            self.counts.skipped.assign_add(1)
+            self.counts.skipped_in_a_row.assign_add(1)
+            return 0
+
+        finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
+        tf.cond(finite, update, skip)
+        self.counts.taken.assign_add(1)
+        return StepResult(losses, norm, tf.identity(self.counts.skipped_in_a_row))
+
+    def _gradients(self, batch: data.Batch, step: tf.Tensor):
+        """On one replica: its share of the losses; the whole gradient and its norm."""
+        config = self._config
+        seed = noise.step_seed(config.training.seed, step)
+        encoder_variables, others = self.model.variables_by_use()
+        with tf.GradientTape() as encoder_tape:
+            features = self.model.features(batch.images, training=True)
+        size = batch.images.shape[0] // config.training.micro_batches
+
+        def piece(first):
+            images = batch.images[first : first + size]
+            inputs = {name: f[first : first + size] for name, f in features.items()}
+            draws = self.model.draw_loss_noise(
+                seed, size, config.objective.num_samples, batch.positions[first]
+            )
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                losses = self.model.losses_given_features(images, inputs, draws)
+                objective = training_objective(losses, config.objective, step)
+                loss = tf.reduce_sum(objective) / config.training.batch_size
+            sums = [tf.reduce_sum(term) / config.training.batch_size for term in losses]
+            return sums, *tape.gradient(loss, [others, inputs])
+
+        if config.training.micro_batches == 1:
+            sums, gradients, feature_gradients = piece(0)
+        else:
+            sums, gradients, feature_gradients = self._accumulate(
+                piece, size, others, features
+            )
+        encoder_gradients = encoder_tape.gradient(
+            features, encoder_variables, output_gradients=feature_gradients
+        )
+        of = {
+            variable.ref(): gradient
+            for variable, gradient in zip(
+                [*others, *encoder_variables], [*gradients, *encoder_gradients]
+            )
+        }
+        gradients = [of[v.ref()] for v in self.model.trainable_variables]
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return sums, gradients, tf.linalg.global_norm(gradients)
+
+    def _accumulate(self, piece, size, variables, features):
+        """Sums what `piece` gives over the micro-batches, one after another."""
+        count = self._config.training.micro_batches
+        arrays = {
+            name: tf.TensorArray(feature.dtype, count, element_shape=[size, *rest])
+            for name, feature in features.items()
+            for rest in [feature.shape[1:]]
+        }
+
+        def body(index, sums, gradients, arrays):
+            more_sums, more, pieces = piece(index * size)
+            arrays = {n: a.write(index, pieces[n]) for n, a in arrays.items()}
+            sums = [total + one for total, one in zip(sums, more_sums)]
+            gradients = [total + one for total, one in zip(gradients, more)]
+            return index + 1, sums, gradients, arrays
+
+        zeros = [tf.zeros_like(variable) for variable in variables]
+        start = [0, [tf.zeros([])] * len(Losses._fields), zeros, arrays]
+        _, sums, gradients, arrays = tf.while_loop(
+            lambda index, *_: index < count, body, start, parallel_iterations=1
+        )
+        return sums, gradients, {name: a.concat() for name, a in arrays.items()}
+
+    def _apply(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
+        """On one replica: the update of every variable."""
+        if self._config.optimizer.clip_norm:
+            limit = self._config.optimizer.clip_norm
+            gradients = clip_by_norm(gradients, norm, limit)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    def _sum(self, values):
+        return [
+            self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+            for value in values
+        ]
+
+    @tf.function
+    def _evaluation_step(self, batch: data.Batch, num_samples: int):
+        seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
+
+        def replica_step(batch):
+            losses = self.evaluated.losses_batch(
+                batch.images, seed, batch.positions[0], num_samples
+            )
+            return [tf.reduce_sum(batch.weights * term) for term in losses]
+
+        return self._sum(self._strategy.run(replica_step, [batch]))
+
+    def evaluate(self, split: data.Split, num_samples: int = 1) -> Losses:
+        """The mean loss terms over a split; every image counts once."""
+        size = self._config.training.evaluation_batch_size
+        sums = np.zeros(len(Losses._fields))
+        for batch in data.evaluation_batches(split, size):
+            batch = split_over_replicas(self._strategy, batch)
+            sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
+        return Losses(*(sums / split.num_images))
