@@ -1,13 +1,16 @@
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import data
 from tfp_vaeflow.config import DataConfig, FlowConfig, ModelConfig
+from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 
 
@@ -23,7 +26,9 @@ def array_split(count, shape=(4, 4, 1)):
         shape, np.uint8
     )
     images = tf.constant(images)
-    return data.Split(count, lambda i: tf.gather(images, i), np.arange(count) % 10)
+    return data.Split(
+        count, lambda i: tf.gather(images, i), lambda: np.arange(count) % 10
+    )
 
 
 def test_digits(digits):
@@ -111,33 +116,81 @@ def test_augmentation_goes_by_position():
 
 
 class TinyPictures(tfds.core.GeneratorBasedBuilder):
-    """A data set that is made, not downloaded; no test split."""
+    """A labelled data set of JPEG files, made, not downloaded; no test split."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
         features = tfds.features.FeaturesDict(
-            {"image": tfds.features.Image(shape=(8, 8, 3))}
+            {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=["even", "odd"]),
+            }
         )
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
+        return {"train": self._generate_examples(), "validation": self._some()}
 
     def _generate_examples(self):
-        for index, image in enumerate(random_images(50)):
-            yield index, {"image": image}
+        for index in range(50):
+            yield index, {"image": encoded(index), "label": index % 2}
+
+    def _some(self):
+        for index in range(5):
+            yield index, {"image": encoded(index + 50), "label": 0}
+
+
+def encoded(index):
+    """A JPEG file of 12x10 pixels."""
+    file = io.BytesIO()
+    Image.fromarray(random_images(60, (10, 12, 3))[index]).save(file, "JPEG")
+    file.seek(0)
+    return file
 
 
 def test_tfds(tmp_path):
     TinyPictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     config = DataConfig("tfds:tiny_pictures", str(tmp_path), validation_fraction=0.2)
     splits = data.load(config, tiny_model_config())
-    assert [split.num_images for split in splits] == [30, 10, 10]
-    rows = [{i.tobytes() for i in split.first(50)} for split in splits]
-    assert rows[0] | rows[1] | rows[2] == {i.tobytes() for i in random_images(50)}
+    assert [split.num_images for split in splits] == [40, 5, 10]
+    # Cropped and resized like the files of a folder.
+    known = {
+        pictures.decode(encoded(index), (8, 8, 3)).tobytes(): index
+        for index in range(55)
+    }
+    found = []
+    for split in splits:
+        indices = [known[image.tobytes()] for image in split.first(60)]
+        expected = 0 if split is splits.validation else np.mod(indices, 2)
+        np.testing.assert_array_equal(split.labels, expected)
+        found += indices
+    assert sorted(found) == list(range(55))
     batch = next(iter(data.training_batches(splits.train, config, 4, 0, 0)))
     assert batch.images.shape == (4, 8, 8, 3)
     missing = dataclasses.replace(config, data_dir=str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="tfds build tiny_pictures"):
         data.load(missing, tiny_model_config())
+
+
+class NoPictures(tfds.core.GeneratorBasedBuilder):
+    """Numbers only."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"value": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"value": 1}
+
+
+def test_tfds_without_images(tmp_path):
+    NoPictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    config = DataConfig("tfds:no_pictures", str(tmp_path))
+    with pytest.raises(UserError, match="no feature 'image', but value"):
+        data.load(config, tiny_model_config())

@@ -8,7 +8,7 @@ from PIL import Image
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import data
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data import folder
+from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 
 
@@ -66,6 +66,20 @@ def test_labelled_folder(tmp_path):
         load(tmp_path)
 
 
+def test_nothing_is_set_aside_at_fraction_0(flat, tmp_path):
+    for index, image in enumerate(random_images(4)):
+        write(tmp_path / "root" / "test" / f"{index}.png", image)
+    flat.rename(tmp_path / "root" / "train")
+    config = DataConfig("folder", str(tmp_path / "root"), validation_fraction=0.0)
+    splits = data.load(config, tiny_model_config())
+    assert [split.num_images for split in splits] == [30, 0, 4]
+    with pytest.raises(UserError, match="the validation part of the data is empty"):
+        splits.part("validation")
+    only = DataConfig("folder", str(tmp_path / "root" / "train"), 0.0)
+    with pytest.raises(UserError, match="has no test images, and none are set aside"):
+        data.load(only, tiny_model_config())
+
+
 def test_data_dir_takes_the_place_of_the_named_data_set(flat):
     config = DataConfig("tfds:cifar10", str(flat))
     assert data.load(config, tiny_model_config()).train.num_images > 0
@@ -81,7 +95,7 @@ def test_batches(flat):
 def test_jpeg_is_decoded_accurately(tmp_path):
     """As Pillow does, and as TensorFlow does when asked to be accurate."""
     write(tmp_path / "a.jpg", random_images(1, (8, 8, 3))[0], quality=75)
-    ours = folder.decode(tmp_path / "a.jpg", (8, 8, 3))
+    ours = pictures.decode(tmp_path / "a.jpg", (8, 8, 3))
     theirs = tf.io.decode_jpeg(
         tf.io.read_file(str(tmp_path / "a.jpg")), dct_method="INTEGER_ACCURATE"
     )
@@ -94,30 +108,32 @@ def test_crop_and_resize(tmp_path):
     image[:, 8:16] = 200
     write(tmp_path / "wide.png", image)
     np.testing.assert_array_equal(
-        folder.decode(tmp_path / "wide.png", (4, 4, 3)), np.full((4, 4, 3), 200)
+        pictures.decode(tmp_path / "wide.png", (4, 4, 3)), np.full((4, 4, 3), 200)
     )
 
 
 def test_what_people_have(tmp_path):
     grey = np.full((8, 8), 100, np.uint8)
     write(tmp_path / "grey.png", grey)
-    assert (folder.decode(tmp_path / "grey.png", (8, 8, 3)) == 100).all()
+    assert (pictures.decode(tmp_path / "grey.png", (8, 8, 3)) == 100).all()
     colour = np.full((8, 8, 3), 100, np.uint8)
     write(tmp_path / "colour.png", colour)
-    assert (folder.decode(tmp_path / "colour.png", (8, 8, 1)) == 100).all()
+    assert (pictures.decode(tmp_path / "colour.png", (8, 8, 1)) == 100).all()
     clear = np.zeros((8, 8, 4), np.uint8)
     write(tmp_path / "clear.png", clear)
-    assert (folder.decode(tmp_path / "clear.png", (8, 8, 3)) == 255).all()
+    assert (pictures.decode(tmp_path / "clear.png", (8, 8, 3)) == 255).all()
     deep = np.full((8, 8), 100 * 257, np.uint16)
     write(tmp_path / "deep.png", deep)
-    assert (folder.decode(tmp_path / "deep.png", (8, 8, 1)) == 100).all()
+    assert (pictures.decode(tmp_path / "deep.png", (8, 8, 1)) == 100).all()
     print_ready = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     print_ready.save(tmp_path / "cmyk.jpg", quality=95)
-    red = folder.decode(tmp_path / "cmyk.jpg", (8, 8, 3))[0, 0]
+    red = pictures.decode(tmp_path / "cmyk.jpg", (8, 8, 3))[0, 0]
     assert red[0] > 240 and red[1:].max() < 15
     palette = Image.fromarray(colour).convert("P")
     palette.save(tmp_path / "palette.png")
-    assert abs(int(folder.decode(tmp_path / "palette.png", (8, 8, 3)).max()) - 100) < 9
+    assert (
+        abs(int(pictures.decode(tmp_path / "palette.png", (8, 8, 3)).max()) - 100) < 9
+    )
 
 
 def test_exif_rotation(tmp_path):
@@ -126,7 +142,7 @@ def test_exif_rotation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned by 90 degrees clockwise
     write(tmp_path / "turned.jpg", image, exif=exif, quality=95)
-    shown = folder.decode(tmp_path / "turned.jpg", (8, 8, 3))
+    shown = pictures.decode(tmp_path / "turned.jpg", (8, 8, 3))
     assert shown[:, 4:].min() > 240 and shown[:, :4].max() < 15
 
 

@@ -1,6 +1,7 @@
 """A module imports only from rooms above its own, or earlier in its row."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ROWS = [
     ["checkpoints", "wolf"],
     ["data"],
     ["figures", "evaluation", "summaries"],
-    ["distribution", "optimization", "progress", "trainer"],
+    ["cost", "distribution", "optimization", "progress", "trainer"],
     ["experiment"],
     ["command"],
     ["train", "evaluate", "synthesize"],
@@ -66,6 +67,14 @@ def imported(module: tuple[str, ...]) -> set[tuple[str, ...]]:
             if parts[0] == "tfp_vaeflow" and len(parts) > 1:
                 found.add(tuple(parts[1:]))
     return found
+
+
+def test_every_package_is_installed():
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    listed = tomllib.loads(text)["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in PACKAGE.rglob("__init__.py")}
+    names = {".".join(path.relative_to(PACKAGE.parent).parts) for path in folders}
+    assert names | {"tfp_vaeflow.gin"} == set(listed)
 
 
 def test_every_module_has_a_place():

@@ -1,9 +1,13 @@
 """Helpers that several test modules share."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow import data
 from tfp_vaeflow.noise import Initializer
 
 
@@ -18,6 +22,57 @@ def tiny_model_config(**changes) -> cfg.ModelConfig:
         "prior": cfg.PriorConfig(num_steps=1, hidden=4),
     }
     return cfg.ModelConfig(**{**values, **changes})
+
+
+def tiny_experiment(**training) -> cfg.ExperimentConfig:
+    """The digits with a tiny model and all that training can do, but for the clip.
+
+    Args:
+      **training: settings that differ.
+    """
+    model = tiny_model_config(
+        image_shape=(8, 8, 1),
+        n_bins=17,
+        flow=cfg.FlowConfig(num_steps=[0, [1], 1], hidden=[8, 8, 8], factors=[4]),
+        encoder=cfg.EncoderConfig([4], 2),
+    )
+    settings = {
+        "batch_size": 48,  # 27 steps an epoch
+        "micro_batches": 2,
+        "num_steps": 40,
+        "initialization_images": 128,
+        "log_every": 10,
+        "evaluate_every": 20,
+        "checkpoint_every": 10,
+        "keep_checkpoints": 3,
+        "images_every": 40,
+        "evaluation_batch_size": 100,
+        "seed": 3,
+    }
+    return cfg.ExperimentConfig(
+        model=model,
+        data=cfg.DataConfig("digits", shift=1, shift_fill="constant"),
+        objective=cfg.ObjectiveConfig(free_nats=2.0),
+        optimizer=cfg.OptimizerConfig(
+            learning_rate=3e-3, warmup_steps=2, ema_decay=0.9
+        ),
+        training=cfg.TrainingConfig(**{**settings, **training}),
+    )
+
+
+def load_digits(config: cfg.ExperimentConfig) -> data.Splits:
+    return data.load(config.data, config.model)
+
+
+def digest(checkpoint: str | Path) -> str:
+    """md5 over the names and bits of every variable in a checkpoint."""
+    reader = tf.train.load_checkpoint(str(checkpoint))
+    result = hashlib.md5()
+    for name in sorted(reader.get_variable_to_shape_map()):
+        if name != "_CHECKPOINTABLE_OBJECT_GRAPH":  # describes what belongs to what
+            value = np.asarray(reader.get_tensor(name))
+            result.update(name.encode() + value.tobytes())
+    return result.hexdigest()
 
 
 def random_images(count: int, shape=(8, 8, 3), seed: int = 0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 `model.json` describes the architecture and `checkpoints/` holds TensorFlow checkpoints,
 the best one by validation in `checkpoints/best/`. TensorFlow writes a checkpoint's data
-first and then, by renaming, the small file that points to it, so a kill at any moment
+under a temporary name, renames it, and writes its index last, so a kill at any moment
 leaves the last complete one in place.
 """
 
@@ -23,6 +23,16 @@ DESCRIPTION = "model.json"
 def _checkpoint_dir(model_dir: str | Path, which: str) -> Path:
     root = Path(model_dir) / "checkpoints"
     return root / "best" if which == "best" else root
+
+
+def _complete(directory: str | Path) -> list[str]:
+    """The checkpoints in a directory, the last step first.
+
+    By the files that end them, which are written last: a run that is killed may leave
+    a checkpoint that TensorFlow's list, the file `checkpoint`, does not name yet.
+    """
+    paths = [path.with_suffix("") for path in Path(directory).glob("step-*.index")]
+    return [str(path) for path in sorted(paths, key=_step_of_path, reverse=True)]
 
 
 def write_description(model_dir: str | Path, config: ModelConfig) -> None:
@@ -123,18 +133,11 @@ class CheckpointKeeper:
         Raises:
           UserError: if there are checkpoints, but none that can be restored.
         """
-        directory = Path(self._last.directory)
-        paths = list(reversed(self._last.checkpoints))
-        if not paths and any(directory.glob("step-*.index")):
-            raise UserError(
-                f"{directory} holds checkpoints, but the file 'checkpoint', which "
-                "names the last one, is missing or unreadable; restore it, or name "
-                "another --model_dir"
-            )
+        paths = _complete(self._last.directory)
         for number, path in enumerate(paths):
             try:
                 _restore(self._checkpoint, path, "the model and its optimizer")
-            except DamagedCheckpoint as error:
+            except DamagedCheckpointError as error:
                 if number + 1 == len(paths):
                     raise
                 print(f"{error}; trying the one before", flush=True)
@@ -143,7 +146,7 @@ class CheckpointKeeper:
         return False
 
 
-class DamagedCheckpoint(UserError):
+class DamagedCheckpointError(UserError):
     """A checkpoint whose files are not as they were written."""
 
 
@@ -153,7 +156,7 @@ def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError, IndexError) as error:
         message = str(error).splitlines()[0]
-        raise DamagedCheckpoint(
+        raise DamagedCheckpointError(
             f"checkpoint {path} cannot be read: {message}"
         ) from error
     except AssertionError as error:
@@ -165,12 +168,12 @@ def _latest_path(model_dir: str | Path, which: str) -> str:
     if which not in ("latest", "best"):
         raise UserError(f"checkpoint is {which!r}; expected 'latest' or 'best'")
     directory = _checkpoint_dir(model_dir, which)
-    path = tf.train.latest_checkpoint(str(directory))
-    if path is None:
+    paths = _complete(directory)
+    if not paths:
         raise UserError(
             f"there is no checkpoint in {directory}; the run has not saved one yet"
         )
-    return path
+    return paths[0]
 
 
 def step_of(model_dir: str | Path, checkpoint: str = "latest") -> int:
@@ -178,7 +181,7 @@ def step_of(model_dir: str | Path, checkpoint: str = "latest") -> int:
     return _step_of_path(_latest_path(model_dir, checkpoint))
 
 
-def _step_of_path(path: str) -> int:
+def _step_of_path(path: str | Path) -> int:
     return int(Path(path).name.removeprefix("step-"))
 
 
@@ -186,21 +189,19 @@ def _holds(path: str, part: str) -> bool:
     """Whether a checkpoint holds an object of that name.
 
     Raises:
-      DamagedCheckpoint: if it cannot be read.
+      DamagedCheckpointError: if it cannot be read.
     """
     try:
         names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError) as error:
         message = str(error).splitlines()[0]
-        raise DamagedCheckpoint(
+        raise DamagedCheckpointError(
             f"checkpoint {path} cannot be read: {message}"
         ) from error
     return any(name.startswith(f"{part}/") for name in names)
 
 
-def load_into(
-    model: VAEFlow, model_dir: str | Path, checkpoint: str = "latest"
-) -> int:
+def load_into(model: VAEFlow, model_dir: str | Path, checkpoint: str = "latest") -> int:
     """Reads the weights of a model directory: the average of them where there is one.
 
     Args:

@@ -155,9 +155,8 @@ class TrainingConfig(Settings):
         least = {"seed": 0, "images_every": 0, "num_steps": 0}
         least["initialization_images"] = 2  # their standard deviation is taken
         for field in dataclasses.fields(self):
-            if field.name == "init_from":
-                continue
-            self._at_least(field.name, least.get(field.name, 1))
+            if field.type is int:
+                self._at_least(field.name, least.get(field.name, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from tfp_vaeflow.data.splits import (
 )
 from tfp_vaeflow.errors import UserError
 
-
 _DIGITS_SHAPE = (8, 8, 1)
 
 
@@ -96,7 +95,9 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
             every = records(range(len(source)))
             return np.array([record["label"] for record in every], np.int64)
 
-        labelled = isinstance(features.get("label"), tfds.features.ClassLabel)
+        labelled = "label" in features and isinstance(
+            features["label"], tfds.features.ClassLabel
+        )
         return from_numpy(
             len(source), read, image_shape, read_labels if labelled else None
         )

@@ -117,8 +117,8 @@ def check_sizes(splits: Splits, source: str) -> Splits:
     for part in ("train", "test"):
         if not getattr(splits, part).num_images:
             raise UserError(
-                f"{source} has no {part} images, and with DataConfig.validation_fraction "
-                "= 0 none are set aside; set it to 0.1, say"
+                f"{source} has no {part} images, and none are set aside while "
+                "DataConfig.validation_fraction = 0; set it to 0.1, say"
             )
     return splits
 

@@ -33,7 +33,7 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
         ("activations", kept),
         ("memory a device, estimated", fixed + kept),
     ):
-        yield f"{name:<28}{size / 2**20:>11,.0f} MB"
+        yield f"{name:<28}{size / 2**20:>11,.1f} MB"
 
 
 def dry_run(

@@ -71,7 +71,7 @@ def _check_update(trainer, config, progress, batch, result: StepResult) -> bool:
     what = result.what_is_not_finite()
     progress.note(
         f"step {step}: no update, for {what} ({in_a_row} in a row, "
-        f"{int(trainer.counts.skipped)} in all)"
+        f"{int(trainer.counts.skipped.numpy())} in all)"
     )
     if in_a_row >= limit:
         layer = first_layer_not_finite(trainer.model, config, batch, step - 1)
@@ -165,7 +165,7 @@ def _loop(trainer, config, splits, keeper, writer, stop) -> None:
             scalars = {
                 **window.scalars(config),
                 "learning_rate": float(trainer.optimizer.learning_rate),
-                "skipped_steps": int(trainer.counts.skipped),
+                "skipped_steps": int(trainer.counts.skipped.numpy()),
             }
             writer.scalars("train", step, scalars)
             progress.show(step, scalars)

@@ -12,7 +12,12 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, training_objective
-from tfp_vaeflow.optimization import AdamW, clip_by_norm, moving_average_decay, update_average
+from tfp_vaeflow.optimization import (
+    AdamW,
+    clip_by_norm,
+    moving_average_decay,
+    update_average,
+)
 
 REMEDY = (
     "a lower OptimizerConfig.learning_rate, a longer warm-up or "

@@ -1,0 +1,239 @@
+"""One training step: the same on any number of devices, and made whole or not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from testing import load_digits, tiny_experiment
+from tfp_vaeflow import config as cfg
+from tfp_vaeflow import data, noise
+from tfp_vaeflow.distribution import make_strategy
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.optimization import clip_by_norm, moving_average_decay
+from tfp_vaeflow.trainer import Trainer, diagnosis, step
+from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
+
+ONE = ["CPU:0"]
+TWO = ["CPU:0", "CPU:1"]
+STEPS = 12
+
+
+def clipped(config, limit=25.0):
+    optimizer = dataclasses.replace(config.optimizer, clip_norm=limit)
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_digits(tiny_experiment())
+
+
+def begin(config, splits, devices):
+    run = Trainer(config, tf.distribute.MirroredStrategy(devices))
+    run.initialize(splits.train)
+    return run
+
+
+def batches_of(config, splits):
+    settings = config.training
+    return data.training_batches(
+        splits.train, config.data, settings.batch_size, settings.seed, 0
+    )
+
+
+def steps(config, splits, devices):
+    """What each of some steps tells, and the trainer after them."""
+    run = begin(config, splits, devices)
+    batches = batches_of(config, splits).take(STEPS)
+    return [run.train_step(batch) for batch in batches], run
+
+
+@pytest.fixture(scope="module")
+def whole(splits):
+    """Whole batches on one device."""
+    return steps(clipped(tiny_experiment(micro_batches=1)), splits, ONE)
+
+
+@pytest.fixture(scope="module")
+def in_pieces(splits):
+    """Two devices, two micro-batches each."""
+    return steps(clipped(tiny_experiment()), splits, TWO)
+
+
+def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
+    """Losses, clipped gradients, weights, averages and batch norm's statistics."""
+    losses = [
+        np.array([r.losses for r in results]) for results, _ in (whole, in_pieces)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    assert losses[0][-1, 0] < losses[0][0, 0]  # it learns
+    norms = [
+        np.array([r.gradient_norm for r in results])
+        for results, _ in (whole, in_pieces)
+    ]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4)
+    assert norms[0][0] > 25 > norms[0][-1]  # some were clipped, some not
+    models = [(run.model, run.average) for _, run in (whole, in_pieces)]
+    for one, two in zip(*models):
+        for a, b in zip(one.variables, two.variables):
+            a, b = np.float64(a), np.float64(b)
+            np.testing.assert_allclose(b, a, rtol=5e-3, atol=1e-2)
+    evaluations = [run.evaluate(splits.validation) for _, run in (whole, in_pieces)]
+    np.testing.assert_allclose(evaluations[1], evaluations[0], rtol=1e-4, atol=1e-4)
+
+
+def test_validation_counts_every_image_once(whole, splits):
+    """144 images in batches of 100: the padding does not count."""
+    _, run = whole
+    seed = noise.fold_in(3, int(noise.Stream.VALIDATION))
+    images = splits.validation.first(144)
+    losses = run.average.losses(images, seed=seed)
+    for got, term in zip(run.evaluate(splits.validation), losses):
+        np.testing.assert_allclose(got, np.mean(term), rtol=1e-4, atol=1e-4)
+
+
+def test_the_average_is_that_of_the_weights(splits, whole):
+    """Batch norm's statistics are copied."""
+    config = clipped(tiny_experiment(micro_batches=1))
+    _, run = whole
+    batch = next(iter(batches_of(config, splits)))
+    before = [np.array(v) for v in run.average.variables]
+    run.train_step(batch)
+    updates = int(run.optimizer.iterations.numpy()) - 1
+    decay = min(0.9, (1 + updates) / (10 + updates))
+    for average, former, now in zip(run.average.variables, before, run.model.variables):
+        expected = now.numpy()
+        if now.trainable:
+            expected = decay * former + (1 - decay) * expected
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_decay_of_the_average():
+    assert moving_average_decay(0.999, tf.constant(0)) == np.float32(0.1)
+    assert moving_average_decay(0.999, tf.constant(10**6)) == np.float32(0.999)
+
+
+def test_clipping_goes_by_the_global_norm():
+    gradients = [tf.constant([3.0]), tf.constant([[4.0]])]
+    for limit, factor in ((10.0, 1.0), (1.0, 0.2)):
+        values = clip_by_norm(gradients, tf.linalg.global_norm(gradients), limit)
+        np.testing.assert_allclose(values[0], [3 * factor], rtol=1e-6)
+        np.testing.assert_allclose(values[1], [[4 * factor]], rtol=1e-6)
+
+
+@tf.custom_gradient
+def with_gradient_times(x, factor):
+    return tf.identity(x), lambda upstream: (upstream * factor, None)
+
+
+def test_infinity_on_one_of_two_replicas(splits, monkeypatch):
+    """No variable changes; it is counted, and the next step goes on.
+
+    In the second step a loss is infinite, in the third the gradient of a finite one.
+    """
+
+    def infinite_at(number, bad_step):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        bad = (tf.cast(number, tf.int32) == bad_step) & (
+            tf.cast(replica, tf.int32) == 1
+        )
+        return tf.where(bad, np.inf, 1.0)
+
+    def objective(losses, config, number):
+        values = step_objective(losses, config, number)
+        return with_gradient_times(values, infinite_at(number, 2))
+
+    def losses_given_features(model, images, features, draws):
+        losses = given_features(model, images, features, draws)
+        return losses._replace(kl=losses.kl * infinite_at(run.counts.taken, 1))
+
+    step_objective = step.training_objective
+    given_features = step.VAEFlow.losses_given_features
+    monkeypatch.setattr(step, "training_objective", objective)
+    monkeypatch.setattr(step.VAEFlow, "losses_given_features", losses_given_features)
+    config = tiny_experiment(micro_batches=1)
+    run = begin(config, splits, TWO)
+
+    def values():
+        kept = [run.model, run.average, run.optimizer]
+        variables = [
+            getattr(v, "value", v) if part is run.optimizer else v
+            for part in kept
+            for v in part.variables
+        ]
+        return [np.array(tf.convert_to_tensor(v)) for v in variables]
+
+    changed, said = [], []
+    for batch in batches_of(config, splits).take(4):
+        before = values()
+        result = run.train_step(batch)
+        after = values()
+        changed.append(sum((a != b).any() for a, b in zip(before, after)))
+        said.append(result.what_is_not_finite())
+    assert changed[1] == changed[2] == 0 and min(changed[0], changed[3]) > 100
+    assert said[0] is said[3] is None
+    assert said[1].startswith("the kl loss is ")
+    assert said[2].startswith("the norm of the gradient is ")
+    assert run.step == 4 and int(run.optimizer.iterations.numpy()) == 2
+    assert run.counts.skipped.numpy() == 2 and run.counts.skipped_in_a_row.numpy() == 0
+
+
+def poke(variable, value):
+    """Sets a variable for the time of a test."""
+    former = tf.identity(variable)
+    variable.assign(tf.fill(variable.shape, value))
+    return lambda: variable.assign(former)
+
+
+def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypatch):
+    config, run = tiny_experiment(), in_pieces[1]
+    batch = next(iter(batches_of(config, splits)))
+
+    def answer():
+        return first_layer_not_finite(run.model, config, batch, 0)
+
+    statistics = [np.array(v) for v in run.model.variables if not v.trainable]
+    assert answer().endswith("all of it is finite")
+    block = run.model.flow.levels[1][0][0][0]
+    restore = poke(block.members[4].log_scale, 200.0)
+    assert answer() == f"the first that is not finite is layer {block.members[4].name}"
+    restore()
+    restore = poke(block.members[2].network.last.bias, np.nan)
+    assert answer() == f"the first that is not finite is layer {block.members[2].name}"
+    restore()
+    conv = run.model.encoder.resnet.get_layer("level0_block1_conv1")
+    restore = poke(conv.kernel.value, 3e38)
+    assert answer() == "the first that is not finite is encoder layer " + conv.name
+    restore()
+    monkeypatch.setattr(
+        diagnosis,
+        "training_objective",
+        lambda losses, *_: with_gradient_times(losses.total, np.inf),
+    )
+    last = run.model.flow.levels[-1][0][0][-1].members[-1]
+    assert (
+        answer() == f"the first that is not finite is the gradient of layer {last.name}"
+    )
+    for before, variable in zip(
+        statistics, [v for v in run.model.variables if not v.trainable]
+    ):
+        np.testing.assert_array_equal(variable, before)
+
+
+def test_uneven_batches_are_refused():
+    strategy = tf.distribute.MirroredStrategy(TWO)
+    with pytest.raises(UserError, match="TrainingConfig.batch_size is 15, which 2"):
+        Trainer(tiny_experiment(batch_size=15, micro_batches=1), strategy)
+    with pytest.raises(UserError, match="in 2 micro-batches each; expected a multiple"):
+        Trainer(tiny_experiment(batch_size=18), strategy)
+
+
+def test_strategy_takes_all_devices():
+    assert make_strategy().num_replicas_in_sync == 2  # conftest makes two
+
+
+def test_hot_weights_are_refused_by_name():
+    with pytest.raises(UserError, match="OptimizerConfig.ema_decay is 1.0; expected"):
+        cfg.OptimizerConfig(ema_decay=1.0)
