@@ -70,7 +70,7 @@ def test_parsed_built_and_stepped(name):
     trainer.model.initialize(images)
     before = trainer.model.flow.trainable_variables[0].numpy()
     batches = data.training_batches(split, config.data, 2, 0, 1)  # step 0: rate 1e-7
-    losses = trainer.train_step(next(iter(batches)))
+    losses = trainer.train_step(next(iter(batches))).losses
     assert all(np.isfinite(term) for term in losses)
     assert (trainer.model.flow.trainable_variables[0].numpy() != before).any()
     assert trainer.step == 1

@@ -94,6 +94,7 @@ def disturb(nursery, model_dir, plan):
     return digest(model_dir / "checkpoints" / LAST)
 
 
+@pytest.mark.slow
 def test_killed_inside_saves(nursery, undisturbed, tmp_path):
     # The first save of a run is of step 5.
     plan = [(moment, 5) for moment in MOMENTS]

@@ -86,6 +86,7 @@ def test_stopped_and_resumed(splits, whole_run, tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_on_two_devices(splits, tmp_path):
     train(tiny_experiment(images_every=0), splits, tmp_path / "a", TWO)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
