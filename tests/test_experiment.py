@@ -144,7 +144,7 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
         ("FlowConfig.prior_transform = 'x'", "FlowConfig.prior_transform is 'x'"),
         ("EncoderConfig.planes = [0, 64]", "expected at least 1 everywhere"),
         ("PriorConfig.num_steps = -3", "PriorConfig.num_steps is -3"),
-        ("OptimizerConfig.beta_1 = 1.0", "expected 0 <= beta < 1"),
+        ("OptimizerConfig.beta_1 = 1.0", "expected at least 0 and less than 1"),
         ("OptimizerConfig.learning_rate = 1e999", "learning_rate is inf"),
         ("import nothing_like_that", "nothing_like_that"),
     ],
