@@ -27,7 +27,7 @@ ORDER = [room for row in ROWS for room in row]
 ENTRY_POINTS = ROWS[-1]
 # Within the rooms that are folders.
 INNER = {
-    "config": ["checks", "model", "run"],
+    "config": ["checks", "flow", "model", "run"],
     "bijectors": [
         "base",
         "elementwise",
@@ -35,13 +35,15 @@ INNER = {
         "actnorm",
         "conv1x1",
         "coupling",
+        "masked_conv",
         "steps",
         "multiscale",
     ],
-    "model": ["core", "vaeflow"],
+    "model": ["core", "inputs", "vaeflow"],
     "data": ["splits", "pictures", "named", "folder", "batches"],
     "evaluation": ["likelihood", "probes", "report"],
     "trainer": ["step", "diagnosis", "dry_run", "loop"],
+    "wolf": ["archive", "schema", "mapping"],
 }
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").parts

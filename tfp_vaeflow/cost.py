@@ -76,12 +76,13 @@ def costs(model: VAEFlow, num_samples: int = 1) -> dict[str, Cost]:
             marks.append(len(graph.get_operations()))
 
         with tf.GradientTape() as outer:
-            features = model.features(images, training=True)
+            labels = tf.zeros([_BATCH], tf.int64)
+            features = model.features(images, True, labels)
         mark()
         with tf.GradientTape() as inner:
             inner.watch(features)
             draws = model.draw_loss_noise(0, _BATCH, num_samples)
-            losses = model.losses_given_features(images, features, draws)
+            losses = model.losses_given_features(images, features, draws, True)
         mark()
         targets = [model.variables_by_use()[1], features]
         gradients, of_features = inner.gradient(losses, targets)

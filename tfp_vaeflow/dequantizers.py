@@ -1,8 +1,16 @@
 """Dequantizers: the distribution q(u | x) of the noise that makes pixels continuous."""
 
+import math
+
 import tensorflow as tf
 
 from tfp_vaeflow import noise
+from tfp_vaeflow.bijectors import MultiScaleFlow
+from tfp_vaeflow.config import DequantizerConfig
+from tfp_vaeflow.encoders import LocalEncoder
+from tfp_vaeflow.noise import Initializer, Stream
+
+_LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
 
 
 class UniformDequantizer(tf.Module):
@@ -16,9 +24,85 @@ class UniformDequantizer(tf.Module):
 
     def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
         """The noise behind u, `[batch, *event_shape]`; see `noise.uniform`."""
-        stream = noise.Stream.DEQUANTIZATION
-        return noise.uniform(seed, stream, batch, event_shape, first)
+        return noise.uniform(seed, Stream.DEQUANTIZATION, batch, event_shape, first)
 
-    def __call__(self, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, drawn: tf.Tensor, features: None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Drawn noise `[B, K, H, W, C]` -> `(u, log q(u | x))`, the latter `[B, K]`."""
         return drawn, tf.zeros(tf.shape(drawn)[:2], drawn.dtype)
+
+
+class FlowDequantizer(tf.Module):
+    """Variational dequantization: u is a flow's image of normal noise, given x.
+
+        u = sigmoid(y),  y = g(eps; features(x)),  eps ~ N(0, I)
+        log q(u | x) = log N(eps) - log |det dy / d eps| - sum log sigmoid'(y)
+
+    g is the `inverse` of a `MultiScaleFlow`, the direction that the decoder takes from
+    data to code: only that one is ever needed.
+
+    Reference: Ho et al., *Flow++*, arXiv 1902.00275, section 3.1; paper, appendix.
+
+    Args:
+      config: of the flow and of the encoder that gives the features.
+      image_shape: `(H, W, C)`.
+      init: source of initial weights.
+    """
+
+    def __init__(
+        self,
+        config: DequantizerConfig,
+        image_shape: tuple[int, int, int],
+        init: Initializer,
+    ):
+        super().__init__(name="dequantizer")
+        self.encoder = LocalEncoder(config.encoder, image_shape, init)
+        self.flow = MultiScaleFlow(
+            config.flow,
+            image_shape[-1],
+            config.encoder.out_planes,
+            init,
+            name="dequantizer_flow",
+        )
+
+    def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
+        """The noise eps, `[batch, *event_shape]`; see `noise.normal`."""
+        return noise.normal(seed, Stream.DEQUANTIZATION, batch, event_shape, first)
+
+    def __call__(
+        self, drawn: tf.Tensor, features: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws u for images.
+
+        Args:
+          drawn: standard normal `[B, K, H, W, C]`.
+          features: of the images, `[B, H, W, F]`; see `encoder`.
+
+        Returns:
+          u in (0, 1), of `drawn`'s shape, and `log q(u | x)` `[B, K]`.
+        """
+        shape = tf.shape(drawn)
+        eps = tf.reshape(drawn, [-1, *drawn.shape[2:]])
+        # The flow takes one batch dimension; the K samples of an image are neighbours.
+        features = tf.repeat(features, shape[1], axis=0)
+        y, log_det = self.flow.inverse_and_log_det(eps, features)
+        log_normal = -(eps**2 + math.log(2 * math.pi)) / 2
+        log_slope = tf.math.log_sigmoid(y) + tf.math.log_sigmoid(-y)
+        log_density = tf.reduce_sum(log_normal - log_slope, [1, 2, 3]) - log_det
+        u = tf.minimum(tf.sigmoid(y), _LARGEST_U)
+        return tf.reshape(u, shape), tf.reshape(log_density, shape[:2])
+
+    def initialize(self, x: tf.Tensor, eps: tf.Tensor) -> None:
+        """Data-dependent initialisation on images and noise, both `[B, H, W, C]`."""
+        self.flow.initialize(eps, self.encoder(x))
+
+
+def build_dequantizer(
+    config: DequantizerConfig | None,
+    image_shape: tuple[int, int, int],
+    init: Initializer,
+) -> UniformDequantizer | FlowDequantizer:
+    if config is None:
+        return UniformDequantizer()
+    return FlowDequantizer(config, image_shape, init)

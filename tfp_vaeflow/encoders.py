@@ -1,11 +1,16 @@
-"""The encoder: a Keras ResNet and a dense layer that give the posterior q(z | x)."""
+"""Encoders: Keras ResNets that give the posterior q(z | x), or features of a map."""
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.networks import ACTIVATIONS, WeightNormLinear
+from tfp_vaeflow.networks import (
+    ACTIVATIONS,
+    NORM_EPSILON,
+    BatchNormalization,
+    WeightNormLinear,
+)
 from tfp_vaeflow.noise import Initializer
 
 tfd = tfp.distributions
@@ -13,31 +18,6 @@ tfd = tfp.distributions
 # Standard deviation of the head's outputs after data-dependent initialisation: with
 # mean and log-variance both close to 0, z starts at N(0, 1).
 INITIAL_SCALE = 0.01
-
-
-class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch norm over all replicas that keeps the unbiased running variance.
-
-    It normalises with the biased batch variance, like every batch norm; Keras keeps a
-    running mean of that one, while the reference keeps `n / (n - 1)` times it, n being
-    the number of values a channel has over all replicas.
-    """
-
-    def __init__(self, name: str | None = None):
-        super().__init__(momentum=0.9, epsilon=1e-5, synchronized=True, name=name)
-
-    def call(self, inputs, training=None, mask=None):
-        decayed = self.momentum * tf.convert_to_tensor(self.moving_variance)
-        outputs = super().call(inputs, training=training, mask=mask)
-        if training:
-            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], decayed.dtype)
-            context = tf.distribute.get_replica_context()
-            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
-            update = tf.convert_to_tensor(self.moving_variance) - decayed
-            self.moving_variance.assign(
-                decayed + update * count / tf.maximum(count - 1, 1)
-            )
-        return outputs
 
 
 class _ResNetBuilder:
@@ -50,14 +30,11 @@ class _ResNetBuilder:
     def act(self, x):
         return keras.layers.Activation(ACTIVATIONS[self._config.activation])(x)
 
-    def conv(self, x, channels, size, stride, name, use_bias=False):
+    def conv(self, x, channels, size, stride, name, use_bias=False, fan="fan_in"):
         """A convolution padded by `size // 2` on every side, also when strided."""
         if size > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
-        # Both from U(-b, b), b = 1 / sqrt(fan_in); Keras' default is another.
-        kernel = keras.initializers.VarianceScaling(
-            1 / 3, "fan_in", "uniform", seed=self._init.next_seed()
-        )
+        kernel = self._kernel_initializer(fan)
         limit = (size * size * x.shape[-1]) ** -0.5
         bias = keras.initializers.RandomUniform(
             -limit, limit, seed=self._init.next_seed()
@@ -72,11 +49,33 @@ class _ResNetBuilder:
             name=name,
         )(x)
 
+    def transposed_conv(self, x, channels, stride, name):
+        """A transposed 3x3 convolution: the full one, cut from index 1 to stride H."""
+        x = keras.layers.Conv2DTranspose(
+            channels,
+            3,
+            stride,
+            use_bias=False,
+            # Keras counts the output channels as fan_in, as is wanted here.
+            kernel_initializer=self._kernel_initializer("fan_in"),
+            name=name,
+        )(x)
+        end = 1 if stride == 1 else 0
+        return keras.layers.Cropping2D(((1, end), (1, end)), name=f"{name}_cut")(x)
+
+    def _kernel_initializer(self, fan):
+        """U(-b, b), b = 1 / sqrt(fan_in); Keras' default is another."""
+        return keras.initializers.VarianceScaling(
+            1 / 3, fan, "uniform", seed=self._init.next_seed()
+        )
+
     def norm(self, x, level, name):
         if self._config.norm == "batch":
             return BatchNormalization(name=name)(x)
         groups = self._config.num_groups[level]
-        return keras.layers.GroupNormalization(groups, epsilon=1e-5, name=name)(x)
+        return keras.layers.GroupNormalization(groups, epsilon=NORM_EPSILON, name=name)(
+            x
+        )
 
     def block(self, x, level, stride, name):
         """conv3x3-norm-act-conv3x3-norm, plus x (projected if it must be), act."""
@@ -92,6 +91,41 @@ class _ResNetBuilder:
             x = self.conv(x, planes, 1, 1, f"{name}_projection")
             x = self.norm(x, level, f"{name}_projection_norm")
         return self.act(keras.layers.add([y, x]))
+
+    def transposed_block(self, x, planes, level, stride, name):
+        """The same with transposed convolutions; the shortcut of stride 2 writes the
+        even positions and leaves zeros between."""
+        y = self.transposed_conv(x, planes, stride, f"{name}_conv1")
+        y = self.act(self.norm(y, level, f"{name}_norm1"))
+        y = self.transposed_conv(y, planes, 1, f"{name}_conv2")
+        y = self.norm(y, level, f"{name}_norm2")
+        if stride != 1 or x.shape[-1] != planes:
+            # The fan_in of a transposed convolution counts its output channels.
+            x = self.conv(x, planes, 1, 1, f"{name}_projection", fan="fan_out")
+            if stride == 2:
+                _, height, width, _ = x.shape
+                x = keras.ops.reshape(x, (-1, height, 1, width, 1, planes))
+                gap = [[0, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]
+                x = keras.ops.pad(x, gap)
+                x = keras.ops.reshape(x, (-1, 2 * height, 2 * width, planes))
+            x = self.norm(x, level, f"{name}_projection_norm")
+        return self.act(keras.layers.add([y, x]))
+
+    def down(self, x):
+        """Two residual blocks a level, the second with stride 2."""
+        for level in range(len(self._config.planes)):
+            x = self.block(x, level, 1, f"level{level}_block0")
+            x = self.block(x, level, 2, f"level{level}_block1")
+        return x
+
+    def up(self, x):
+        """Back to the image's size, from the last level to the first."""
+        widths = [self._config.out_planes, *self._config.planes]
+        for level in reversed(range(len(self._config.planes))):
+            name = f"up{level}"
+            x = self.transposed_block(x, x.shape[-1], level, 1, f"{name}_block0")
+            x = self.transposed_block(x, widths[level], level, 2, f"{name}_block1")
+        return x
 
 
 def build_global_resnet(
@@ -112,13 +146,57 @@ def build_global_resnet(
     """
     builder = _ResNetBuilder(config, init)
     inputs = keras.Input(image_shape, name="image")
-    x = inputs
-    for level in range(len(config.planes)):
-        x = builder.block(x, level, 1, f"level{level}_block0")
-        x = builder.block(x, level, 2, f"level{level}_block1")
+    x = builder.down(inputs)
     x = builder.conv(x, config.out_planes, 1, 1, "top", use_bias=True)
     x = keras.layers.Flatten(name="flatten")(keras.layers.ELU()(x))
     return keras.Model(inputs, x, name="global_resnet")
+
+
+def build_local_resnet(
+    config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
+) -> keras.Model:
+    """The ResNet of the local encoder: down as the global one, then up again.
+
+    On each level up come two transposed residual blocks, the second with stride 2; it
+    changes the channels to those of the next finer level, the last to `out_planes`.
+    Paper, appendix.
+
+    Args:
+      config: its planes, norm and activation.
+      image_shape: `(H, W, C)`.
+      init: source of initial weights.
+
+    Returns:
+      A model `[B, H, W, C]` -> `[B, H, W, out_planes]`.
+    """
+    builder = _ResNetBuilder(config, init)
+    inputs = keras.Input(image_shape, name="image")
+    return keras.Model(inputs, builder.up(builder.down(inputs)), name="local_resnet")
+
+
+class LocalEncoder(tf.Module):
+    """Features of an image at every position, for a dequantizer.
+
+    Args:
+      config: of the ResNet.
+      image_shape: `(H, W, C)`.
+      init: source of initial weights.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_shape: tuple[int, int, int],
+        init: Initializer,
+    ):
+        super().__init__(name="local_encoder")
+        self.resnet = build_local_resnet(config, image_shape, init)
+        # tf.Module does not look into Keras models for variables.
+        self._resnet_variables = [variable.value for variable in self.resnet.variables]
+
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`[B, H, W, C]` in [-1, 1) -> `[B, H, W, out_planes]`."""
+        return self.resnet(x, training=training)
 
 
 class GaussianEncoder(tf.Module):

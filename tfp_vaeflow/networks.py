@@ -1,8 +1,12 @@
 """The networks inside the bijectors: linear maps, weight norm, coupling networks."""
 
+import contextlib
+import contextvars
 import functools
 import math
+from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.config import CouplingConfig
@@ -16,6 +20,24 @@ ACTIVATIONS = {
 
 # Guards the division by a standard deviation in data-dependent initialisation.
 STD_EPSILON = 1e-6
+# Added to the variance by batch, group and instance norm.
+NORM_EPSILON = 1e-5
+
+# TFP's interface of bijectors has no place for this.
+_batch_statistics = contextvars.ContextVar("batch_statistics", default=False)
+
+
+@contextlib.contextmanager
+def batch_statistics(used: bool) -> Iterator[None]:
+    """Says whether batch norm in coupling networks uses (and updates from) the batch.
+
+    Without it, batch norm uses its running statistics.
+    """
+    token = _batch_statistics.set(used)
+    try:
+        yield
+    finally:
+        _batch_statistics.reset(token)
 
 
 def mean_and_std(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -42,19 +64,25 @@ def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 class Linear(tf.Module):
     """A dense layer or a convolution, told apart by the rank of the kernel.
 
-    The kernel is drawn from U(-b, b) with b = 1 / sqrt(fan_in).
+    The kernel is drawn from U(-b, b), by default with b = 1 / sqrt(fan_in).
 
     Args:
       kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
       init: source of initial weights.
       bias: `None` for no bias, or how it starts: `zeros` or `uniform`, like the kernel.
+      limit: b, if another one.
     """
 
     def __init__(
-        self, kernel_shape: tuple[int, ...], init: Initializer, bias: str | None = None
+        self,
+        kernel_shape: tuple[int, ...],
+        init: Initializer,
+        bias: str | None = None,
+        limit: float | None = None,
     ):
         super().__init__()
-        limit = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
+        if limit is None:
+            limit = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
         self.kernel = tf.Variable(init.uniform(kernel_shape, limit), name="kernel")
         self.bias = None
         if bias is not None:
@@ -108,16 +136,181 @@ class WeightNormLinear(tf.Module):
         return self(x)
 
 
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch norm over all replicas that keeps the unbiased running variance.
+
+    It normalises with the biased batch variance, like every batch norm; Keras keeps a
+    running mean of that one, while the reference keeps `n / (n - 1)` times it, n being
+    the number of values a channel has over all replicas.
+    """
+
+    def __init__(self, name: str | None = None, dtype: str = "float32"):
+        super().__init__(
+            momentum=0.9,
+            epsilon=NORM_EPSILON,
+            synchronized=True,
+            name=name,
+            dtype=dtype,
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        decayed = self.momentum * tf.convert_to_tensor(self.moving_variance)
+        outputs = super().call(inputs, training=training, mask=mask)
+        if training:
+            count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], decayed.dtype)
+            context = tf.distribute.get_replica_context()
+            count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+            update = tf.convert_to_tensor(self.moving_variance) - decayed
+            self.moving_variance.assign(
+                decayed + update * count / tf.maximum(count - 1, 1)
+            )
+        return outputs
+
+
+class Norm(tf.Module):
+    """An affine norm inside a coupling network, on images `[B, H, W, C]`.
+
+    Args:
+      kind: `batch`, `group` or `instance` (a group a channel).
+      channels: C.
+      groups: (`group`) how many.
+      init: gives the dtype.
+    """
+
+    def __init__(self, kind: str, channels: int, groups: int, init: Initializer):
+        super().__init__()
+        dtype = init.dtype.name
+        self._is_batch = kind == "batch"
+        if self._is_batch:
+            self.layer = BatchNormalization(dtype=dtype)
+        else:
+            groups = channels if kind == "instance" else groups
+            self.layer = keras.layers.GroupNormalization(
+                groups, epsilon=NORM_EPSILON, dtype=dtype
+            )
+        self.layer.build([None, None, None, channels])
+        # tf.Module does not look into Keras layers for variables.
+        self._layer_variables = [variable.value for variable in self.layer.variables]
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        if self._is_batch:
+            return self.layer(x, training=_batch_statistics.get())
+        return self.layer(x)
+
+
+class GlobalLinear(Linear):
+    """`h`: a dense layer of a conditioning vector, the same at every position.
+
+    Its weight and bias start from U(-b, b), b = 1 / sqrt(conditioning_dim). Paper,
+    section 3.2.
+
+    Args:
+      conditioning_dim: D.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+        super().__init__((conditioning_dim, hidden), init, bias="uniform")
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """x `[B, (H, W,) C]`, conditioning `[B, D]` -> `[B, (1, 1,) hidden]`."""
+        h = super().__call__(conditioning)
+        for _ in range(x.shape.rank - 2):
+            h = h[:, tf.newaxis]
+        return h
+
+
+class LocalLinear(Linear):
+    """`h`: a 3x3 convolution of a conditioning map of the input's own height and width.
+
+    Its weight and bias start from U(-b, b), b = 1 / sqrt(fan_in). Paper, appendix (the
+    variational dequantizer).
+
+    Args:
+      conditioning_dim: channels F of the map.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+        super().__init__((3, 3, conditioning_dim, hidden), init, bias="uniform")
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """conditioning `[B, H, W, F]` -> `[B, H, W, hidden]`; x is not looked at."""
+        return super().__call__(conditioning)
+
+
+class GlobalAttention(tf.Module):
+    """`h`: a vector from the conditioning, weighted by where x fits it.
+
+        query = dense(conditioning),  key = conv1x1(x)
+        h = query * softmax over positions of <query, key>
+
+    The weights start Glorot-uniform, the biases at 0. Paper, section 3.2.
+
+    Args:
+      in_channels: C of x.
+      conditioning_dim: D.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(
+        self, in_channels: int, conditioning_dim: int, hidden: int, init: Initializer
+    ):
+        super().__init__()
+
+        def dense(size):
+            limit = math.sqrt(6 / (size + hidden))
+            return Linear((size, hidden), init, bias="zeros", limit=limit)
+
+        self.query = dense(conditioning_dim)
+        self.key = dense(in_channels)
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """x `[B, H, W, C]`, conditioning `[B, D]` -> `[B, H, W, hidden]`."""
+        query = self.query(conditioning)[:, tf.newaxis, tf.newaxis]
+        # A 1x1 convolution; tf.matmul would make a batch of small products of it.
+        key = tf.reshape(self.key(tf.reshape(x, [-1, x.shape[-1]])), self._shape(x))
+        scores = tf.reduce_sum(query * key, axis=-1)
+        flat = tf.nn.softmax(tf.reshape(scores, tf.stack([tf.shape(x)[0], -1])))
+        weights = tf.reshape(flat, tf.shape(scores))[..., tf.newaxis]
+        return query * weights
+
+    def _shape(self, x: tf.Tensor) -> tf.Tensor:
+        hidden = self.key.kernel.shape[-1]
+        return tf.concat([tf.shape(x)[:-1], [hidden]], 0)
+
+
+def conditioning_ndims(config: CouplingConfig) -> int:
+    """1 where the conditioning of one example is a vector, 3 where it is a map."""
+    return 3 if config.conditioning == "local_linear" else 1
+
+
+def make_conditioner(
+    config: CouplingConfig, in_channels: int, hidden: int, init: Initializer
+) -> GlobalLinear | LocalLinear | GlobalAttention | None:
+    """What a network on `in_channels` adds to its hidden layer; None without."""
+    dim = config.conditioning_dim
+    if not dim:
+        return None
+    if config.conditioning == "global_attn":
+        return GlobalAttention(in_channels, dim, hidden, init)
+    kind = LocalLinear if config.conditioning == "local_linear" else GlobalLinear
+    return kind(dim, hidden, init)
+
+
 class CouplingNetwork(tf.Module):
     """The network of a coupling layer, on images or on vectors.
 
-    On images: conv3x3 -> act -> conv1x1 -> + h(conditioning) -> act -> conv3x3 with
-    weight norm and bias. On vectors: dense -> act -> dense -> + h -> act -> dense with
-    weight norm. `h` is a dense layer of the conditioning vector, the same at every
-    position (`global_linear`; paper, section 3.2).
+    On images: conv3x3 [-> norm] -> act -> conv1x1 [-> norm] -> + h(conditioning)
+    -> act -> conv3x3 with weight norm and bias. On vectors: dense -> act -> dense
+    -> + h -> act -> dense with weight norm. `h` is one of `GlobalLinear`, `LocalLinear`
+    and `GlobalAttention`. Paper, section 3.2.
 
     Args:
-      config: width, activation, length of the conditioning.
+      config: width, activation, norm, conditioning.
       in_channels, out_channels: of the network.
       init: source of initial weights.
     """
@@ -140,18 +333,22 @@ class CouplingNetwork(tf.Module):
             self.first = Linear((3, 3, in_channels, hidden), init)
             self.second = Linear((1, 1, hidden, hidden), init)
             self.last = WeightNormLinear((3, 3, hidden, out_channels), init)
-        self.conditioner = None
-        if config.conditioning_dim:
-            shape = (config.conditioning_dim, hidden)
-            self.conditioner = Linear(shape, init, bias="uniform")
+        self.norm1 = self.norm2 = None
+        if config.norm != "none":
+            self.norm1, self.norm2 = (
+                Norm(config.norm, hidden, config.num_groups, init) for _ in range(2)
+            )
+        self.conditioner = make_conditioner(config, in_channels, hidden, init)
 
     def _features(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
-        y = self.second(self._act(self.first(x)))
+        y = self.first(x)
+        if self.norm1 is not None:
+            y = self.norm1(y)
+        y = self.second(self._act(y))
+        if self.norm2 is not None:
+            y = self.norm2(y)
         if self.conditioner is not None:
-            h = self.conditioner(conditioning)
-            for _ in range(y.shape.rank - 2):
-                h = h[:, tf.newaxis]
-            y = y + h
+            y = y + self.conditioner(x, conditioning)
         return self._act(y)
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:

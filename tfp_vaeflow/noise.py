@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     SHUFFLED = 7
     TRAINING = 8
     VALIDATION = 9
+    LABELS = 10
 
 
 def as_seed(seed: int | tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,12 @@
 """Priors p(z) of the global code."""
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors import GlowStep, Sequential, StepConfig
 from tfp_vaeflow.config import PriorConfig
+from tfp_vaeflow.networks import ACTIVATIONS, Linear
 from tfp_vaeflow.noise import Initializer
 
 tfd = tfp.distributions
@@ -76,9 +78,62 @@ class FlowPrior(tf.Module):
         self.flow.initialize(z)
 
 
+class CategoricalPrior(tf.Module):
+    """The prior of a class-conditional model: z is a function of the label.
+
+        z = dense(act(dense(act(dense(embedding(label))))))    D -> 4D -> 4D -> D
+        KL = -log p(label)
+
+    Paper, section 4.1 (class-conditional experiments).
+
+    Attributes:
+      log_probabilities: `log p(label)`, `[num_classes]`.
+
+    Args:
+      dim: D, the length of z.
+      config: classes and activation.
+      init: source of initial weights.
+    """
+
+    def __init__(self, dim: int, config: PriorConfig, init: Initializer):
+        super().__init__(name="prior")
+        count = config.num_classes
+        self.num_classes = count
+        probabilities = config.class_probabilities or (1 / count,) * count
+        # Rounding of what was given must not leave a gap at the end.
+        self._cumulative = np.cumsum(probabilities) / np.sum(probabilities)
+        self.log_probabilities = tf.constant(np.log(probabilities), init.dtype)
+        self._act = ACTIVATIONS[config.activation]
+        self.embedding = tf.Variable(init.uniform((count, dim), 0.1), name="embedding")
+        widths = [dim, 4 * dim, 4 * dim, dim]
+        self.layers = [
+            Linear(shape, init, bias="uniform") for shape in zip(widths, widths[1:])
+        ]
+
+    def codes(self, labels: tf.Tensor) -> tf.Tensor:
+        """Labels `[B]` -> z `[B, D]`."""
+        # A product, not a gather, whose gradient would be a sparse one.
+        one_hot = tf.one_hot(labels, self.num_classes, dtype=self.embedding.dtype)
+        z = tf.matmul(one_hot, self.embedding)
+        for layer in self.layers[:-1]:
+            z = self._act(layer(z))
+        return self.layers[-1](z)
+
+    def kl(self, labels: tf.Tensor) -> tf.Tensor:
+        """`-log p(label)` in nats, `[B]`."""
+        return -tf.gather(self.log_probabilities, labels)
+
+    def labels_from_noise(self, noise: tf.Tensor) -> tf.Tensor:
+        """Uniform noise in [0, 1) -> labels drawn by p(label), int64, as many."""
+        edges = tf.constant(self._cumulative, noise.dtype)
+        labels = tf.searchsorted(edges, noise, side="right", out_type=tf.int64)
+        return tf.minimum(labels, self.num_classes - 1)
+
+
 def build_prior(
     config: PriorConfig, dim: int, init: Initializer
-) -> NormalPrior | FlowPrior:
+) -> NormalPrior | FlowPrior | CategoricalPrior:
     if config.kind == "normal":
         return NormalPrior(dim, init)
-    return FlowPrior(dim, config, init)
+    kind = FlowPrior if config.kind == "flow" else CategoricalPrior
+    return kind(dim, config, init)

@@ -65,20 +65,29 @@ class RunWriter:
             tf.summary.image(name, image[np.newaxis])
         figures.write_png(self._dir / "images" / f"{name}_{step:07d}.png", image)
 
-    def model_images(self, model: VAEFlow, step: int, originals: np.ndarray) -> None:
+    def model_images(
+        self,
+        model: VAEFlow,
+        step: int,
+        originals: np.ndarray,
+        labels: np.ndarray | None = None,
+    ) -> None:
         """Grids of samples, reconstructions and switches.
 
         Args:
           model: as it is now.
           step: names the files.
           originals: uint8 validation images, an even number of them.
+          labels: theirs, for a class-conditional model; samples are of these classes.
         """
         for temperature in _SAMPLE_TEMPERATURES:
             # The same codes every time, so that progress is seen.
-            samples = model.sample(len(originals), temperature, seed=0).numpy()
+            samples = model.sample(
+                len(originals), temperature, seed=0, labels=labels
+            ).numpy()
             name = f"samples_t{temperature}"
             self.image(name, step, figures.grid(samples, _COLUMNS))
-        back = model.reconstruct(originals).numpy()
+        back = model.reconstruct(originals, labels=labels).numpy()
         pairs = np.stack([originals, back], axis=1).reshape(-1, *originals.shape[1:])
         self.image("reconstructions", step, figures.grid(pairs, _COLUMNS))
         if model.encoder is not None:

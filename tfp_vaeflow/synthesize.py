@@ -24,6 +24,12 @@ flags.DEFINE_integer("columns", 8, "Cells in a row.")
 flags.DEFINE_multi_float(
     "temperature", [0.7, 1.0], "Factor on the local code of samples; several allowed."
 )
+flags.DEFINE_multi_integer(
+    "label",
+    None,
+    "Class of the samples of a class-conditional model; several are taken in turn. "
+    "Default: drawn from the prior.",
+)
 flags.DEFINE_integer("grid_size", 7, "Positions of an interpolation along z and v.")
 flags.DEFINE_integer("seed", 0, "Of all random draws.")
 flags.DEFINE_enum(
@@ -36,16 +42,21 @@ flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
 
 
 def _originals(config, even: bool):
-    """The first images of the split that the flags name."""
+    """The first images of the split that the flags name, and their labels."""
     from tfp_vaeflow import data
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
-    images = data.load(config.data, config.model).part(flag.split)
-    images = images.first(flag.num_images)
+    split = data.load(config.data, config.model).part(flag.split)
+    images = split.first(flag.num_images)
     if even and len(images) < 2:
         raise UserError(f"{flag.mode} needs two originals; got {len(images)}")
-    return images[: len(images) // 2 * 2] if even else images
+    if even:
+        images = images[: len(images) // 2 * 2]
+    labels = None
+    if config.model.is_class_conditional:
+        labels = split.labels[: len(images)]
+    return images, labels
 
 
 def main() -> None:
@@ -64,26 +75,31 @@ def main() -> None:
     bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
     config = experiment.load_saved(flag.model_dir, bindings)
     if model.encoder is None and flag.mode in ("interpolate", "switch"):
-        raise UserError(f"--mode={flag.mode} needs z, and this model has none")
+        raise UserError(
+            f"--mode={flag.mode} needs a z inferred from images; this model has none"
+        )
+    labels = None if flag.label is None else np.resize(flag.label, flag.num_images)
     pictures = {}
     if flag.mode == "sample":
         for temperature in flag.temperature:
-            images = model.sample(flag.num_images, temperature, flag.seed).numpy()
+            images = model.sample(
+                flag.num_images, temperature, flag.seed, labels=labels
+            ).numpy()
             name = f"samples_t{temperature:g}"
             pictures[name] = figures.grid(images, flag.columns)
     elif flag.mode == "reconstruct":
-        images = _originals(config, even=False)
-        back = model.reconstruct(images, flag.seed).numpy()
+        images, labels = _originals(config, even=False)
+        back = model.reconstruct(images, flag.seed, labels=labels).numpy()
         pairs = np.stack([images, back], axis=1).reshape(-1, *images.shape[1:])
         pictures["reconstructions"] = figures.grid(pairs, 2 * (flag.columns // 2) or 2)
     elif flag.mode == "interpolate":
-        a, b = _originals(config, even=True)[:2]
+        a, b = _originals(config, even=True)[0][:2]
         positions = np.linspace(0, 1, flag.grid_size)
         images = model.interpolate(a, b, positions, positions).numpy()
         images = images.reshape(-1, *a.shape)
         pictures["interpolation"] = figures.grid(images, flag.grid_size)
     else:
-        images = _originals(config, even=True)
+        images, _ = _originals(config, even=True)
         a, b = images[0::2], images[1::2]
         switched = model.switch(a, b)
         pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)

@@ -4,9 +4,10 @@ from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
+from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv
 from tfp_vaeflow.bijectors.multiscale import Block, MultiScaleFlow
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import GlowStep, SplitPrior, StepConfig
+from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 
 __all__ = [
     "ActNorm",
@@ -16,6 +17,9 @@ __all__ = [
     "Coupling",
     "FlowBijector",
     "GlowStep",
+    "MaCowStep",
+    "MaCowUnit",
+    "MaskedConv",
     "MultiScaleFlow",
     "Sequential",
     "SplitPrior",

@@ -26,10 +26,18 @@ class FlowBijector(tfb.Bijector, abc.ABC):
       event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.
       name: names the layer in error messages and graphs.
       dtype: of inputs and variables.
+      conditioning_ndims: 1 for a conditioning vector `[D]`, 3 for a map `[H, W, F]`.
     """
 
-    def __init__(self, event_ndims: int, name: str, dtype: tf.DType = tf.float32):
+    def __init__(
+        self,
+        event_ndims: int,
+        name: str,
+        dtype: tf.DType = tf.float32,
+        conditioning_ndims: int = 1,
+    ):
         super().__init__(forward_min_event_ndims=event_ndims, dtype=dtype, name=name)
+        self.conditioning_ndims = conditioning_ndims
 
     @abc.abstractmethod
     def forward_and_log_det(
@@ -58,17 +66,17 @@ class FlowBijector(tfb.Bijector, abc.ABC):
 
     def _flattened(self, method, value, conditioning):
         """Calls `method` with all leading dimensions flattened to one."""
-        event_ndims = self.forward_min_event_ndims
-        plain = conditioning is None or len(conditioning.shape) == 2
+        event_ndims, ndims = self.forward_min_event_ndims, self.conditioning_ndims
+        plain = conditioning is None or len(conditioning.shape) == 1 + ndims
         if plain and value.shape.rank == event_ndims + 1:
             return method(value, conditioning)
         shape = tf.shape(value)
         lead, event = shape[:-event_ndims], shape[-event_ndims:]
         if conditioning is not None:
             conditioning = tf.convert_to_tensor(conditioning, self.dtype)
-            length = tf.shape(conditioning)[-1:]
-            conditioning = tf.broadcast_to(conditioning, tf.concat([lead, length], 0))
-            conditioning = tf.reshape(conditioning, tf.concat([[-1], length], 0))
+            one = conditioning.shape[-ndims:]
+            conditioning = tf.broadcast_to(conditioning, tf.concat([lead, one], 0))
+            conditioning = tf.reshape(conditioning, tf.concat([[-1], one], 0))
         flat = tf.reshape(value, tf.concat([[-1], event], 0))
         flat.set_shape([None, *value.shape[-event_ndims:]])
         result, log_det = method(flat, conditioning)
@@ -116,7 +124,8 @@ class Sequential(FlowBijector):
         name: str = "sequential",
         dtype: tf.DType = tf.float32,
     ):
-        super().__init__(event_ndims, name, dtype)
+        ndims = max((member.conditioning_ndims for member in members), default=1)
+        super().__init__(event_ndims, name, dtype, ndims)
         self.members = list(members)
 
     def forward_and_log_det(self, x, conditioning=None):
@@ -149,3 +158,23 @@ def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(like)
     positions = tf.cast(tf.reduce_prod(shape[1:-1]), like.dtype)
     return tf.fill(shape[:1], positions * log_det_per_position)
+
+
+def check_conditioning(
+    name: str, expected: bool, conditioning: tf.Tensor | None
+) -> None:
+    """Checks that a layer gets a conditioning if, and only if, it was built for one.
+
+    Raises:
+      ValueError: naming the layer.
+    """
+    if expected and conditioning is None:
+        raise ValueError(
+            f"{name}: conditioning is missing; this layer was built to be conditioned, "
+            "pass conditioning="
+        )
+    if not expected and conditioning is not None:
+        raise ValueError(
+            f"{name}: got conditioning of shape {tuple(conditioning.shape)}, but this "
+            "layer was built without; leave conditioning= out"
+        )

@@ -4,11 +4,11 @@ import dataclasses
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector
+from tfp_vaeflow.bijectors.base import FlowBijector, check_conditioning
 from tfp_vaeflow.bijectors.elementwise import make_transform
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.networks import CouplingNetwork
+from tfp_vaeflow.networks import CouplingNetwork, conditioning_ndims
 from tfp_vaeflow.noise import Initializer
 
 
@@ -73,7 +73,8 @@ class Coupling(FlowBijector):
     Data-dependent initialisation scales the network's output to zero, so that a fresh
     coupling is the identity.
 
-    Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning `[B, D]`.
+    Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning `[B, D]` (`local_linear`:
+    `[B, H, W, F]`).
 
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803; conditioned on z as in the
     paper, section 3.2.
@@ -97,7 +98,9 @@ class Coupling(FlowBijector):
         init: Initializer,
         name: str = "coupling",
     ):
-        super().__init__(1 if config.dense else 3, name, init.dtype)
+        super().__init__(
+            1 if config.dense else 3, name, init.dtype, conditioning_ndims(config)
+        )
         transformed = split.transformed(channels)
         if not 0 < transformed < channels:
             raise UserError(
@@ -111,16 +114,7 @@ class Coupling(FlowBijector):
         self.network = CouplingNetwork(config, channels - transformed, outputs, init)
 
     def _check(self, conditioning) -> None:
-        if self._conditioned and conditioning is None:
-            raise ValueError(
-                f"{self.name}: conditioning is missing; this layer was built to be "
-                "conditioned on z, pass conditioning="
-            )
-        if not self._conditioned and conditioning is not None:
-            raise ValueError(
-                f"{self.name}: got conditioning of shape {tuple(conditioning.shape)}, "
-                "but this layer was built without; leave conditioning= out"
-            )
+        check_conditioning(self.name, self._conditioned, conditioning)
 
     def _finish(self, condition, transformed, log_det):
         log_det = tf.reduce_sum(log_det, list(range(1, log_det.shape.rank)))

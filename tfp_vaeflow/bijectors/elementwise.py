@@ -2,10 +2,16 @@
 
 A transform has `num_parameters` a transformed channel; `params` holds them along the
 last axis, one block of channels after another, in the order of the docstring.
+`inverse_and_log_det(x, params)` is x -> v, `forward_and_log_det(v, params)` its
+inverse; both return the value and the log-derivative of each element. Shapes:
+`[..., C]`, params `[..., num_parameters * C]`. With all parameters zero every
+transform is the identity.
 """
 
+import abc
 import math
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -50,5 +56,156 @@ class Affine:
         return y * tf.exp(log_scale) + shift, log_scale
 
 
-def make_transform(name: str, alpha: float) -> Additive | Affine:
-    return Additive() if name == "additive" else Affine(alpha)
+class Relu:
+    """`v = scale * x + shift`, `scale = 1 + tanh(s)` if x > 0, else 1.
+
+    Log-det: `log scale`. Parameters: shift, s. (`relu` of XuezheMax/wolf)
+    """
+
+    num_parameters = 2
+
+    def _shift_and_log_scale(self, params):
+        shift, s = tf.split(params, 2, axis=-1)
+        # 1 + tanh(s) = 2 sigmoid(2 s), which does not round to zero; see Affine.
+        return shift, math.log(2.0) + tf.math.log_sigmoid(2 * s)
+
+    def forward_and_log_det(self, x, params):
+        shift, log_scale = self._shift_and_log_scale(params)
+        x = x - shift
+        # The scale is positive: this is the sign of the data, too.
+        log_scale = tf.where(x > 0, log_scale, 0)
+        return x * tf.exp(-log_scale), -log_scale
+
+    def inverse_and_log_det(self, y, params):
+        shift, log_scale = self._shift_and_log_scale(params)
+        log_scale = tf.where(y > 0, log_scale, 0)
+        return y * tf.exp(log_scale) + shift, log_scale
+
+
+class _RootFinding(abc.ABC):
+    """A transform whose way back (v -> x) is the root of an increasing function.
+
+    Subclasses give x -> v in `inverse_and_log_det` and the root in `_root`.
+    """
+
+    @abc.abstractmethod
+    def inverse_and_log_det(self, y, params):
+        """Data -> code, as in the other transforms."""
+
+    @abc.abstractmethod
+    def _root(self, x, params):
+        """Code -> data in float64, nearly exact; needs no gradient."""
+
+    def forward_and_log_det(self, x, params):
+        dtype = x.dtype
+        x, params = tf.cast(x, tf.float64), tf.cast(params, tf.float64)
+        y = tf.stop_gradient(self._root(x, params))
+        # One Newton step takes the last error away, and its derivative with the slope
+        # held constant is that of the implicit function: no other gradient is needed.
+        value, log_slope = self.inverse_and_log_det(y, params)
+        y -= (value - x) * tf.exp(-tf.stop_gradient(log_slope))
+        _, log_slope = self.inverse_and_log_det(y, params)
+        return tf.cast(y, dtype), tf.cast(-log_slope, dtype)
+
+
+class Nlsq(_RootFinding):
+    """`v = b x + a + c / (1 + u^2)`, `u = d x + g`: affine plus a bump.
+
+    Log-det: `log(b - 2 c d u / (1 + u^2)^2)`. Parameters: a, log b, c', log d, g, of
+    which `log b` and `log d` are scaled by 0.4 and c' by 0.3 for stability;
+    `c = (8 sqrt(3) / 9 - 0.05) (b / d) tanh(c')` keeps the slope above 0.03 b.
+    (Ziegler & Rush, arXiv 1901.10548)
+    """
+
+    num_parameters = 5
+    _BUMP = 8 * math.sqrt(3) / 9 - 0.05
+
+    def _parameters(self, params):
+        """a, log b, k, log d, g, where k = c d / b."""
+        a, log_b, c, log_d, g = tf.split(params, 5, axis=-1)
+        return a, 0.4 * log_b, self._BUMP * tf.tanh(0.3 * c), 0.4 * log_d, g
+
+    def inverse_and_log_det(self, y, params):
+        a, log_b, k, log_d, g = self._parameters(params)
+        u = tf.exp(log_d) * y + g
+        bump = 1 / (1 + u**2)
+        value = tf.exp(log_b) * y + a + k * tf.exp(log_b - log_d) * bump
+        # In this order u bump^2 does not overflow, as (1 + u^2)^2 would.
+        return value, log_b + tf.math.log1p(-2 * k * (u * bump) * bump)
+
+    def _root(self, x, params):
+        a, log_b, k, log_d, g = self._parameters(params)
+        # In u the equation is w = u + k / (1 + u^2), the cubic
+        # u^3 - w u^2 + u + k - w = 0, whose one real root is w / 3 + t with
+        # t^3 + p t + q = 0 (Cardano). The discriminant q^2/4 + p^3/27 is expanded: its
+        # terms in w^6 cancel, and would take all digits with them.
+        w = (x - a) * tf.exp(log_d - log_b) + g
+        p = 1 - w**2 / 3
+        q = k - 2 * w / 3 - 2 * w**3 / 27
+        discriminant = ((w**2 + 1) ** 2 - k * w * (w**2 + 9)) / 27 + k**2 / 4
+        t = tf.pow(tf.abs(q) / 2 + tf.sqrt(discriminant), 1 / 3)
+        t = tf.where(q > 0, -t, t)
+        return (w / 3 + t - p / (3 * t) - g) * tf.exp(-log_d)
+
+
+class SymmElu(_RootFinding):
+    """`v = x + sign(x) s (1 - exp(-|x|)) + shift`, `s = tanh(s' / 2)`.
+
+    Log-det: `log(1 + s exp(-|x|))`. Parameters: shift, s'. (`symm_elu` of
+    XuezheMax/wolf)
+    """
+
+    num_parameters = 2
+    _NEWTON_STEPS = 3
+
+    def _parameters(self, params):
+        """shift, s, 1 + s."""
+        shift, s = tf.split(params, 2, axis=-1)
+        # 1 + s does not round to zero as a sigmoid, and may not underflow to it
+        # either: at x = 0 it is the slope.
+        slope = tf.maximum(2 * tf.sigmoid(s), np.finfo(s.dtype.as_numpy_dtype).tiny)
+        return shift, tf.tanh(s / 2), slope
+
+    def inverse_and_log_det(self, y, params):
+        shift, s, slope_at_zero = self._parameters(params)
+        # Not tf.sign and tf.abs, whose gradients vanish at zero.
+        sign = tf.where(y > 0, tf.ones_like(y), -tf.ones_like(y))
+        size = sign * y
+        value = y - sign * s * tf.math.expm1(-size) + shift
+        return value, tf.math.log(_slope(size, slope_at_zero))
+
+    def _root(self, x, params):
+        shift, s, slope_at_zero = self._parameters(params)
+        x -= shift
+        goal = tf.abs(x)
+        # For t >= 0 the function is (1 + s) t - s (t - 1 + exp(-t)). With the bound
+        # t^2 / (2 + t), below the last bracket and close to it, its root is that of
+        # t^2 - 2 m t - 2 goal: left of ours where the function is concave (s > 0),
+        # right of it where it is convex, so Newton's method cannot overshoot. Three
+        # steps exhaust float64 for every s in (-1, 1) and every goal.
+        m = goal / 2 - slope_at_zero
+        root = tf.sqrt(m**2 + 2 * goal)
+        t = tf.where(m > 0, root + m, 2 * goal / (root - m))
+        for _ in range(self._NEWTON_STEPS):
+            error = t - s * tf.math.expm1(-t) - goal
+            t -= error / _slope(t, slope_at_zero)
+        return tf.sign(x) * t
+
+
+def _slope(size, slope_at_zero):
+    """`1 + s exp(-size)` as a sum of positive terms, from `1 + s`."""
+    return slope_at_zero * tf.exp(-size) - tf.math.expm1(-size)
+
+
+Transform = Additive | Affine | Relu | Nlsq | SymmElu
+_WITHOUT_OPTIONS = {
+    "additive": Additive,
+    "relu": Relu,
+    "nlsq": Nlsq,
+    "symm_elu": SymmElu,
+}
+
+
+def make_transform(name: str, alpha: float) -> Transform:
+    """The transform of that name (`config.model.TRANSFORMS`); alpha is Affine's."""
+    return Affine(alpha) if name == "affine" else _WITHOUT_OPTIONS[name]()

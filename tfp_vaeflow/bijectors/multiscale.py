@@ -6,7 +6,13 @@ import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import GlowStep, SplitPrior, StepConfig, split_off
+from tfp_vaeflow.bijectors.steps import (
+    GlowStep,
+    MaCowStep,
+    SplitPrior,
+    StepConfig,
+    split_off,
+)
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.noise import Initializer
 
@@ -29,12 +35,12 @@ class Block(FlowBijector):
 
     def __init__(
         self,
-        steps: list[GlowStep],
+        steps: list[GlowStep | MaCowStep],
         split_prior: SplitPrior,
         inner: FlowBijector,
         name: str = "block",
     ):
-        super().__init__(3, name, inner.dtype)
+        super().__init__(3, name, inner.dtype, split_prior.conditioning_ndims)
         self.steps = steps
         self.split_prior = split_prior
         self.inner = inner
@@ -82,7 +88,8 @@ class MultiScaleFlow(Sequential):
     Args:
       config: the architecture.
       channels: C of the images.
-      conditioning_dim: length of z; 0 for no conditioning.
+      conditioning_dim: length of z, or channels of a conditioning map; 0 for no
+        conditioning.
       init: source of initial weights.
       name: names the layer.
 
@@ -98,6 +105,7 @@ class MultiScaleFlow(Sequential):
         init: Initializer,
         name: str = "flow",
     ):
+        step_class = {"glow": GlowStep, "macow": MaCowStep}[config.step]
         top = config.levels - 1
         levels = []
         for level, counts in enumerate(config.num_steps):
@@ -108,6 +116,7 @@ class MultiScaleFlow(Sequential):
                 config.coupling(level, conditioning_dim),
                 config.conv1x1,
                 config.heads[level] if config.heads else 1,
+                config.kernel_size,
             )
             prior_coupling = dataclasses.replace(
                 step_config.coupling, transform=config.prior_transform
@@ -119,7 +128,7 @@ class MultiScaleFlow(Sequential):
             for number, count in enumerate(counts if internal else [counts]):
                 label = f"{name}_level{level}_block{number}"
                 steps = [
-                    GlowStep(channels, step_config, init, name=f"{label}_step{step}")
+                    step_class(channels, step_config, init, name=f"{label}_step{step}")
                     for step in range(count)
                 ]
                 split_prior = None

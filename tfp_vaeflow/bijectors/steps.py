@@ -1,6 +1,7 @@
 """Steps: the fixed sequences of layers that a flow repeats."""
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -8,7 +9,9 @@ from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
+from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
 from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.networks import conditioning_ndims
 from tfp_vaeflow.noise import Initializer
 
 
@@ -19,11 +22,51 @@ class StepConfig:
     Attributes:
       coupling: their coupling layers.
       conv1x1, heads: their 1x1 convolutions.
+      kernel_size: (MaCow) `(kh, kw)` of their masked convolutions.
     """
 
     coupling: CouplingConfig
     conv1x1: str = "dense"
     heads: int = 1
+    kernel_size: tuple[int, int] = (2, 3)
+
+
+def _step_members(
+    channels: int,
+    config: StepConfig,
+    init: Initializer,
+    name: str,
+    units: Callable[[int], list[FlowBijector]] = lambda half: [],
+) -> list[FlowBijector]:
+    """The layers of a step; `units(1)`, `units(2)` precede its pairs of couplings."""
+    event_ndims = 1 if config.coupling.dense else 3
+
+    def actnorm(suffix):
+        return ActNorm(channels, init, event_ndims, name=f"{name}_{suffix}")
+
+    def coupling(pattern, order):
+        split = ChannelSplit(pattern, order)
+        label = f"{name}_coupling_{pattern}_{order}"
+        return Coupling(channels, config.coupling, split, init, name=label)
+
+    return [
+        actnorm("actnorm1"),
+        Conv1x1(
+            channels,
+            init,
+            config.conv1x1,
+            config.heads,
+            event_ndims,
+            name=f"{name}_conv1x1",
+        ),
+        *units(1),
+        coupling("continuous", "up"),
+        coupling("continuous", "down"),
+        actnorm("actnorm2"),
+        *units(2),
+        coupling("skip", "up"),
+        coupling("skip", "down"),
+    ]
 
 
 class GlowStep(Sequential):
@@ -49,37 +92,49 @@ class GlowStep(Sequential):
         init: Initializer,
         name: str = "glow_step",
     ):
-        event_ndims = 1 if config.coupling.dense else 3
+        members = _step_members(channels, config, init, name)
+        super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
 
-        def actnorm(suffix):
-            return ActNorm(channels, init, event_ndims, name=f"{name}_{suffix}")
 
-        def coupling(pattern, order):
-            split = ChannelSplit(pattern, order)
-            label = f"{name}_coupling_{pattern}_{order}"
-            return Coupling(channels, config.coupling, split, init, name=label)
+class MaCowStep(Sequential):
+    """One step of MaCow, on images: two units before each pair of couplings.
 
-        super().__init__(
-            [
-                actnorm("actnorm1"),
-                Conv1x1(
+        x -> ActNorm -> 1x1 convolution
+          -> unit -> unit -> coupling continuous/up -> continuous/down
+          -> ActNorm
+          -> unit -> unit -> coupling skip/up -> skip/down -> v
+
+    Reference: Ma, Kong, Zhang, Hovy, *MaCow*, arXiv 1902.04208, section 3; paper,
+    appendix.
+
+    Args:
+      channels: C.
+      config: the layers' settings.
+      init: source of initial weights.
+      name: begins the names of the layers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: StepConfig,
+        init: Initializer,
+        name: str = "macow_step",
+    ):
+        def units(half):
+            return [
+                MaCowUnit(
                     channels,
+                    config.coupling,
+                    config.kernel_size,
                     init,
-                    config.conv1x1,
-                    config.heads,
-                    event_ndims,
-                    name=f"{name}_conv1x1",
-                ),
-                coupling("continuous", "up"),
-                coupling("continuous", "down"),
-                actnorm("actnorm2"),
-                coupling("skip", "up"),
-                coupling("skip", "down"),
-            ],
-            event_ndims,
-            name,
-            init.dtype,
-        )
+                    name=f"{name}_units{half}_{number}",
+                )
+                for number in range(2)
+            ]
+
+        members = _step_members(channels, config, init, name, units)
+        super().__init__(members, 3, name, init.dtype)
 
 
 class SplitPrior(FlowBijector):
@@ -110,7 +165,7 @@ class SplitPrior(FlowBijector):
         init: Initializer,
         name: str = "split_prior",
     ):
-        super().__init__(3, name, init.dtype)
+        super().__init__(3, name, init.dtype, conditioning_ndims(config.coupling))
         split = ChannelSplit("continuous", "up", factor)
         self.leaving = leaving
         self.conv1x1 = Conv1x1(

@@ -4,10 +4,10 @@ Every field is checked when the object is made, so that a wrong experiment file
 fails before anything is built. Nothing here imports TensorFlow or gin.
 """
 
+from tfp_vaeflow.config.flow import CouplingConfig, FlowConfig
 from tfp_vaeflow.config.model import (
-    CouplingConfig,
+    DequantizerConfig,
     EncoderConfig,
-    FlowConfig,
     ModelConfig,
     PriorConfig,
     model_config_from_dict,
@@ -24,6 +24,7 @@ from tfp_vaeflow.config.run import (
 __all__ = [
     "CouplingConfig",
     "DataConfig",
+    "DequantizerConfig",
     "EncoderConfig",
     "EvaluationConfig",
     "ExperimentConfig",

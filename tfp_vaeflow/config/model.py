@@ -4,146 +4,22 @@ import dataclasses
 import math
 
 from tfp_vaeflow.config.checks import Settings
+from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig
 from tfp_vaeflow.errors import UserError
 
-ACTIVATIONS = ("elu", "relu", "leaky_relu")
-TRANSFORMS = ("affine", "additive")
-CONV1X1_KINDS = ("dense", "lu", "split")
 ENCODER_NORMS = ("batch", "group")
-PRIORS = ("normal", "flow")
-
-
-@dataclasses.dataclass(frozen=True)
-class CouplingConfig(Settings):
-    """What every coupling layer of one level has in common.
-
-    Attributes:
-      hidden: width of the coupling network.
-      conditioning_dim: length of the conditioning vector; 0 for none.
-      activation: `elu`, `relu` or `leaky_relu`.
-      transform: elementwise transform of the second part, `affine` or `additive`.
-      alpha: range of the affine scale, `1 + alpha tanh(s / 2)`.
-      dense: whether inputs are vectors `[B, D]` instead of images `[B, H, W, C]`.
-    """
-
-    hidden: int
-    conditioning_dim: int = 0
-    activation: str = "elu"
-    transform: str = "affine"
-    alpha: float = 1.0
-    dense: bool = False
-
-    def check(self):
-        self._choose("activation", ACTIVATIONS)
-        self._choose("transform", TRANSFORMS)
-        self._at_least("hidden", 1)
-        if not 0 < self.alpha <= 1:
-            raise UserError(
-                f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
-                "outside of which the affine coupling has no inverse"
-            )
-
-
-def _as_tuple(entry: int | tuple[int, ...]) -> tuple[int, ...]:
-    return entry if isinstance(entry, tuple) else (entry,)
-
-
-@dataclasses.dataclass(frozen=True)
-class FlowConfig(Settings):
-    """The multi-scale Glow decoder.
-
-    Attributes:
-      num_steps: one entry a level, fine to coarse. The first and the last are step
-        counts; those between are lists of step counts with a split prior after each.
-      hidden: width of the coupling networks, one entry a level.
-      factors: split factor of each internal level; a level with factor f hands
-        `1 / f` of its channels to the local code after each of its step counts.
-      activation: of the coupling networks.
-      transform: elementwise transform of the steps' couplings.
-      prior_transform: elementwise transform of the split priors' couplings.
-      alpha: range of the affine scale.
-      conv1x1: kind of the invertible 1x1 convolutions: `dense`, `lu` or `split`.
-      heads: (`split` only) channel groups that share one matrix, one entry a level.
-    """
-
-    num_steps: tuple[int | tuple[int, ...], ...]
-    hidden: tuple[int, ...]
-    factors: tuple[int, ...] = ()
-    activation: str = "elu"
-    transform: str = "affine"
-    prior_transform: str = "affine"
-    alpha: float = 1.0
-    conv1x1: str = "dense"
-    heads: tuple[int, ...] = ()
-
-    def check(self):
-        self._choose("conv1x1", CONV1X1_KINDS)
-        self._choose("prior_transform", TRANSFORMS)
-        levels = self.levels
-        if levels == 0:
-            raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
-        for level, steps in enumerate(self.num_steps):
-            internal = 0 < level < levels - 1
-            if internal != isinstance(steps, tuple):
-                kind = "a list of step counts" if internal else "one step count"
-                raise UserError(
-                    f"FlowConfig.num_steps[{level}] is {steps!r}; expected {kind} "
-                    f"(level {level} of {levels})"
-                )
-        counts = [n for entry in self.num_steps for n in _as_tuple(entry)]
-        if min((*counts, *self.hidden, *self.heads, 1)) < 0 or 0 in self.heads:
-            raise UserError(
-                "FlowConfig.num_steps, hidden and heads are "
-                f"{self.num_steps}, {self.hidden}, {self.heads}; expected no negative "
-                "number, and heads of at least 1"
-            )
-        for field, expected in (("hidden", levels), ("factors", max(levels - 2, 0))):
-            if len(getattr(self, field)) != expected:
-                raise UserError(
-                    f"FlowConfig.{field} has {len(getattr(self, field))} entries; "
-                    f"num_steps has {levels} levels, so expected {expected}"
-                )
-        if (self.conv1x1 == "split") != bool(self.heads):
-            raise UserError(
-                f"FlowConfig.heads is {self.heads} with conv1x1 = {self.conv1x1!r}; "
-                "heads goes with conv1x1 = 'split', one entry a level"
-            )
-        if self.heads and len(self.heads) != levels:
-            raise UserError(
-                f"FlowConfig.heads has {len(self.heads)} entries; expected {levels}"
-            )
-        for level, factor in enumerate(self.factors, start=1):
-            counts = len(self.num_steps[level])
-            if not 0 < counts < factor:
-                raise UserError(
-                    f"FlowConfig.num_steps[{level}] has {counts} entries with split "
-                    f"factor {factor}; expected 1 to {factor - 1}"
-                )
-        self.coupling(0, 0)  # checks what the couplings share
-
-    @property
-    def levels(self) -> int:
-        return len(self.num_steps)
-
-    def coupling(self, level: int, conditioning_dim: int) -> CouplingConfig:
-        """The couplings of the steps of one level."""
-        return CouplingConfig(
-            hidden=self.hidden[level],
-            conditioning_dim=conditioning_dim,
-            activation=self.activation,
-            transform=self.transform,
-            alpha=self.alpha,
-        )
+PRIORS = ("normal", "flow", "categorical")
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Settings):
-    """The ResNet that gives the posterior of the global code z.
+    """A ResNet: of the global code's posterior, or of a dequantizer's features.
 
     Attributes:
       planes: channels of the residual blocks, one entry a level; each level halves
         the resolution.
-      out_planes: channels of the last convolution, before the dense layer.
+      out_planes: channels of the last convolution, before the dense layer; of a
+        dequantizer's encoder, channels of the feature map.
       activation: `elu`, `relu` or `leaky_relu`.
       norm: `batch` or `group`.
       num_groups: (`group` only) groups, one entry a level.
@@ -181,13 +57,18 @@ class EncoderConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig(Settings):
-    """The prior p(z): a standard normal, or a flow on top of one.
+    """The prior p(z): a standard normal, a flow on top of one, or a code a class.
 
     Attributes:
-      kind: `normal` or `flow`.
+      kind: `normal`, `flow` or `categorical`. With the last the model is
+        class-conditional: z is a function of the label, and there is no encoder.
       num_steps: (`flow`) steps of the flow.
       hidden: (`flow`) width of its coupling networks.
-      activation, transform, alpha: (`flow`) as in `FlowConfig`.
+      activation: (`flow`, `categorical`) as in `FlowConfig`.
+      transform, alpha: (`flow`) as in `FlowConfig`.
+      num_classes: (`categorical`) how many labels there are, 0 to num_classes - 1.
+      class_probabilities: (`categorical`) p(label), one entry a class; without them all
+        classes are equally probable.
     """
 
     kind: str = "flow"
@@ -196,11 +77,33 @@ class PriorConfig(Settings):
     activation: str = "elu"
     transform: str = "affine"
     alpha: float = 1.0
+    num_classes: int = 0
+    class_probabilities: tuple[float, ...] = ()
 
     def check(self):
         self._choose("kind", PRIORS)
         self._at_least("num_steps", 1)
         self.coupling()
+        if (self.kind == "categorical") != (self.num_classes > 0):
+            raise UserError(
+                f"PriorConfig.num_classes is {self.num_classes} with kind = "
+                f"{self.kind!r}; expected the number of labels with 'categorical', "
+                "otherwise 0"
+            )
+        if not self.class_probabilities:
+            return
+        probabilities = self.class_probabilities
+        if len(probabilities) != self.num_classes:
+            raise UserError(
+                f"PriorConfig.class_probabilities has {len(probabilities)} entries; "
+                f"expected {self.num_classes}, one a class"
+            )
+        total = math.fsum(probabilities)
+        if not (min(probabilities) > 0 and math.isclose(total, 1, rel_tol=1e-4)):
+            raise UserError(
+                f"PriorConfig.class_probabilities are {probabilities} with the sum "
+                f"{total}; expected positive numbers with the sum 1"
+            )
 
     def coupling(self) -> CouplingConfig:
         return CouplingConfig(
@@ -213,6 +116,26 @@ class PriorConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class DequantizerConfig(Settings):
+    """A variational dequantizer: q(u | x) is a flow, given features of the image.
+
+    Attributes:
+      flow: from noise to u, conditioned `local_linear`.
+      encoder: gives the features, a map of `out_planes` channels.
+    """
+
+    flow: FlowConfig
+    encoder: EncoderConfig
+
+    def check(self):
+        if self.flow.conditioning != "local_linear":
+            raise UserError(
+                f"DequantizerConfig.flow has conditioning = "
+                f"{self.flow.conditioning!r}; expected 'local_linear'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig(Settings):
     """Everything that a model is built from.
 
@@ -222,7 +145,9 @@ class ModelConfig(Settings):
         integer from 2 to 256.
       latent_dim: length of the global code z; 0 builds the flow alone (plain Glow).
       flow: the decoder.
-      encoder, prior: posterior and prior of z; unused when `latent_dim` is 0.
+      encoder, prior: posterior and prior of z; unused when `latent_dim` is 0. A
+        categorical prior needs no encoder.
+      dequantizer: q(u | x); None for uniform noise.
       allow_tf32: let GPUs use TF32 in convolutions and matrix products. Faster, but
         `decode(encode(x))` is then no longer exact.
     """
@@ -233,6 +158,7 @@ class ModelConfig(Settings):
     flow: FlowConfig
     encoder: EncoderConfig | None = None
     prior: PriorConfig | None = None
+    dequantizer: DequantizerConfig | None = None
     allow_tf32: bool = False
 
     def check(self):
@@ -247,17 +173,38 @@ class ModelConfig(Settings):
                 "256 (2**bits, or the levels of the data)"
             )
         self._at_least("latent_dim", 0)
-        if self.latent_dim and (self.encoder is None or self.prior is None):
+        if self.latent_dim and self.prior is None:
             raise UserError(
-                f"ModelConfig.latent_dim is {self.latent_dim}, but there is no encoder "
-                "or no prior; give both, or latent_dim = 0 for a model without z"
+                f"ModelConfig.latent_dim is {self.latent_dim}, but there is no prior; "
+                "give one, or latent_dim = 0 for a model without z"
+            )
+        if self.has_posterior and self.encoder is None:
+            raise UserError(
+                f"ModelConfig.latent_dim is {self.latent_dim}, but there is no "
+                "encoder; give one, or a categorical prior, or latent_dim = 0 for a "
+                "model without z"
+            )
+        if self.flow.conditioning == "local_linear":
+            raise UserError(
+                "FlowConfig.conditioning is 'local_linear', but z is a vector; "
+                "expected 'global_linear' or 'global_attn' (a dequantizer's flow takes "
+                "maps)"
             )
         self._check_halvings("FlowConfig.num_steps", self.flow.levels - 1)
-        if self.latent_dim:
+        if self.has_posterior:
             self._check_halvings("EncoderConfig.planes", len(self.encoder.planes))
-        if self.image_shape[2] == 1 and self.flow.num_steps[0] > 0:
+        self._check_grey("FlowConfig", self.flow)
+        if self.dequantizer is not None:
+            part = "DequantizerConfig"
+            flow, encoder = self.dequantizer.flow, self.dequantizer.encoder
+            self._check_halvings(f"{part}.flow.num_steps", flow.levels - 1)
+            self._check_halvings(f"{part}.encoder.planes", len(encoder.planes))
+            self._check_grey(f"{part}.flow", flow)
+
+    def _check_grey(self, name: str, flow: FlowConfig) -> None:
+        if self.image_shape[2] == 1 and flow.num_steps[0] > 0:
             raise UserError(
-                f"FlowConfig.num_steps[0] is {self.flow.num_steps[0]} on grey images: "
+                f"{name}.num_steps[0] is {flow.num_steps[0]} on grey images: "
                 "one channel cannot be split in two; expected 0"
             )
 
@@ -271,6 +218,16 @@ class ModelConfig(Settings):
             )
 
     @property
+    def is_class_conditional(self) -> bool:
+        """Whether z is a function of the label."""
+        return self.latent_dim > 0 and self.prior.kind == "categorical"
+
+    @property
+    def has_posterior(self) -> bool:
+        """Whether z has a posterior q(z | x), given by the encoder."""
+        return self.latent_dim > 0 and not self.is_class_conditional
+
+    @property
     def num_dims(self) -> int:
         """D = height x width x channels."""
         return math.prod(self.image_shape)
@@ -279,11 +236,19 @@ class ModelConfig(Settings):
 def model_config_from_dict(values: dict) -> ModelConfig:
     """The inverse of `dataclasses.asdict` for a `ModelConfig` (from JSON)."""
     parts = {"flow": FlowConfig, "encoder": EncoderConfig, "prior": PriorConfig}
+
+    def build(values: dict) -> dict:
+        made = {
+            field: part(**values[field])
+            for field, part in parts.items()
+            if values.get(field) is not None
+        }
+        return {**values, **made}
+
     try:
-        values = dict(values)
-        for field, part in parts.items():
-            if values.get(field) is not None:
-                values[field] = part(**values[field])
+        values = build(values)
+        if values.get("dequantizer") is not None:
+            values["dequantizer"] = DequantizerConfig(**build(values["dequantizer"]))
         return ModelConfig(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"not the description of a model: {error}") from error

@@ -193,3 +193,13 @@ class ExperimentConfig(Settings):
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def check(self):
+        dequantizer = self.model.dequantizer
+        flows = [self.model.flow, *([dequantizer.flow] if dequantizer else [])]
+        if self.training.micro_batches > 1 and "batch" in [f.norm for f in flows]:
+            raise UserError(
+                f"TrainingConfig.micro_batches is {self.training.micro_batches} with "
+                "FlowConfig.norm = 'batch', which has to see the whole batch at once; "
+                "expected 1, or another norm"
+            )

@@ -37,8 +37,30 @@ def load(config: DataConfig, model: ModelConfig) -> Splits:
       model: gives the image shape.
 
     Raises:
-      UserError: if the data set is unknown, missing, or of another shape.
+      UserError: if the data set is unknown, missing, or of another shape; if a
+        class-conditional model does not find its labels.
     """
+    splits = _load(config, model)
+    if model.is_class_conditional:
+        _check_labels(splits.train, model.prior.num_classes)
+    return splits
+
+
+def _check_labels(split: Split, num_classes: int) -> None:
+    if split.labels is None:
+        raise UserError(
+            "PriorConfig.kind is 'categorical', and the data has no labels; expected a "
+            "labelled data set, or images in one folder a label"
+        )
+    if split.labels.max() >= num_classes:
+        raise UserError(
+            f"the data has labels up to {split.labels.max()}, and "
+            f"PriorConfig.num_classes is {num_classes}; expected "
+            f"{split.labels.max() + 1} or more"
+        )
+
+
+def _load(config: DataConfig, model: ModelConfig) -> Splits:
     kind = config.name.split(":", 1)[0]
     if kind == "folder" or (config.data_dir and holds_images(config.data_dir)):
         return load_folder(config, model.image_shape)

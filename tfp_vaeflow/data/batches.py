@@ -26,11 +26,23 @@ class Batch(NamedTuple):
       positions: int64 `[B]`, of each example in the global batch or the split: its
         noise is a function of this.
       weights: float32 `[B]`, 0 for examples that only fill up the last batch.
+      labels: int64 `[B]`; all -1 unless they were asked for.
     """
 
     images: tf.Tensor
     positions: tf.Tensor
     weights: tf.Tensor
+    labels: tf.Tensor
+
+
+def _labels_at(split: Split, with_labels: bool):
+    """A function from indices to labels, or to -1 where labels are not asked for."""
+    if not with_labels:
+        return lambda indices: tf.fill(tf.shape(indices), tf.constant(-1, tf.int64))
+    if split.labels is None:
+        raise UserError("a class-conditional model needs labels; the data has none")
+    table = tf.constant(split.labels, tf.int64)
+    return lambda indices: tf.gather(table, indices)
 
 
 def augment(images: tf.Tensor, config: DataConfig, seed: tf.Tensor) -> tf.Tensor:
@@ -64,7 +76,12 @@ def augment(images: tf.Tensor, config: DataConfig, seed: tf.Tensor) -> tf.Tensor
 
 
 def training_batches(
-    split: Split, config: DataConfig, batch_size: int, seed: int, first_step: int
+    split: Split,
+    config: DataConfig,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    with_labels: bool = False,
 ) -> tf.data.Dataset:
     """The endless sequence of global training batches from step `first_step` on.
 
@@ -74,6 +91,7 @@ def training_batches(
       batch_size: images a batch.
       seed: of order and augmentation.
       first_step: the first batch to give.
+      with_labels: whether to give labels.
 
     Returns:
       A data set of `Batch`es.
@@ -82,6 +100,7 @@ def training_batches(
         raise UserError("the training split is empty")
     size = split.num_images
 
+    labels_at = _labels_at(split, with_labels)
     order_seed = noise.fold_in(seed, int(Stream.ORDER))
 
     def batch(step):
@@ -95,26 +114,34 @@ def training_batches(
             max_index=tf.constant(size - 1, tf.int64),
         )
         images = augment(split.read(indices), config, noise.step_seed(seed, step))
-        return Batch(
-            images, tf.range(batch_size, dtype=tf.int64), tf.ones([batch_size])
-        )
+        positions = tf.range(batch_size, dtype=tf.int64)
+        return Batch(images, positions, tf.ones([batch_size]), labels_at(indices))
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return steps.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 
-def evaluation_batches(split: Split, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    split: Split, batch_size: int, with_labels: bool = False
+) -> tf.data.Dataset:
     """All images of a split once, in order; the last batch is filled up.
+
+    Args:
+      split: the images.
+      batch_size: images a batch.
+      with_labels: whether to give labels.
 
     Returns:
       A data set of `Batch`es of `batch_size` images each.
     """
     count = -(-split.num_images // batch_size)
+    labels_at = _labels_at(split, with_labels)
 
     def batch(number):
         positions = number * batch_size + tf.range(batch_size, dtype=tf.int64)
         real = positions < split.num_images
-        images = split.read(tf.where(real, positions, 0))
-        return Batch(images, positions, tf.cast(real, tf.float32))
+        indices = tf.where(real, positions, 0)
+        weights = tf.cast(real, tf.float32)
+        return Batch(split.read(indices), positions, weights, labels_at(indices))
 
     return tf.data.Dataset.range(count).map(batch, tf.data.AUTOTUNE).prefetch(2)

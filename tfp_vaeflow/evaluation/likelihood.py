@@ -4,10 +4,20 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import noise, quantization
-from tfp_vaeflow.data import Split, evaluation_batches
+from tfp_vaeflow.data import Batch, Split, evaluation_batches
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
+
+
+def labelled_batches(model: VAEFlow, split: Split, batch_size: int) -> tf.data.Dataset:
+    """All images of a split in order, with labels if the model needs them."""
+    return evaluation_batches(split, batch_size, model.config.is_class_conditional)
+
+
+def labels_for(model: VAEFlow, batch: Batch, number: int) -> tf.Tensor | None:
+    """What to pass as `labels=` with the first `number` images of a batch."""
+    return batch.labels[:number] if model.config.is_class_conditional else None
 
 
 def mean_losses(
@@ -28,8 +38,9 @@ def mean_losses(
     run = tf.function(model.losses_batch)
     seed = noise.as_seed(seed)
     sums = np.zeros(len(Losses._fields))
-    for batch in evaluation_batches(split, batch_size):
-        losses = run(batch.images, seed, batch.positions[0], num_samples)
+    for batch in labelled_batches(model, split, batch_size):
+        first = batch.positions[0]
+        losses = run(batch.images, seed, first, num_samples, batch.labels)
         weights = np.asarray(batch.weights, np.float64)
         sums += [np.sum(weights * np.asarray(term, np.float64)) for term in losses]
     return Losses(*(sums / split.num_images))
@@ -82,10 +93,12 @@ def shuffled_z_gap(model: VAEFlow, split: Split, batch_size: int, seed: int) -> 
 def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:
     """How many images of a split `decode(*encode(x))` gives back without a change."""
     count = 0
-    for batch in evaluation_batches(split, batch_size):
-        real = batch.images[: int(tf.reduce_sum(batch.weights))]
+    for batch in labelled_batches(model, split, batch_size):
+        number = int(tf.reduce_sum(batch.weights))
+        real = batch.images[:number]
         levels = quantization.to_levels(real, model.config.n_bins)
         expected = quantization.to_pixels(levels, model.config.n_bins)
-        same = model.decode(*model.encode(real)) == expected
+        codes = model.encode(real, labels=labels_for(model, batch, number))
+        same = model.decode(*codes) == expected
         count += int(tf.math.count_nonzero(tf.reduce_all(same, axis=[1, 2, 3])))
     return count

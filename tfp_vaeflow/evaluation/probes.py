@@ -1,26 +1,37 @@
 """What a linear classifier can read off the codes, and how sharp the samples are."""
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tfp_vaeflow.data import Split, evaluation_batches
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
 from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solver to converge on standardised features.
 _MAX_ITERATIONS = 5000
+# Wider features are reduced to as many principal components: logistic regression on all
+# pixels of ten thousand images takes hours.
+_MAX_WIDTH = 128
 
 
-def _classifier() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=_MAX_ITERATIONS))
+def _classifier(width: int) -> Pipeline:
+    steps = [StandardScaler()]
+    if width > _MAX_WIDTH:
+        steps.append(PCA(_MAX_WIDTH, svd_solver="randomized", random_state=0))
+    return make_pipeline(*steps, LogisticRegression(max_iter=_MAX_ITERATIONS))
 
 
 def _features(model: VAEFlow, split: Split, batch_size: int) -> dict[str, np.ndarray]:
-    """z (where there is one), v and pixels of a split, each flattened to `[N, F]`."""
+    """z (where images have one), v and pixels of a split, flattened to `[N, F]`."""
     rows = {"z": [], "v": [], "pixels": []}
-    for batch in evaluation_batches(split, batch_size):
-        z, v = model.encode(batch.images, batch_size=batch_size)
+    for batch in labelled_batches(model, split, batch_size):
+        labels = labels_for(model, batch, len(batch.images))
+        z, v = model.encode(batch.images, batch_size=batch_size, labels=labels)
+        if labels is not None:
+            z = None  # it is a function of the label
         for name, value in (("z", z), ("v", v), ("pixels", batch.images)):
             if value is not None:
                 rows[name].append(np.asarray(value).reshape(len(batch.images), -1))
@@ -36,7 +47,8 @@ def linear_probes(
 ) -> dict[str, float]:
     """Test accuracy of logistic regression on z, v and pixels.
 
-    Fit on the training images as they are (no augmentation), standardised.
+    Fit on the training images as they are (no augmentation), standardised; features
+    wider than 128 are reduced to that many principal components.
 
     Args:
       model: a trained model.
@@ -49,7 +61,7 @@ def linear_probes(
     fit_on = _features(model, train, batch_size)
     test_on = _features(model, test, batch_size)
     return {
-        name: _classifier()
+        name: _classifier(fit_on[name].shape[1])
         .fit(fit_on[name], train.labels)
         .score(test_on[name], test.labels)
         for name in fit_on
@@ -77,16 +89,27 @@ def sample_check(
 
     Returns:
       `mean_top_probability`, and `min_class_share`: the smallest share of the samples
-      that any class gets.
+      that any class gets. For a class-conditional model, which is asked for every class
+      in turn, also `label_agreement`: the share of the samples that the classifier
+      gives the label they were asked for.
     """
     pixels = train.first(train.num_images).reshape(train.num_images, -1)
-    classifier = _classifier().fit(pixels.astype(np.float64), train.labels)
-    samples = model.sample(num_images, temperature, seed, batch_size).numpy()
+    classifier = _classifier(pixels.shape[1]).fit(
+        pixels.astype(np.float64), train.labels
+    )
+    labels = None
+    if model.config.is_class_conditional:
+        labels = np.arange(num_images) % model.prior.num_classes
+    samples = model.sample(num_images, temperature, seed, batch_size, labels).numpy()
     probabilities = classifier.predict_proba(samples.reshape(num_images, -1))
     shares = np.bincount(
         probabilities.argmax(axis=1), minlength=probabilities.shape[1]
     ) / len(probabilities)
-    return {
+    result = {
         "mean_top_probability": float(probabilities.max(axis=1).mean()),
         "min_class_share": float(shares.min()),
     }
+    if labels is not None:
+        named = classifier.classes_[probabilities.argmax(axis=1)]
+        result["label_agreement"] = float((named == labels).mean())
+    return result

@@ -79,6 +79,10 @@ def table(result: dict) -> str:
         title = f"{title} {samples['temperature']}"
         rows.append((title, f"top probability {samples['mean_top_probability']:.3f}"))
         rows.append(("  rarest class", f"{samples['min_class_share']:.1%}"))
+        if "label_agreement" in samples:
+            rows.append(
+                ("  of the class asked for", f"{samples['label_agreement']:.1%}")
+            )
     head = (
         f"{result['split']} split: {result['num_images']} images, "
         f"{result['num_samples']} samples of (z, u) each"

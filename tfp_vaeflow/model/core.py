@@ -8,8 +8,9 @@ import tensorflow_probability as tfp
 from tfp_vaeflow import noise, quantization
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.dequantizers import UniformDequantizer
+from tfp_vaeflow.dequantizers import build_dequantizer
 from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.networks import batch_statistics
 from tfp_vaeflow.noise import Initializer, Stream
 from tfp_vaeflow.objective import Losses
 from tfp_vaeflow.priors import build_prior
@@ -21,8 +22,9 @@ class LossNoise(NamedTuple):
     """The random draws behind one evaluation of the losses.
 
     Attributes:
-      dequantization: `[B, K, H, W, C]`.
-      posterior: standard normal `[B, K, D]`, or None without z.
+      dequantization: `[B, K, H, W, C]`: uniform, or standard normal for a variational
+        dequantizer.
+      posterior: standard normal `[B, K, D]`; None for a model without a posterior of z.
     """
 
     dequantization: tf.Tensor
@@ -45,28 +47,37 @@ class VAEFlowCore(tf.Module):
         init = Initializer(seed)
         channels = config.image_shape[-1]
         self.encoder = self.prior = None
-        if config.latent_dim:
+        if config.has_posterior:
             self.encoder = GaussianEncoder(
                 config.encoder, config.image_shape, config.latent_dim, init
             )
+        if config.latent_dim:
             self.prior = build_prior(config.prior, config.latent_dim, init)
-        self.dequantizer = UniformDequantizer()
+        self.dequantizer = build_dequantizer(
+            config.dequantizer, config.image_shape, init
+        )
         self.flow = MultiScaleFlow(config.flow, channels, config.latent_dim, init)
         base = tfd.Normal(tf.zeros(config.image_shape), 1.0)
         self.decoder = tfd.TransformedDistribution(tfd.Independent(base, 3), self.flow)
         self.initialized = tf.Variable(False, trainable=False, name="initialized")
 
     def initialize_given_noise(
-        self, images: tf.Tensor, posterior_noise: tf.Tensor | None
+        self,
+        images: tf.Tensor,
+        draws: LossNoise,
+        labels: tf.Tensor | None = None,
     ) -> None:
-        """`initialize` with given standard normal noise `[B, D]` for z."""
+        """`initialize` with given noise, of one sample an image."""
         x = self.noise_free(images)
         z = None
         if self.encoder is not None:
             posterior = self.encoder.initialize(x)
-            base = posterior.distribution
-            z = base.loc + base.scale * posterior_noise
+            z = self._sample_posterior(posterior, draws.posterior)[:, 0]
             self.prior.initialize(z)
+        elif self.prior is not None:
+            z = self.prior.codes(labels)
+        if self.config.dequantizer is not None:
+            self.dequantizer.initialize(x, draws.dequantization[:, 0])
         self.flow.initialize(x, z)
         self.initialized.assign(True)
 
@@ -87,9 +98,12 @@ class VAEFlowCore(tf.Module):
         return LossNoise(dequantization, posterior)
 
     def features(
-        self, images: tf.Tensor, training: bool = False
+        self,
+        images: tf.Tensor,
+        training: bool = False,
+        labels: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """What the encoders say about images: all that batch norm has a part in.
+        """What encoders say about images: all that their batch norm has a part in.
 
         A step that takes its batch in pieces computes this on the whole batch, so that
         the pieces add up to the whole.
@@ -97,24 +111,44 @@ class VAEFlowCore(tf.Module):
         Args:
           images: uint8 `[B, H, W, C]`.
           training: whether batch norm uses (and updates from) the batch.
+          labels: `[B]`; for class-conditional models, ignored by others.
 
         Returns:
-          `posterior`: `[B, 2 D]`, mean and log-variance of z; absent without z.
+          `posterior`, `[B, 2 D]`, mean and log-variance of z, where z has a posterior;
+          `z`, `[B, D]`, and `kl`, `[B]`, where it goes by the label; `local`,
+          `[B, H, W, F]`, where dequantization is variational.
         """
-        if self.encoder is None:
-            return {}
+        found = {}
         x = self.noise_free(images)
-        return {"posterior": self.encoder.statistics(x, training)}
+        if self.encoder is not None:
+            found["posterior"] = self.encoder.statistics(x, training)
+        elif self.prior is not None:
+            found["z"] = self.prior.codes(labels)
+            found["kl"] = self.prior.kl(labels)
+        if self.config.dequantizer is not None:
+            found["local"] = self.dequantizer.encoder(x, training)
+        return found
 
     def variables_by_use(self) -> tuple[list[tf.Variable], list[tf.Variable]]:
         """The trainable variables that `features` uses, and the others."""
-        encoder = self.encoder.trainable_variables if self.encoder else ()
-        used = {variable.ref() for variable in encoder}
-        others = [v for v in self.trainable_variables if v.ref() not in used]
-        return list(encoder), others
+        parts = []
+        if self.encoder is not None:
+            parts.append(self.encoder)
+        elif self.prior is not None:
+            parts.append(self.prior)
+        if self.config.dequantizer is not None:
+            parts.append(self.dequantizer.encoder)
+        used = [variable for part in parts for variable in part.trainable_variables]
+        known = {variable.ref() for variable in used}
+        others = [v for v in self.trainable_variables if v.ref() not in known]
+        return used, others
 
     def losses_given_features(
-        self, images: tf.Tensor, features: dict[str, tf.Tensor], draws: LossNoise
+        self,
+        images: tf.Tensor,
+        features: dict[str, tf.Tensor],
+        draws: LossNoise,
+        training: bool = False,
     ) -> Losses:
         """The terms of the negative ELBO, given `features` of the images and noise.
 
@@ -122,25 +156,35 @@ class VAEFlowCore(tf.Module):
           images: uint8 `[B, H, W, C]`.
           features: of these images.
           draws: noise for K samples an image.
+          training: whether batch norm in coupling networks uses (and updates from) the
+            batch.
 
         Returns:
           Nats, each term `[B]`.
         """
-        x, log_density = self._dequantized(images, draws.dequantization)
-        kl = tf.zeros(tf.shape(images)[:1])
-        z = None
-        if self.encoder is not None:
-            posterior = self.encoder.posterior(features["posterior"])
-            z = self._sample_posterior(posterior, draws.posterior)
-            kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
-        return Losses(
-            generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
-            kl=kl,
-            dequantization=tf.reduce_mean(log_density, axis=1),
-        )
+        with batch_statistics(training):
+            x, log_density = self._dequantized(images, draws.dequantization, features)
+            kl, z = tf.zeros(tf.shape(images)[:1]), None
+            if self.encoder is not None:
+                posterior = self.encoder.posterior(features["posterior"])
+                z = self._sample_posterior(posterior, draws.posterior)
+                kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
+            elif self.prior is not None:
+                count = tf.shape(draws.dequantization)[1]
+                z = tf.repeat(features["z"][:, tf.newaxis], count, axis=1)
+                kl = features["kl"]
+            return Losses(
+                generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
+                kl=kl,
+                dequantization=tf.reduce_mean(log_density, axis=1),
+            )
 
     def losses_given_noise(
-        self, images: tf.Tensor, draws: LossNoise, training: bool = False
+        self,
+        images: tf.Tensor,
+        draws: LossNoise,
+        training: bool = False,
+        labels: tf.Tensor | None = None,
     ) -> Losses:
         """The terms of the negative ELBO for given noise; works inside tf.function.
 
@@ -148,12 +192,13 @@ class VAEFlowCore(tf.Module):
           images: uint8 `[B, H, W, C]`.
           draws: noise for K samples an image.
           training: whether batch norm uses (and updates from) the batch.
+          labels: `[B]`; for class-conditional models, ignored by others.
 
         Returns:
           Nats, each term `[B]`.
         """
-        features = self.features(images, training)
-        return self.losses_given_features(images, features, draws)
+        features = self.features(images, training, labels)
+        return self.losses_given_features(images, features, draws, training)
 
     def log_prob_with_z_of(
         self, images: tf.Tensor, others: tf.Tensor, draws: LossNoise
@@ -168,7 +213,8 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, `[B]`.
         """
-        x, _ = self._dequantized(images, draws.dequantization)
+        features = self.features(images)
+        x, _ = self._dequantized(images, draws.dequantization, features)
         posterior = self.encoder(self.noise_free(others))
         z = self._sample_posterior(posterior, draws.posterior)
         return tf.reduce_mean(self.log_prob_given_z(x, z), axis=1)
@@ -184,20 +230,27 @@ class VAEFlowCore(tf.Module):
         return tf.reshape(log_prob, tf.shape(x)[:2])
 
     def losses_batch(
-        self, images: tf.Tensor, seed: tf.Tensor, first: tf.Tensor, num_samples: int
+        self,
+        images: tf.Tensor,
+        seed: tf.Tensor,
+        first: tf.Tensor,
+        num_samples: int,
+        labels: tf.Tensor | None = None,
     ) -> Losses:
         """`losses` for one batch that begins at position `first`; works inside
         tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
-        return self.losses_given_noise(images, draws)
+        return self.losses_given_noise(images, draws, labels=labels)
 
     def encode_batch(
-        self, images: tf.Tensor, u: tf.Tensor
+        self, images: tf.Tensor, u: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch; works inside tf.function."""
         z = None
         if self.encoder is not None:
             z = self.encoder(self.noise_free(images)).distribution.loc
+        elif self.prior is not None:
+            z = self.prior.codes(labels)
         levels = quantization.to_levels(images, self.config.n_bins)
         x = quantization.dequantize(levels, u, self.config.n_bins)
         return z, self.flow.inverse_and_log_det(x, z)[0]
@@ -209,23 +262,28 @@ class VAEFlowCore(tf.Module):
         return quantization.to_pixels(levels, self.config.n_bins)
 
     def reconstruct_batch(
-        self, images: tf.Tensor, seed: tf.Tensor, first: tf.Tensor
+        self,
+        images: tf.Tensor,
+        seed: tf.Tensor,
+        first: tf.Tensor,
+        labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """`reconstruct` for one batch; works inside tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
-        z = None
+        features = self.features(images, labels=labels)
+        z = features.get("z")
         if self.encoder is not None:
-            posterior = self.encoder(self.noise_free(images))
+            posterior = self.encoder.posterior(features["posterior"])
             z = self._sample_posterior(posterior, draws.posterior)[:, 0]
-        x = self._dequantized(images, draws.dequantization)[0][:, 0]
+        x = self._dequantized(images, draws.dequantization, features)[0][:, 0]
         return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
 
     def _dequantized(
-        self, images: tf.Tensor, drawn: tf.Tensor
+        self, images: tf.Tensor, drawn: tf.Tensor, features: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Images and drawn noise `[B, K, H, W, C]` -> (x, log q(u | x) `[B, K]`)."""
         levels = quantization.to_levels(images, self.config.n_bins)[:, tf.newaxis]
-        u, log_density = self.dequantizer(drawn)
+        u, log_density = self.dequantizer(drawn, features.get("local"))
         return quantization.dequantize(levels, u, self.config.n_bins), log_density
 
     def noise_free(self, images: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """`VAEFlow`: the model as its users meet it, on any number of images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +10,13 @@ from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.model.inputs import (
+    batched,
+    checked_codes,
+    checked_images,
+    checked_labels,
+    with_labels,
+)
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 
@@ -25,7 +32,9 @@ class VAEFlow(VAEFlowCore):
 
     z is the global code `[D]`, v the local code, of the image's own shape. Images are
     uint8 `[B, H, W, C]`; z and v are float32. With `latent_dim = 0` there is no z: z is
-    then None wherever it is returned or expected.
+    then None wherever it is returned or expected. With a categorical prior the model is
+    class-conditional: z is a function of the image's label, and `labels=` is needed
+    wherever images come in.
 
     Many images are worked on `batch_size` at a time; but for rounding, no result
     depends on it, nor on the other images of the batch.
@@ -47,7 +56,10 @@ class VAEFlow(VAEFlowCore):
         if config.latent_dim:
             codes.append(tf.TensorSpec([None, config.latent_dim], tf.float32))
         scalar = tf.TensorSpec([], tf.float32)
-        self._encode = tf.function(self.encode_batch, [images, scalar])
+        encoded = [images, scalar]
+        if config.is_class_conditional:
+            encoded.append(tf.TensorSpec([None], tf.int64))
+        self._encode = tf.function(self.encode_batch, encoded)
         self._decode = tf.function(self.decode_batch, codes)
         self._losses = tf.function(self.losses_batch, reduce_retracing=True)
         self._reconstruct = tf.function(self.reconstruct_batch, reduce_retracing=True)
@@ -56,23 +68,31 @@ class VAEFlow(VAEFlowCore):
 
     def parameter_counts(self) -> dict[str, int]:
         """Trainable parameters by part, and their `total`."""
-        parts = {"encoder": self.encoder, "prior": self.prior, "flow": self.flow}
+        parts = {
+            "encoder": self.encoder,
+            "prior": self.prior,
+            "dequantizer": self.dequantizer,
+            "flow": self.flow,
+        }
         counts = {
             name: sum(int(tf.size(v)) for v in part.trainable_variables) if part else 0
             for name, part in parts.items()
         }
         return {**counts, "total": sum(counts.values())}
 
-    def initialize(self, images: tf.Tensor, seed: int = 0) -> None:
+    def initialize(
+        self, images: tf.Tensor, seed: int = 0, labels: tf.Tensor | None = None
+    ) -> None:
         """Data-dependent initialisation on a batch of training images, once.
 
         Every ActNorm gets outputs of mean 0 and std 1, every coupling becomes the
         identity, the posterior N(0, 1). First the posterior and with it the prior, then
-        the decoder, on noise-free x and the sampled z.
+        the dequantizer, then the decoder, on noise-free x and the sampled z.
 
         Args:
           images: uint8 `[B, H, W, C]`, a few hundred or more.
-          seed: of the sampled z.
+          seed: of the sampled z and the dequantizer's noise.
+          labels: of the images, `[B]`; for a class-conditional model.
 
         Raises:
           UserError: if the model is initialised already.
@@ -81,16 +101,12 @@ class VAEFlow(VAEFlowCore):
             raise UserError(
                 "the model is initialised already; initialise a newly built one"
             )
-        images = self._checked_images(images)
+        images = checked_images(self.config, images)
         if len(images) < 2:
             raise UserError("initialize got 1 image; expected two or more")
-        if self.encoder is None:
-            self.initialize_given_noise(images, None)
-            return
-        draw = noise.normal(
-            seed, Stream.POSTERIOR, images.shape[0], (self.config.latent_dim,)
-        )
-        self.initialize_given_noise(images, draw)
+        labels = checked_labels(self.config, labels, len(images))
+        draws = self.draw_loss_noise(seed, len(images), num_samples=1)
+        self.initialize_given_noise(images, draws, labels)
 
     # Losses.
 
@@ -100,6 +116,7 @@ class VAEFlow(VAEFlowCore):
         num_samples: int = 1,
         seed: int = 0,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
     ) -> Losses:
         """The terms of the negative ELBO, per example.
 
@@ -108,19 +125,21 @@ class VAEFlow(VAEFlowCore):
           num_samples: K samples of (z, u) an image.
           seed: of the noise; the noise of an image depends on its position.
           batch_size: images at a time.
+          labels: of the images, `[B]`; for a class-conditional model.
 
         Returns:
           Nats, each term `[B]`.
         """
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}; expected at least 1")
-        images = self._checked_images(images)
+        images = checked_images(self.config, images)
         seed = noise.as_seed(seed)
 
-        def batch_losses(batch, first):
-            return self._losses(batch, seed, first, num_samples)
+        def batch_losses(first, batch, *labels):
+            return self._losses(batch, seed, first, num_samples, *labels)
 
-        return Losses(*_batched(batch_losses, [images], batch_size, position=True))
+        inputs = with_labels(self.config, images, labels)
+        return Losses(*batched(batch_losses, inputs, batch_size, position=True))
 
     def bits_per_dim(self, losses: Losses) -> tf.Tensor:
         """bits/dim of each example, of the losses' shape; see `objective`."""
@@ -132,15 +151,20 @@ class VAEFlow(VAEFlowCore):
         num_samples: int = 1,
         seed: int = 0,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """bits/dim of each image: `total` and its terms, each `[B]`."""
-        losses = self.losses(images, num_samples, seed, batch_size)
+        """bits/dim of each image: `total` and its terms, each `[B]`; see `losses`."""
+        losses = self.losses(images, num_samples, seed, batch_size, labels)
         return bits_per_dim_terms(losses, self.config)
 
     # Codes.
 
     def encode(
-        self, images: tf.Tensor, u: float = 0.5, batch_size: int = DEFAULT_BATCH_SIZE
+        self,
+        images: tf.Tensor,
+        u: float = 0.5,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """The codes of images; `decode` takes them back to the quantised images.
 
@@ -152,15 +176,21 @@ class VAEFlow(VAEFlowCore):
           u: where in its bin each pixel lies, from 0 to 0.999. The centre leaves half
             a bin of room for rounding errors on either side.
           batch_size: images at a time.
+          labels: of the images, `[B]`; for a class-conditional model.
 
         Returns:
-          The posterior mean of z `[B, D]`, and v `[B, H, W, C]`.
+          The posterior mean of z (or the code of the label) `[B, D]`, and v
+          `[B, H, W, C]`.
         """
         if not 0 <= u <= _LARGEST_U:
             raise UserError(f"u is {u}; expected 0 <= u <= {_LARGEST_U}")
         offset = tf.constant(u, tf.float32)
-        images = self._checked_images(images)
-        return _batched(lambda x: self._encode(x, offset), [images], batch_size)
+        images = checked_images(self.config, images)
+        return batched(
+            lambda x, *labels: self._encode(x, offset, *labels),
+            with_labels(self.config, images, labels),
+            batch_size,
+        )
 
     def decode(
         self,
@@ -175,11 +205,16 @@ class VAEFlow(VAEFlowCore):
           v: local codes `[B, H, W, C]`.
           batch_size: images at a time.
         """
-        z, v = self._checked_codes(z, v)
-        return _batched(self._decode, [v] if z is None else [v, z], batch_size)
+        z, v = checked_codes(self.config, z, v)
+        return batched(self._decode, [v] if z is None else [v, z], batch_size)
 
     def sample_codes(
-        self, num_images: int, temperature: float = 1.0, seed: int = 0, first: int = 0
+        self,
+        num_images: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        first: int = 0,
+        labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
         if not 0 <= temperature < math.inf:
@@ -187,7 +222,16 @@ class VAEFlow(VAEFlowCore):
         shape = self.config.image_shape
         v = noise.normal(seed, Stream.LOCAL_CODE, num_images, shape, first)
         z = None
-        if self.prior is not None:
+        if self.config.is_class_conditional:
+            if labels is None:
+                draw = noise.uniform(seed, Stream.LABELS, num_images, (), first)
+                labels = self.prior.labels_from_noise(draw)
+            z = self.prior.codes(checked_labels(self.config, labels, num_images))
+        elif labels is not None:
+            checked_labels(
+                self.config, labels, num_images
+            )  # says that there are no classes
+        elif self.prior is not None:
             shape = (self.config.latent_dim,)
             draw = noise.normal(seed, Stream.PRIOR, num_images, shape, first)
             z = self.prior.from_noise(draw)
@@ -199,6 +243,7 @@ class VAEFlow(VAEFlowCore):
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Images from the model, uint8 `[num_images, H, W, C]`.
 
@@ -209,14 +254,20 @@ class VAEFlow(VAEFlowCore):
           temperature: factor on the local code v; z keeps temperature 1.
           seed: of the codes.
           batch_size: images at a time.
+          labels: what to show, `[num_images]`, for a class-conditional model; without
+            them, labels are drawn from the prior.
         """
         if num_images < 1:
             raise UserError(f"num_images is {num_images}; expected at least 1")
-        z, v = self.sample_codes(num_images, temperature, seed)
+        z, v = self.sample_codes(num_images, temperature, seed, labels=labels)
         return self.decode(z, v, batch_size)
 
     def reconstruct(
-        self, images: tf.Tensor, seed: int = 0, batch_size: int = DEFAULT_BATCH_SIZE
+        self,
+        images: tf.Tensor,
+        seed: int = 0,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Encodes with sampled z ~ q(z | x) and u ~ q(u | x), decodes with the same z.
 
@@ -227,17 +278,19 @@ class VAEFlow(VAEFlowCore):
           images: uint8 `[B, H, W, C]`.
           seed: of z and u.
           batch_size: images at a time.
+          labels: of the images, `[B]`; for a class-conditional model.
 
         Returns:
           uint8 `[B, H, W, C]`.
         """
-        images = self._checked_images(images)
+        images = checked_images(self.config, images)
         seed = noise.as_seed(seed)
 
-        def run_batch(batch, first):
-            return self._reconstruct(batch, seed, first)
+        def run_batch(first, batch, *labels):
+            return self._reconstruct(batch, seed, first, *labels)
 
-        return _batched(run_batch, [images], batch_size, position=True)
+        inputs = with_labels(self.config, images, labels)
+        return batched(run_batch, inputs, batch_size, position=True)
 
     def switch(
         self, a: tf.Tensor, b: tf.Tensor, batch_size: int = DEFAULT_BATCH_SIZE
@@ -247,7 +300,7 @@ class VAEFlow(VAEFlowCore):
         Returns:
           (z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`.
         """
-        self._require_z("switch")
+        self._require_posterior("switch")
         if len(a) != len(b):
             raise UserError(
                 f"switch got {len(a)} and {len(b)} images; expected as many"
@@ -276,7 +329,7 @@ class VAEFlow(VAEFlowCore):
         Returns:
           uint8 `[len(alphas), len(betas), H, W, C]`.
         """
-        self._require_z("interpolate")
+        self._require_posterior("interpolate")
         if np.ndim(alphas) != 1 or np.ndim(betas) != 1 or not len(alphas) * len(betas):
             raise UserError(
                 f"alphas and betas are {alphas} and {betas}; expected a list each"
@@ -301,66 +354,15 @@ class VAEFlow(VAEFlowCore):
 
     # Helpers.
 
-    def _require_z(self, method: str) -> None:
+    def _require_posterior(self, method: str) -> None:
         if self.encoder is None:
+            why = "ModelConfig.latent_dim = 0"
+            if self.config.is_class_conditional:
+                why = "z goes by the label; use encode and decode"
             raise UserError(
-                f"{method} needs a global code z, and this model has none "
-                "(ModelConfig.latent_dim = 0)"
+                f"{method} needs a global code z inferred from images, and this model "
+                f"has none ({why})"
             )
-
-    def _checked_images(self, images: tf.Tensor) -> tf.Tensor:
-        images = tf.convert_to_tensor(images)
-        expected = self.config.image_shape
-        shape = tuple(images.shape)
-        if images.dtype != tf.uint8 or len(shape) != 4 or shape[1:] != expected:
-            raise UserError(
-                f"images are {images.dtype.name} of shape {shape}; expected uint8 of "
-                f"shape (batch, {', '.join(map(str, expected))})"
-            )
-        if shape[0] == 0:
-            raise UserError("images are an empty batch; expected at least one image")
-        return images
-
-    def _checked_codes(self, z, v):
-        v = tf.convert_to_tensor(v, tf.float32)
-        expected = (None, *self.config.image_shape)
-        if v.shape.rank != 4 or v.shape[1:] != expected[1:] or v.shape[0] == 0:
-            raise UserError(f"v is of shape {tuple(v.shape)}; expected {expected}")
-        if self.encoder is None:
-            if z is not None:
-                raise UserError("z is given, but this model has none; pass None")
-            return None, v
-        if z is None:
-            raise UserError("z is None; expected the global codes of the images")
-        z = tf.convert_to_tensor(z, tf.float32)
-        expected = (v.shape[0], self.config.latent_dim)
-        if tuple(z.shape) != expected:
-            raise UserError(f"z is of shape {tuple(z.shape)}; expected {expected}")
-        return z, v
-
-
-def _batched(
-    function: Callable, inputs: list[tf.Tensor], batch_size: int, position: bool = False
-):
-    """Applies `function` to `batch_size` examples at a time and joins the results.
-
-    Args:
-      function: tensors with a leading batch dimension -> such tensors.
-      inputs: its arguments for all examples.
-      batch_size: examples at a time.
-      position: whether `function` also takes the first example's position.
-    """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1")
-    results = []
-    for first in range(0, inputs[0].shape[0], batch_size):
-        arguments = [value[first : first + batch_size] for value in inputs]
-        if position:
-            arguments.append(tf.constant(first, tf.int64))
-        results.append(function(*arguments))
-    return tf.nest.map_structure(
-        lambda *parts: None if parts[0] is None else tf.concat(parts, 0), *results
-    )
 
 
 def build_model(config: ModelConfig, seed: int = 0) -> VAEFlow:

@@ -55,13 +55,19 @@ def _watched(module: tf.Module) -> Iterator[list[FlowBijector]]:
             del layer.inverse_and_log_det
 
 
-def _check_encoder(model: VAEFlow, images: tf.Tensor) -> None:
-    resnet = model.encoder.resnet
+def _resnets(model: VAEFlow) -> Iterator[tuple[str, keras.Model]]:
+    if model.encoder is not None:
+        yield "encoder", model.encoder.resnet
+    if model.config.dequantizer is not None:
+        yield "dequantizer's encoder", model.dequantizer.encoder.resnet
+
+
+def _check_resnet(model: VAEFlow, name: str, resnet, images: tf.Tensor) -> None:
     layers = [layer for layer in resnet.layers if layer.weights]
     outputs = keras.Model(resnet.inputs, [layer.output for layer in layers])
     for layer, value in zip(layers, outputs(model.noise_free(images), training=True)):
         if not _is_finite(value):
-            raise _NotFiniteError(f"encoder layer {layer.name}")
+            raise _NotFiniteError(f"{name} layer {layer.name}")
 
 
 def _layer_of(model: VAEFlow, variable: tf.Variable, passed: list[FlowBijector]):
@@ -69,7 +75,11 @@ def _layer_of(model: VAEFlow, variable: tf.Variable, passed: list[FlowBijector])
     for place, layer in enumerate(passed):
         if any(variable is one for one in layer.trainable_variables):
             return place, f"layer {layer.name}"
-    return -1, "the encoder" if model.encoder is not None else "the prior"
+    parts = {"the encoder": model.encoder, "the prior": model.prior}
+    for name, part in parts.items():
+        if part is not None and any(variable is v for v in part.trainable_variables):
+            return -1, name
+    return -1, "the dequantizer's encoder"
 
 
 def first_layer_not_finite(
@@ -91,11 +101,11 @@ def first_layer_not_finite(
     statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
     try:
         with _watched(model) as passed:
-            if model.encoder is not None:
-                _check_encoder(model, batch.images)
+            for name, resnet in _resnets(model):
+                _check_resnet(model, name, resnet, batch.images)
             for first in range(0, len(batch.images), size):
-                images = batch.images[first : first + size]
-                _check_gradients(model, config, images, first, seed, step, passed)
+                piece = Batch(*(part[first : first + size] for part in batch))
+                _check_gradients(model, config, piece, seed, step, passed)
     except _NotFiniteError as error:
         return f"the first that is not finite is {error}"
     finally:
@@ -104,14 +114,14 @@ def first_layer_not_finite(
     return "layer by layer, without the other devices, all of it is finite"
 
 
-def _check_gradients(model, config, images, first, seed, step, passed) -> None:
+def _check_gradients(model, config, batch, seed, step, passed) -> None:
     del passed[:]
     variables = model.trainable_variables
     with tf.GradientTape() as tape:
         draws = model.draw_loss_noise(
-            seed, len(images), config.objective.num_samples, first
+            seed, len(batch.images), config.objective.num_samples, batch.positions[0]
         )
-        losses = model.losses_given_noise(images, draws, training=True)
+        losses = model.losses_given_noise(batch.images, draws, True, batch.labels)
         loss = tf.reduce_mean(training_objective(losses, config.objective, step))
     if not _is_finite(loss):
         raise _NotFiniteError("the objective, of finite layers")

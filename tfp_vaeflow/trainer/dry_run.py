@@ -57,7 +57,12 @@ def dry_run(
     yield from _sizes(trainer, config, strategy.num_replicas_in_sync)
     training = config.training
     batches = data.training_batches(
-        splits.train, config.data, training.batch_size, training.seed, 0
+        splits.train,
+        config.data,
+        training.batch_size,
+        training.seed,
+        0,
+        config.model.is_class_conditional,
     )
     names = ("first step, with tracing", "one step")
     for name, batch in zip(names, batches):

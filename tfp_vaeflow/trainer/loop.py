@@ -145,9 +145,17 @@ def _loop(trainer, config, splits, keeper, writer, stop) -> None:
     shown = splits.validation if splits.validation.num_images else splits.train
     grid_images = shown.first(_IMAGES_IN_GRIDS)
     grid_images = grid_images[: len(grid_images) // 2 * 2]
+    grid_labels = None
+    if config.model.is_class_conditional:
+        grid_labels = shown.labels[: len(grid_images)]
     batches = iter(
         data.training_batches(
-            splits.train, config.data, training.batch_size, training.seed, first_step
+            splits.train,
+            config.data,
+            training.batch_size,
+            training.seed,
+            first_step,
+            config.model.is_class_conditional,
         )
     )
     progress = Progress(first_step, last_step)
@@ -183,7 +191,7 @@ def _loop(trainer, config, splits, keeper, writer, stop) -> None:
                 raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
             keeper.save(step)
         if due(step, training.images_every) and len(grid_images):
-            writer.model_images(trainer.evaluated, step, grid_images)
+            writer.model_images(trainer.evaluated, step, grid_images, grid_labels)
             writer.flush()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
         if stop.requested:

@@ -121,7 +121,10 @@ class Trainer:
     def initialize(self, split: data.Split) -> None:
         """Data-dependent initialisation on the first training images."""
         images = split.first(self._config.training.initialization_images)
-        self.model.initialize(images, seed=self._config.training.seed)
+        labels = None
+        if self.model.config.is_class_conditional:
+            labels = split.labels[: len(images)]
+        self.model.initialize(images, self._config.training.seed, labels)
         self.start_average()
 
     def start_average(self) -> None:
@@ -196,7 +199,7 @@ class Trainer:
         seed = noise.step_seed(config.training.seed, step)
         encoder_variables, others = self.model.variables_by_use()
         with tf.GradientTape() as encoder_tape:
-            features = self.model.features(batch.images, training=True)
+            features = self.model.features(batch.images, True, batch.labels)
         size = batch.images.shape[0] // config.training.micro_batches
 
         def piece(first):
@@ -207,7 +210,9 @@ class Trainer:
             )
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                losses = self.model.losses_given_features(images, inputs, draws)
+                losses = self.model.losses_given_features(
+                    images, inputs, draws, training=True
+                )
                 objective = training_objective(losses, config.objective, step)
                 loss = tf.reduce_sum(objective) / config.training.batch_size
             sums = [tf.reduce_sum(term) / config.training.batch_size for term in losses]
@@ -275,7 +280,7 @@ class Trainer:
 
         def replica_step(batch):
             losses = self.evaluated.losses_batch(
-                batch.images, seed, batch.positions[0], num_samples
+                batch.images, seed, batch.positions[0], num_samples, batch.labels
             )
             return [tf.reduce_sum(batch.weights * term) for term in losses]
 
@@ -285,7 +290,8 @@ class Trainer:
         """The mean loss terms over a split; every image counts once."""
         size = self._config.training.evaluation_batch_size
         sums = np.zeros(len(Losses._fields))
-        for batch in data.evaluation_batches(split, size):
+        with_labels = self.model.config.is_class_conditional
+        for batch in data.evaluation_batches(split, size, with_labels):
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))

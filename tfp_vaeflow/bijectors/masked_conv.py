@@ -1,0 +1,234 @@
+"""Masked convolutions: every pixel is transformed given those on one side of it."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors.actnorm import ActNorm
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, check_conditioning
+from tfp_vaeflow.bijectors.elementwise import make_transform
+from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.networks import (
+    ACTIVATIONS,
+    Linear,
+    WeightNormLinear,
+    apply_kernel,
+    conditioning_ndims,
+    make_conditioner,
+)
+from tfp_vaeflow.noise import Initializer
+
+# How the image is turned so that the pixels that condition lie above: whether rows and
+# columns are exchanged, and whether the rows are then reversed.
+ORDERS = {
+    "A": (False, False),
+    "B": (False, True),
+    "C": (True, False),
+    "D": (True, True),
+}
+
+
+class MaskedConv(FlowBijector):
+    """Transforms all channels of each pixel, given the pixels on one side of it and z.
+
+        inverse:  v = transform(x; params),  params = network(x, conditioning)
+        forward:  x = transform^-1(v; params), row by row
+        inverse log-det:  sum of the transform's log-derivative
+
+    The network: a convolution (no bias) -> + h(conditioning) -> act -> conv1x1 with
+    weight norm and bias. Its convolution is shifted, so that the parameters of row i
+    depend on rows i - kh .. i - 1 (order A), and for each column on the kw columns
+    around it. B looks at the rows below, C and D (kernel `(kw, kh)`) at the columns to
+    the left and to the right. What lies outside the image is zero.
+
+    So `inverse` runs the network once on the whole image. `forward` runs it on one row
+    (C, D: column) after another, each given the kh that it has found before: as much
+    arithmetic as the inverse, in H (W) steps.
+
+    Data-dependent initialisation scales the network's output to zero, so that a fresh
+    layer is the identity.
+
+    With `global_attn`, which would have to see the whole image, there is no
+    conditioning here, as in the paper's code: only the couplings have it.
+
+    Shapes: `[B, H, W, C]`, conditioning `[B, D]` (`local_linear`: `[B, H, W, F]`).
+
+    Reference: Ma, Kong, Zhang, Hovy, *MaCow*, arXiv 1902.04208, section 3.1.
+
+    Attributes:
+      shifted: the convolution, `[kh, kw, C, hidden]` in every order: its kernel is
+        that of the turned image.
+      transposed, reversed: how the image is turned, as in `ORDERS`.
+
+    Args:
+      channels: C.
+      config: network and transform.
+      order: `A`, `B`, `C` or `D`.
+      kernel_size: `(kh, kw)`, kw odd.
+      init: source of initial weights.
+      name: names the layer.
+
+    Raises:
+      UserError: if there is no such order.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: CouplingConfig,
+        order: str,
+        kernel_size: tuple[int, int],
+        init: Initializer,
+        name: str = "masked_conv",
+    ):
+        super().__init__(3, name, init.dtype, conditioning_ndims(config))
+        if order not in ORDERS:
+            raise UserError(f"{name}: order is {order!r}; expected A, B, C or D")
+        self.transposed, self.reversed = ORDERS[order]
+        self._height, width = kernel_size
+        self._margin = (width - 1) // 2
+        self._act = ACTIVATIONS[config.activation]
+        self._transform = make_transform(config.transform, config.alpha)
+        outputs = self._transform.num_parameters * channels
+        self.shifted = Linear((*kernel_size, channels, config.hidden), init)
+        self.last = WeightNormLinear((1, 1, config.hidden, outputs), init)
+        self._conditioned = config.conditioning_dim > 0
+        self.conditioner = None
+        if config.conditioning != "global_attn":
+            self.conditioner = make_conditioner(config, channels, config.hidden, init)
+
+    def _turn(self, x):
+        if self.transposed:
+            x = tf.transpose(x, [0, 2, 1, 3])
+        return tf.reverse(x, [1]) if self.reversed else x
+
+    def _turn_back(self, x):
+        if self.reversed:
+            x = tf.reverse(x, [1])
+        return tf.transpose(x, [0, 2, 1, 3]) if self.transposed else x
+
+    def _pad(self, rows, above):
+        """Zeros on both sides, so that the width stays, and `above` the rows."""
+        side = [self._margin, self._margin]
+        return tf.pad(rows, [[0, 0], [above, 0], side, [0, 0]])
+
+    def _rows_above(self, x):
+        """What the network sees of a turned image; the last row conditions nothing."""
+        return self._pad(x[:, :-1], self._height)
+
+    def _conditioning(self, x, conditioning):
+        """h for the turned image: `[B, H or 1, W or 1, hidden]`; 0 without."""
+        check_conditioning(self.name, self._conditioned, conditioning)
+        if self.conditioner is None:
+            return tf.zeros([1, 1, 1, 1], x.dtype)
+        h = self.conditioner(x, conditioning)
+        return self._turn(h) if self.conditioning_ndims == 3 else h
+
+    def _features(self, rows, kernel, h):
+        """The network up to its last layer, on padded rows of the turned image.
+
+        It gives kh rows less than it gets, plus one.
+        """
+        return self._act(tf.nn.conv2d(rows, kernel, 1, "VALID") + h)
+
+    def forward_and_log_det(self, x, conditioning=None):
+        x = self._turn(x)
+        # What all rows share is computed once, outside of the loop.
+        h = self._conditioning(x, conditioning)
+        shifted = tf.convert_to_tensor(self.shifted.kernel)
+        last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
+        count = tf.shape(x)[1]
+        codes = tf.TensorArray(x.dtype, count, element_shape=x[:, :1].shape)
+        codes = codes.unstack(tf.transpose(x, [1, 0, 2, 3])[:, :, tf.newaxis])
+        found = tf.TensorArray(x.dtype, count, element_shape=x[:, :1].shape)
+        map_given = self.conditioner is not None and self.conditioning_ndims == 3
+
+        def next_row(i, known, found, log_det):
+            features = self._features(
+                known, shifted, h[:, i : i + 1] if map_given else h
+            )
+            params = apply_kernel(features, last) + bias
+            row, log_derivative = self._transform.forward_and_log_det(
+                codes.read(i), params
+            )
+            known = tf.concat([known[:, 1:], self._pad(row, 0)], axis=1)
+            log_det += tf.reduce_sum(log_derivative, [1, 2, 3])
+            return i + 1, known, found.write(i, row), log_det
+
+        # Above the first row lies only padding.
+        known = tf.zeros_like(self._pad(x[:, :1], self._height)[:, : self._height])
+        start = 0, known, found, tf.zeros(tf.shape(x)[:1], x.dtype)
+        _, _, found, log_det = tf.while_loop(
+            lambda i, *_: i < count, next_row, start, maximum_iterations=count
+        )
+        y = tf.transpose(found.stack()[:, :, 0], [1, 0, 2, 3])
+        return self._turn_back(y), log_det
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        y, features = self._inverse_features(y, conditioning)
+        x, log_derivative = self._transform.inverse_and_log_det(y, self.last(features))
+        return self._turn_back(x), tf.reduce_sum(log_derivative, [1, 2, 3])
+
+    def initialize(self, y, conditioning=None):
+        y, features = self._inverse_features(y, conditioning)
+        params = self.last.initialize(features, 0.0)
+        return self._turn_back(self._transform.inverse_and_log_det(y, params)[0])
+
+    def _inverse_features(self, y, conditioning):
+        """The turned image and the network's features of all of its rows."""
+        y = self._turn(y)
+        h = self._conditioning(y, conditioning)
+        return y, self._features(self._rows_above(y), self.shifted.kernel, h)
+
+
+class MaCowUnit(Sequential):
+    """Four masked convolutions, so that every pixel is seen from all sides.
+
+        x -> masked A -> masked B -> ActNorm -> masked C -> masked D -> ActNorm -> v
+
+    Their networks' width follows from the number of channels: 4C, or for more than 96
+    channels min(2C, 512).
+
+    Reference: Ma, Kong, Zhang, Hovy, *MaCow*, arXiv 1902.04208, section 3.2; the width
+    as in the paper's code.
+
+    Args:
+      channels: C.
+      config: transform, activation and conditioning of the masked convolutions.
+      kernel_size: `(kh, kw)`.
+      init: source of initial weights.
+      name: begins the names of the layers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: CouplingConfig,
+        kernel_size: tuple[int, int],
+        init: Initializer,
+        name: str = "macow_unit",
+    ):
+        hidden = 4 * channels if channels <= 96 else min(2 * channels, 512)
+        config = dataclasses.replace(config, hidden=hidden)
+
+        def masked(order):
+            label = f"{name}_masked_{order}"
+            return MaskedConv(channels, config, order, kernel_size, init, label)
+
+        def actnorm(number):
+            return ActNorm(channels, init, name=f"{name}_actnorm{number}")
+
+        super().__init__(
+            [
+                masked("A"),
+                masked("B"),
+                actnorm(1),
+                masked("C"),
+                masked("D"),
+                actnorm(2),
+            ],
+            3,
+            name,
+            init.dtype,
+        )

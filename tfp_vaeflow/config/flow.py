@@ -1,0 +1,190 @@
+"""What a flow on images is made of."""
+
+import dataclasses
+
+from tfp_vaeflow.config.checks import Settings
+from tfp_vaeflow.errors import UserError
+
+ACTIVATIONS = ("elu", "relu", "leaky_relu")
+TRANSFORMS = ("affine", "additive", "relu", "nlsq", "symm_elu")
+CONDITIONINGS = ("global_linear", "local_linear", "global_attn")
+COUPLING_NORMS = ("none", "batch", "group", "instance")
+CONV1X1_KINDS = ("dense", "lu", "split")
+STEPS = ("glow", "macow")
+
+
+@dataclasses.dataclass(frozen=True)
+class CouplingConfig(Settings):
+    """What every coupling layer of one level has in common.
+
+    Attributes:
+      hidden: width of the coupling network.
+      conditioning_dim: length of the conditioning vector, or channels of the
+        conditioning map; 0 for none.
+      conditioning: how it enters: `global_linear` (a vector, the same at every
+        position), `global_attn` (a vector, attended to by the input) or `local_linear`
+        (a map of the input's height and width).
+      activation: `elu`, `relu` or `leaky_relu`.
+      norm: inside the network: `none`, `batch`, `group` or `instance`.
+      num_groups: (`group` only) a divisor of `hidden`.
+      transform: elementwise transform of the second part: `affine`, `additive`,
+        `relu`, `nlsq` or `symm_elu`; see `bijectors/elementwise.py`.
+      alpha: range of the affine scale, `1 + alpha tanh(s / 2)`.
+      dense: whether inputs are vectors `[B, D]` instead of images `[B, H, W, C]`; then
+        there is no norm and no conditioning.
+    """
+
+    hidden: int
+    conditioning_dim: int = 0
+    conditioning: str = "global_linear"
+    activation: str = "elu"
+    norm: str = "none"
+    num_groups: int = 0
+    transform: str = "affine"
+    alpha: float = 1.0
+    dense: bool = False
+
+    def check(self):
+        self._choose("conditioning", CONDITIONINGS)
+        self._choose("activation", ACTIVATIONS)
+        self._choose("norm", COUPLING_NORMS)
+        self._choose("transform", TRANSFORMS)
+        self._at_least("hidden", 1)
+        self._at_least("conditioning_dim", 0)
+        if self.norm == "group" and (
+            self.num_groups < 1 or self.hidden % self.num_groups
+        ):
+            raise UserError(
+                f"CouplingConfig.num_groups is {self.num_groups} for {self.hidden} "
+                "channels; expected a divisor"
+            )
+        if not 0 < self.alpha <= 1:
+            raise UserError(
+                f"CouplingConfig.alpha is {self.alpha}; expected 0 < alpha <= 1, "
+                "outside of which the affine coupling has no inverse"
+            )
+
+
+def _as_tuple(entry: int | tuple[int, ...]) -> tuple[int, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig(Settings):
+    """A multi-scale flow of Glow or MaCow steps.
+
+    Attributes:
+      num_steps: one entry a level, fine to coarse. The first and the last are step
+        counts; those between are lists of step counts with a split prior after each.
+      hidden: width of the coupling networks, one entry a level.
+      factors: split factor of each internal level; a level with factor f hands
+        `1 / f` of its channels to the local code after each of its step counts.
+      step: `glow` or `macow`.
+      kernel_size: (`macow` only) `(kh, kw)` of the masked convolutions that look up and
+        down, kw odd; those that look sideways have `(kw, kh)`.
+      activation: of the networks.
+      transform: elementwise transform of the steps, as in `CouplingConfig`.
+      prior_transform: elementwise transform of the split priors' couplings.
+      alpha: range of the affine scale.
+      conditioning: as in `CouplingConfig`. A map is squeezed along with the flow.
+      norm: of the coupling networks, as in `CouplingConfig`.
+      num_groups: (norm `group` only) groups, one entry a level.
+      conv1x1: kind of the invertible 1x1 convolutions: `dense`, `lu` or `split`.
+      heads: (`split` only) channel groups that share one matrix, one entry a level.
+    """
+
+    num_steps: tuple[int | tuple[int, ...], ...]
+    hidden: tuple[int, ...]
+    factors: tuple[int, ...] = ()
+    step: str = "glow"
+    kernel_size: tuple[int, int] = (2, 3)
+    activation: str = "elu"
+    transform: str = "affine"
+    prior_transform: str = "affine"
+    alpha: float = 1.0
+    conditioning: str = "global_linear"
+    norm: str = "none"
+    num_groups: tuple[int, ...] = ()
+    conv1x1: str = "dense"
+    heads: tuple[int, ...] = ()
+
+    def check(self):
+        self._choose("step", STEPS)
+        self._choose("conv1x1", CONV1X1_KINDS)
+        self._choose("prior_transform", TRANSFORMS)
+        self._check_steps()
+        self._check_entries("hidden", self.levels)
+        self._check_entries("factors", max(self.levels - 2, 0))
+        self._check_entries("heads", self.levels, self.conv1x1 == "split")
+        self._check_entries("num_groups", self.levels, self.norm == "group")
+        height, width = self.kernel_size
+        if height < 1 or width < 1 or width % 2 == 0:
+            raise UserError(
+                f"FlowConfig.kernel_size is {self.kernel_size}; expected (height, "
+                "width) of at least 1, the width odd"
+            )
+        for level, factor in enumerate(self.factors, start=1):
+            counts = len(self.num_steps[level])
+            if not 0 < counts < factor:
+                raise UserError(
+                    f"FlowConfig.num_steps[{level}] has {counts} entries with split "
+                    f"factor {factor}; expected 1 to {factor - 1}"
+                )
+        for level in range(self.levels):
+            self.coupling(level, 0)  # checks what the couplings share
+
+    def _check_steps(self) -> None:
+        levels = self.levels
+        if levels == 0:
+            raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
+        for level, steps in enumerate(self.num_steps):
+            internal = 0 < level < levels - 1
+            if internal != isinstance(steps, tuple):
+                kind = "a list of step counts" if internal else "one step count"
+                raise UserError(
+                    f"FlowConfig.num_steps[{level}] is {steps!r}; expected {kind} "
+                    f"(level {level} of {levels})"
+                )
+        counts = [n for entry in self.num_steps for n in _as_tuple(entry)]
+        if min((*counts, *self.hidden, *self.heads, 1)) < 0 or 0 in self.heads:
+            raise UserError(
+                "FlowConfig.num_steps, hidden and heads are "
+                f"{self.num_steps}, {self.hidden}, {self.heads}; expected no negative "
+                "number, and heads of at least 1"
+            )
+
+    def _check_entries(self, field: str, expected: int, used: bool = True) -> None:
+        """Checks how many entries a field has; none where it is not used."""
+        expected = expected if used else 0
+        found = len(getattr(self, field))
+        if found != expected:
+            raise UserError(
+                f"FlowConfig.{field} has {found} entries; with {self.levels} levels, "
+                f"conv1x1 = {self.conv1x1!r} and norm = {self.norm!r} expected "
+                f"{expected}"
+            )
+
+    @property
+    def levels(self) -> int:
+        return len(self.num_steps)
+
+    def coupling(self, level: int, conditioning_dim: int) -> CouplingConfig:
+        """The couplings of the steps of one level.
+
+        Args:
+          level: 0 is the finest.
+          conditioning_dim: of the whole flow; a map has `4^level` times its channels at
+            that level.
+        """
+        if self.conditioning == "local_linear":
+            conditioning_dim *= 4**level
+        return CouplingConfig(
+            hidden=self.hidden[level],
+            conditioning_dim=conditioning_dim,
+            conditioning=self.conditioning,
+            activation=self.activation,
+            norm=self.norm,
+            num_groups=self.num_groups[level] if self.norm == "group" else 0,
+            transform=self.transform,
+            alpha=self.alpha,
+        )

@@ -1,0 +1,124 @@
+"""Reads PyTorch's archives of tensors, without PyTorch.
+
+`model.pt` and `checkpoint*.tar` are zip archives of a pickle and raw storages; they are
+read here with an unpickler that admits the few names such a file needs and refuses
+every other, so nothing in it can run.
+"""
+
+import collections
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tfp_vaeflow.errors import UserError
+
+# What PyTorch before 1.6 begins its files with: a pickled number.
+_OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+_STORAGES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+def _rebuild_tensor(storage, offset, size, stride, *_):
+    """What `torch._utils._rebuild_tensor_v2` stands for, as a NumPy array."""
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    if 0 not in size and (offset < 0 or min(stride, default=0) < 0):
+        raise UserError("a tensor has a negative offset or stride")
+    if 0 not in size and last >= storage.size:
+        raise UserError("a tensor reaches beyond the end of its storage")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Rebuilds dictionaries of tensors and nothing else."""
+
+    def __init__(self, file, archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self._archive = archive
+        self._root = root
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        raise pickle.UnpicklingError(
+            f"the file asks for {module}.{name}, which a file of tensors does not need"
+        )
+
+    def persistent_load(self, pid):
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"the file refers to an unknown {kind!r}")
+        data = self._archive.read(f"{self._root}data/{key}")
+        return np.frombuffer(data, dtype, count)
+
+
+def _load(path: str | Path):
+    """What the pickle of an archive holds."""
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
+        root = name.removesuffix("data.pkl")
+        return _Unpickler(io.BytesIO(archive.read(name)), archive, root).load()
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a reference checkpoint by name, PyTorch's layout.
+
+    Args:
+      path: `model.pt`, as the reference's `save` writes it, or a `checkpoint*.tar` of
+        its training, of one process or of several.
+
+    Raises:
+      UserError: if the file is no such archive, or asks for anything but tensors.
+    """
+    try:
+        content = _load(path)
+        # The model's own file holds the state of `core`; that of training the state of
+        # the model around it, which in a distributed run is wrapped once more.
+        state = content["core"] if "core" in content else content["model"]
+        tensors = {}
+        for name, value in dict(state).items():
+            if not isinstance(value, np.ndarray):
+                raise TypeError(f"{name} is no tensor")
+            if "core" not in content:
+                name = name.removeprefix("core.").removeprefix("module.")
+            tensors[name] = value
+        return tensors
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        if isinstance(error, zipfile.BadZipFile) and _is_old(path):
+            raise UserError(
+                f"{path} is in the format of PyTorch before 1.6; load it and save it "
+                "again with a newer one"
+            ) from error
+        raise UserError(
+            f"{path} is not a checkpoint of the reference implementation: {error}"
+        ) from error
+
+
+def _is_old(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_OLD_FORMAT)) == _OLD_FORMAT

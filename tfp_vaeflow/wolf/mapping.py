@@ -1,0 +1,264 @@
+"""Where each tensor of a reference checkpoint goes, and in which layout."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors import (
+    GlowStep,
+    MaCowStep,
+    MaCowUnit,
+    MaskedConv,
+    MultiScaleFlow,
+    SplitPrior,
+)
+from tfp_vaeflow.bijectors.coupling import Coupling
+from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.networks import (
+    BatchNormalization,
+    GlobalAttention,
+    Linear,
+    WeightNormLinear,
+)
+
+# Suffixes of tensors that are no parameters: an inverse kept by hand, and a counter.
+IGNORED = (".weight_inv", ".num_batches_tracked")
+
+# From the reference's layout to ours.
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _vector(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1)
+
+
+def _kernel(array: np.ndarray) -> np.ndarray:
+    """[out, in, kh, kw] -> [kh, kw, in, out], or [out, in] -> [in, out]."""
+    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+
+
+def _pointwise(array: np.ndarray) -> np.ndarray:
+    """[out, in, 1, 1] -> [in, out]."""
+    return array[:, :, 0, 0].T
+
+
+Weight = tuple[str, tf.Variable, Callable[[np.ndarray], np.ndarray]]
+
+
+def _linear(name: str, layer: Linear) -> Iterator[Weight]:
+    yield f"{name}.weight", layer.kernel, _kernel
+    if layer.bias is not None:
+        yield f"{name}.bias", layer.bias, _same
+
+
+def _weight_norm(
+    name: str, layer: WeightNormLinear, layout: Callable = _kernel
+) -> Iterator[Weight]:
+    yield f"{name}.weight_v", layer.direction, layout
+    yield f"{name}.weight_g", layer.gain, _vector
+    yield f"{name}.bias", layer.bias, _same
+
+
+def _actnorm(name: str, layer) -> Iterator[Weight]:
+    yield f"{name}.log_scale", layer.log_scale, _vector
+    yield f"{name}.bias", layer.bias, _vector
+
+
+def _coupling(name: str, coupling: Coupling) -> Iterator[Weight]:
+    network = coupling.network
+    if network.last.direction.shape.rank == 2:
+        first, second, last = "fc1", "fc2", "fc3.linear"
+    else:
+        first, second, last = "conv1", "conv2", "conv3.conv"
+    yield from _linear(f"{name}.net.{first}", network.first)
+    yield from _linear(f"{name}.net.{second}", network.second)
+    yield from _weight_norm(f"{name}.net.{last}", network.last)
+    if network.norm1 is not None:
+        yield from _norm(f"{name}.net.norm1", network.norm1.layer)
+        yield from _norm(f"{name}.net.norm2", network.norm2.layer)
+    yield from _conditioner(f"{name}.h_net", network.conditioner)
+
+
+def _conditioner(name: str, conditioner) -> Iterator[Weight]:
+    if isinstance(conditioner, GlobalAttention):
+        yield from _linear(f"{name}.query_proj", conditioner.query)
+        yield f"{name}.key_proj.weight", conditioner.key.kernel, _pointwise
+        yield f"{name}.key_proj.bias", conditioner.key.bias, _same
+    elif conditioner is not None:
+        yield from _linear(f"{name}.net", conditioner)
+
+
+def _masked_conv(name: str, layer: MaskedConv) -> Iterator[Weight]:
+    def turned(array):  # ours is the kernel of the turned image
+        kernel = _kernel(array)
+        if layer.transposed:
+            kernel = kernel.transpose(1, 0, 2, 3)
+        return kernel[::-1] if layer.reversed else kernel
+
+    yield f"{name}.net.shift_conv.weight", layer.shifted.kernel, turned
+    yield from _weight_norm(f"{name}.net.conv1x1.conv", layer.last)
+    yield from _conditioner(f"{name}.h_net", layer.conditioner)
+
+
+def _macow_unit(name: str, unit: MaCowUnit) -> Iterator[Weight]:
+    masked_a, masked_b, actnorm1, masked_c, masked_d, actnorm2 = unit.members
+    for number, layer in enumerate((masked_a, masked_b, masked_c, masked_d), start=1):
+        yield from _masked_conv(f"{name}.conv{number}", layer)
+    yield from _actnorm(f"{name}.actnorm1", actnorm1)
+    yield from _actnorm(f"{name}.actnorm2", actnorm2)
+
+
+def _step(
+    name: str, step: GlowStep | MaCowStep, conv1x1: str = "conv1x1"
+) -> Iterator[Weight]:
+    members = step.members
+    if isinstance(step, MaCowStep):
+        first, unit, second = "actnorm1", name, "actnorm2"
+        for half, units in enumerate((members[2:4], members[7:9]), start=1):
+            for number, layer in enumerate(units):
+                yield from _macow_unit(f"{name}.units{half}.{number}", layer)
+        members = [m for m in members if not isinstance(m, MaCowUnit)]
+    else:
+        first, unit, second = "actnorm", f"{name}.unit", "unit.actnorm"
+    actnorm1, rotation, up1, down1, actnorm2, up2, down2 = members
+    yield from _actnorm(f"{name}.{first}", actnorm1)
+    yield f"{name}.{conv1x1}.weight", rotation.weight, _kernel
+    yield from _coupling(f"{unit}.coupling1_up", up1)
+    yield from _coupling(f"{unit}.coupling1_dn", down1)
+    yield from _actnorm(f"{name}.{second}", actnorm2)
+    yield from _coupling(f"{unit}.coupling2_up", up2)
+    yield from _coupling(f"{unit}.coupling2_dn", down2)
+
+
+def _split_prior(name: str, layer: SplitPrior) -> Iterator[Weight]:
+    yield f"{name}.conv1x1.weight", layer.conv1x1.weight, _kernel
+    yield from _coupling(f"{name}.coupling", layer.coupling)
+    yield from _actnorm(f"{name}.actnorm", layer.actnorm)
+
+
+def _norm(name: str, layer) -> Iterator[Weight]:
+    """A Keras layer: batch norm, or group norm (which is instance norm, too)."""
+    yield f"{name}.weight", layer.gamma.value, _same
+    yield f"{name}.bias", layer.beta.value, _same
+    if isinstance(layer, BatchNormalization):
+        yield f"{name}.running_mean", layer.moving_mean.value, _same
+        yield f"{name}.running_var", layer.moving_variance.value, _same
+
+
+def _resnet(name: str, resnet) -> Iterator[Weight]:
+    """A ResNet of ours has layers `level0_block1_conv2`, on the way up `up0_...`."""
+    for layer in resnet.layers:
+        if not layer.weights:
+            continue
+        if layer.name == "top":
+            full_name = f"{name}.top"
+        else:
+            level, block, part = layer.name.split("_", 2)
+            up = level.startswith("up")
+            conv = "deconv" if up else "conv"
+            norm = "bn" if isinstance(layer, BatchNormalization) else "gn"
+            part = {
+                "projection": "downsample.0",
+                "projection_norm": "downsample.1",
+            }.get(part, part.replace("conv", conv).replace("norm", norm))
+            kind = "deresnet" if up else "resnet"
+            number = level.removeprefix("up" if up else "level")
+            full_name = (
+                f"{name}.{kind}{number}.main.{block.removeprefix('block')}.{part}"
+            )
+        if "norm" in layer.name:
+            yield from _norm(full_name, layer)
+            continue
+        # Transposed kernels are [in, out, kh, kw] there and [kh, kw, out, in] here: the
+        # same exchange of axes. The 1x1 one of a shortcut is a plain one here.
+        transposed = layer.name.startswith("up") and "projection" in layer.name
+        layout = _transposed_pointwise if transposed else _kernel
+        yield f"{full_name}.weight", layer.kernel.value, layout
+        if layer.use_bias:
+            yield f"{full_name}.bias", layer.bias.value, _same
+
+
+def _transposed_pointwise(array: np.ndarray) -> np.ndarray:
+    """[in, out, 1, 1] -> [1, 1, in, out]."""
+    return array.transpose(2, 3, 0, 1)
+
+
+def _encoder(encoder: GaussianEncoder) -> Iterator[Weight]:
+    yield from _resnet("discriminator.encoder.net", encoder.resnet)
+    _, height, width, channels = encoder.resnet.get_layer("flatten").input.shape
+
+    def head(array):  # the reference flattens channels first
+        array = array.reshape(-1, channels, height, width)
+        return array.transpose(2, 3, 1, 0).reshape(-1, len(array))
+
+    yield from _weight_norm("discriminator.fc.linear", encoder.head, head)
+
+
+def _flow(name: str, flow: MultiScaleFlow) -> Iterator[Weight]:
+    for level, blocks in enumerate(flow.levels):
+        internal = 0 < level < len(flow.levels) - 1
+        for block, (steps, split_prior) in enumerate(blocks):
+            group = f"layers.{block}" if internal else "steps"
+            for number, step in enumerate(steps):
+                yield from _step(f"{name}.blocks.{level}.{group}.{number}", step)
+            if split_prior is not None:
+                yield from _split_prior(
+                    f"{name}.blocks.{level}.priors.{block}", split_prior
+                )
+
+
+def weights(model: VAEFlow) -> Iterator[Weight]:
+    """Every saved weight of a model: its name in the reference, our variable, and the
+    function that takes the reference's array to our layout."""
+    yield from _flow("generator.flow", model.flow)
+    if model.encoder is not None:
+        yield from _encoder(model.encoder)
+        if model.config.prior.kind == "flow":
+            for number, step in enumerate(model.prior.flow.members):
+                name = f"discriminator.prior.flow.steps.{number}"
+                yield from _step(name, step, "linear")
+    elif model.prior is not None:
+        yield "discriminator.embed.weight", model.prior.embedding, _same
+        for number, layer in enumerate(model.prior.layers):
+            yield from _linear(f"discriminator.net.{2 * number}", layer)
+    if model.config.dequantizer is not None:
+        yield from _resnet("dequantizer.encoder.net", model.dequantizer.encoder.resnet)
+        yield from _flow("dequantizer.flow.core", model.dequantizer.flow)
+
+
+def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> list[str]:
+    """Gives a model the weights of a reference checkpoint; it is initialised then.
+
+    Every tensor is used once, or belongs to those that are no parameters.
+
+    Returns:
+      The names of those that are no parameters (`IGNORED`).
+
+    Raises:
+      UserError: if a tensor is missing, left over, or of the wrong shape.
+    """
+    values = []
+    left = {name for name in tensors if not name.endswith(IGNORED)}
+    for name, variable, layout in weights(model):
+        if name not in left:
+            raise UserError(f"the checkpoint has no tensor {name}")
+        value = layout(tensors[name])
+        if value.shape != tuple(variable.shape):
+            raise UserError(
+                f"{name} is of shape {tensors[name].shape}, which does not fit the "
+                f"model's {tuple(variable.shape)}"
+            )
+        values.append((variable, value))
+        left.remove(name)
+    if left:
+        raise UserError(f"the model has no place for tensor {min(left)}")
+    for variable, value in values:
+        variable.assign(value)
+    model.initialized.assign(True)
+    return sorted(name for name in tensors if name.endswith(IGNORED))
