@@ -32,68 +32,6 @@ def plain():
     return model
 
 
-# The architectures of the paper's table and their parameter counts, with z and without.
-PAPER = {
-    "cifar10": (
-        ((32, 32, 3), 256, 64, [2, [6, 6], [6, 6], 4], [24] + [512] * 3),
-        ([48, 96, 96], 8, 256),
-        (51_860_457, 46_521_601),
-    ),
-    "imagenet64": (
-        ((64, 64, 3), 256, 128, [2, [8, 8], [8, 8], [6, 6], 4], [24] + [512] * 4),
-        ([48, 96, 96, 192], 32, 256),
-        (107_418_435, 91_288_387),
-    ),
-    "lsun128": (
-        (
-            (128, 128, 3),
-            32,
-            256,
-            [2, [16, 16], [16, 16], [8, 8], [4, 4], 2],
-            [24] + [256] * 4 + [512],
-        ),
-        ([48, 96, 96, 192, 192], 32, 512),
-        (102_092_843, 69_922_475),
-    ),
-    "celeba256": (
-        (
-            (256, 256, 3),
-            32,
-            256,
-            [2, [12, 12], [10, 10], [8, 8], [4, 4], [2, 2], 1],
-            [24] + [256] * 5 + [512],
-        ),
-        ([48, 96, 96, 192, 192, 256], 32, 512),
-        (100_610_735, 70_714_159),
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cifar10",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in list(PAPER)[1:]),
-    ],
-)
-@pytest.mark.parametrize("with_z", [True, False])
-def test_parameter_counts_of_the_paper(name, with_z):
-    (shape, bins, latent, steps, hidden), (planes, out, prior), counts = PAPER[name]
-    flow = cfg.FlowConfig(steps, hidden, [4] * (len(steps) - 2))
-    config = cfg.ModelConfig(
-        shape,
-        bins,
-        latent if with_z else 0,
-        flow,
-        cfg.EncoderConfig(planes, out),
-        cfg.PriorConfig(hidden=prior),
-    )
-    model = vf.build_model(config)
-    expected = counts[0 if with_z else 1]
-    assert model.parameter_counts()["total"] == expected
-    assert sum(v.shape.num_elements() for v in model.trainable_variables) == expected
-
-
 def test_variables_and_gradients(model, images):
     """Every variable is there once, and every one gets a finite gradient."""
     keras_variables = {id(v.value) for v in model.encoder.resnet.variables}

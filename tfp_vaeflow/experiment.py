@@ -90,6 +90,24 @@ def save(model_dir: str | Path) -> str:
     return operative
 
 
+def model_bindings(model: configs.ModelConfig) -> list[str]:
+    """A model as lines of an experiment file, every field of it."""
+
+    def lines(settings, scope=""):
+        name = type(settings).__name__
+        inner = "dequantizer/" if name == "DequantizerConfig" else scope
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from lines(value, inner)
+                value = f"@{inner}{type(value).__name__}()"
+            else:
+                value = repr(value)
+            yield f"{scope}{name}.{field.name} = {value}"
+
+    return list(lines(model))
+
+
 def is_saved(model_dir: str | Path) -> bool:
     """Whether a model directory holds an experiment."""
     return (Path(model_dir) / CONFIG_FILE).is_file()

@@ -11,6 +11,7 @@ the start; the verdicts are kept by path, size and time.
 
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -33,7 +34,13 @@ def _is_image(path: Path) -> bool:
 
 
 def _image_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if _is_image(path))
+    """The image files, by the hash of their names.
+
+    Their own order goes by label, or by film; so the first of them, which initialise
+    the model, are as mixed as all.
+    """
+    paths = sorted(path for path in directory.rglob("*") if _is_image(path))
+    return sorted(paths, key=lambda path: hashlib.md5(path.name.encode()).hexdigest())
 
 
 def holds_images(root: str | Path) -> bool:

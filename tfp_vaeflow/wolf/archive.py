@@ -1,15 +1,18 @@
 """Reads PyTorch's archives of tensors, without PyTorch.
 
-`model.pt` and `checkpoint*.tar` are zip archives of a pickle and raw storages; they are
-read here with an unpickler that admits the few names such a file needs and refuses
-every other, so nothing in it can run.
+`model.pt` and `checkpoint*.tar` are zip archives of a pickle and raw storages (before
+PyTorch 1.6, a sequence of pickles and storages); they are read here with an unpickler
+that admits the few names such a file needs and refuses every other, so nothing in it
+can run.
 """
 
 import collections
 import io
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -41,12 +44,16 @@ def _rebuild_tensor(storage, offset, size, stride, *_):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds dictionaries of tensors and nothing else."""
+    """Rebuilds dictionaries of tensors and nothing else.
 
-    def __init__(self, file, archive: zipfile.ZipFile, root: str):
+    Args:
+      file: holds the pickle.
+      storage_of: from key, dtype and number of elements to a storage's content.
+    """
+
+    def __init__(self, file: IO[bytes], storage_of: Callable):
         super().__init__(file)
-        self._archive = archive
-        self._root = root
+        self._storage_of = storage_of
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
@@ -60,19 +67,43 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid):
-        kind, dtype, key, _, count = pid
+        kind, dtype, key, _, count, *_ = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"the file refers to an unknown {kind!r}")
-        data = self._archive.read(f"{self._root}data/{key}")
-        return np.frombuffer(data, dtype, count)
+        return self._storage_of(key, dtype, count)
 
 
-def _load(path: str | Path):
-    """What the pickle of an archive holds."""
+def _load_zip(path: str | Path):
+    """What the pickle of an archive holds, as PyTorch writes them since 1.6."""
     with zipfile.ZipFile(path) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
         root = name.removesuffix("data.pkl")
-        return _Unpickler(io.BytesIO(archive.read(name)), archive, root).load()
+
+        def storage_of(key, dtype, count):
+            return np.frombuffer(archive.read(f"{root}data/{key}"), dtype, count)
+
+        return _Unpickler(io.BytesIO(archive.read(name)), storage_of).load()
+
+
+def _load_old(path: str | Path):
+    """The same from the older format: pickles, and the storages behind them."""
+    with open(path, "rb") as file:
+        for _ in range(3):  # the magic number, the version, the machine's sizes
+            _Unpickler(file, None).load()
+        start = file.tell()
+        dtypes = {}
+
+        def note(key, dtype, count):
+            dtypes[key] = dtype
+            return np.zeros(count, dtype)
+
+        _Unpickler(file, note).load()
+        storages = {}
+        for key in _Unpickler(file, None).load():
+            (count,) = np.fromfile(file, "<i8", 1)
+            storages[key] = np.fromfile(file, dtypes[key], count)
+        file.seek(start)
+        return _Unpickler(file, lambda key, dtype, count: storages[key]).load()
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -86,15 +117,17 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       UserError: if the file is no such archive, or asks for anything but tensors.
     """
     try:
-        content = _load(path)
+        with open(path, "rb") as file:
+            is_old = file.read(len(_OLD_FORMAT)) == _OLD_FORMAT
+        content = _load_old(path) if is_old else _load_zip(path)
         # The model's own file holds the state of `core`; that of training the state of
         # the model around it, which in a distributed run is wrapped once more.
-        state = content["core"] if "core" in content else content["model"]
+        whole = "core" not in content
         tensors = {}
-        for name, value in dict(state).items():
+        for name, value in dict(content["model" if whole else "core"]).items():
             if not isinstance(value, np.ndarray):
                 raise TypeError(f"{name} is no tensor")
-            if "core" not in content:
+            if whole:
                 name = name.removeprefix("core.").removeprefix("module.")
             tensors[name] = value
         return tensors
@@ -109,16 +142,6 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         IndexError,
         AttributeError,
     ) as error:
-        if isinstance(error, zipfile.BadZipFile) and _is_old(path):
-            raise UserError(
-                f"{path} is in the format of PyTorch before 1.6; load it and save it "
-                "again with a newer one"
-            ) from error
         raise UserError(
             f"{path} is not a checkpoint of the reference implementation: {error}"
         ) from error
-
-
-def _is_old(path: str | Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(_OLD_FORMAT)) == _OLD_FORMAT
