@@ -1,12 +1,21 @@
 """The scripts: what they say when the machine is not as they need it."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
+import lmdb
+import numpy as np
 import pytest
+from PIL import Image
+
+from tfp_vaeflow import config as cfg
+from tfp_vaeflow.data import folder as data
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,3 +105,80 @@ def test_installed_from_a_wheel(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def png(color: int, size=(12, 8)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (color, 0, 255 - color)).save(file, "PNG")
+    return file.getvalue()
+
+
+def webp(color: int) -> bytes:
+    file = io.BytesIO()
+    image = Image.open(io.BytesIO(png(color)))
+    image.save(file, "WEBP", lossless=True)
+    return file.getvalue()
+
+
+def prepare(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "prepare_images.py"), *arguments],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_lsun_is_prepared_from_its_database(tmp_path):
+    """A stand-in for LSUN's archives: a LMDB of WebP files, here with a damaged one."""
+    source, output = tmp_path / "bedroom_train_lmdb", tmp_path / "bedroom"
+    with (
+        lmdb.open(str(source), map_size=2**20) as database,
+        database.begin(write=True) as transaction,
+    ):
+        for number in range(5):
+            transaction.put(f"key{number}".encode(), webp(50 * number))
+        transaction.put(b"key5", b"no image")
+    arguments = [f"--source={source}", f"--output={output}", "--size=4"]
+    done = prepare(*arguments, "--part=test")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read: key5: UnidentifiedImageError" in done.stdout
+    assert f"{output}/test: 5 images made, 0 were there, 1 cannot" in done.stdout
+    assert sorted(path.name for path in (output / "test").iterdir()) == [
+        f"key{number}.png" for number in range(5)
+    ]
+    with Image.open(output / "test" / "key3.png") as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (4, 4, 3)
+    assert (pixels == [150, 0, 105]).all()
+
+
+@pytest.mark.slow
+def test_images_are_prepared_from_folders_and_archives(tmp_path):
+    """A stand-in for CelebAMask-HQ, as a folder and packed."""
+    names = ["CelebA-HQ-img/0.png", "CelebA-HQ-img/1.png", "more/1.png"]
+    for color, name in enumerate(names):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(color))
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / "folder" / name, name)
+    with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "folder", "images")
+    for source in ("folder", "images.zip", "images.tar.gz"):
+        output = tmp_path / f"from {source}"
+        arguments = [f"--source={tmp_path / source}", f"--output={output}", "--size=8"]
+        assert "3 images made, 0 were there, 0 cannot" in prepare(*arguments).stdout
+        (output / "train").iterdir().__next__().unlink()
+        assert "1 images made, 2 were there, 0 cannot" in prepare(*arguments).stdout
+        splits = data.load_folder(
+            cfg.DataConfig("folder", data_dir=str(output)), (8, 8, 3)
+        )
+        assert sum(split.num_images for split in splits) == 3
+    (tmp_path / "nothing").mkdir()
+    done = prepare(
+        f"--source={tmp_path / 'nothing'}", f"--output={tmp_path / 'x'}", "--size=8"
+    )
+    assert done.returncode == 2 and "holds no image that can be read" in done.stderr

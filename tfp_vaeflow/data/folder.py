@@ -24,7 +24,7 @@ from tfp_vaeflow.data.pictures import THREADS, decode, from_files
 from tfp_vaeflow.data.splits import Splits, carve_indices, check_sizes
 from tfp_vaeflow.errors import UserError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _PARTS = ("train", "validation", "test")
 _NAMED = 5  # damaged files that are named; the rest are counted
 

@@ -1,4 +1,4 @@
-"""Reading pictures as people have them: any size and mode, JPEG or PNG."""
+"""Reading pictures as people have them: any size and mode, JPEG, PNG or WebP."""
 
 import concurrent.futures
 import os
@@ -22,7 +22,7 @@ def decode(
     palettes converted; a colour image becomes grey where the model is grey.
 
     Args:
-      source: a JPEG or PNG file, or its path.
+      source: a JPEG, PNG or WebP file, or its path.
       image_shape: `(H, W, C)` to crop and resize to, C = 1 or 3.
 
     Returns:
@@ -32,7 +32,7 @@ def decode(
       OSError, SyntaxError or ValueError: if the file is damaged or no image.
     """
     height, width, channels = image_shape
-    with Image.open(source, formats=["JPEG", "PNG"]) as image:
+    with Image.open(source, formats=["JPEG", "PNG", "WEBP"]) as image:
         image.load()
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey
