@@ -8,27 +8,29 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
 import numpy as np
 import tensorflow as tf
-import test_parity as parity
 
+import test_parity as parity
 from tfp_vaeflow import wolf
 
 HEAD = """# Parity with the reference implementation
 
 Largest error of each quantity against golden vectors of
-[the reference](https://github.com/XuezheMax/wolf) (commit 1d23ca2, PyTorch, float32), given
-the same weights, inputs and noise. `python tools/parity_table.py` writes this table;
-`tests/test_parity.py` holds the tolerances.
+[the reference](https://github.com/XuezheMax/wolf) (commit 1d23ca2, PyTorch, float32),
+given the same weights, inputs and noise. `python tools/parity_table.py` writes this
+table; `tests/test_parity.py` holds the tolerances.
 
-- *generation, KL, dequantization*: nats, the largest over images, and over one sample, three
-  samples, and batch norm in training mode.
+- *generation, KL, dequantization*: nats (of thousands), the largest over images, and
+  over one sample, three samples, and batch norm in training mode.
 - *z, v, x, log-det*: absolute, of `encode` without noise and of the decoder.
-- *gradients*: the largest over all parameters of `norm(error) / norm(gradient)`, of those
-  whose norm is above 1e-3.
-- *initialised*: weights after data-dependent initialisation, absolute, where it was recorded.
+- *gradients*: the largest over all parameters of `norm(error) / norm(gradient)`, of
+  those whose norm is above 1e-3.
+- *initialised*: weights after data-dependent initialisation, absolute, where it was
+  recorded.
 
 """
 COLUMNS = [
