@@ -7,9 +7,8 @@ Takes the golden vectors that tests/test_parity.py holds the model to, from
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +16,7 @@ import tensorflow as tf
 import test_parity as parity
 from tfp_vaeflow import wolf
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Parity with the reference implementation
 
 Largest error of each quantity against golden vectors of
