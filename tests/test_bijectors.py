@@ -71,7 +71,7 @@ def test_conv1x1_kinds_have_the_parameters_they_promise():
 def test_coupling(pattern, order, factor, channels):
     split = tfvb.ChannelSplit(pattern, order, factor)
     layer = tfvb.Coupling(channels, coupling_config(), split, float64_init())
-    assert_valid_bijector(layer, (2, 2, channels), conditioning_dim=2)
+    assert_valid_bijector(layer, (2, 2, channels), conditioning_shape=2)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,25 @@ def test_coupling(pattern, order, factor, channels):
         {"activation": "relu"},
         {"activation": "leaky_relu"},
         {"conditioning_dim": 0},
+        {"conditioning": "global_attn"},
+        {"norm": "group", "num_groups": 1},
+        {"norm": "instance"},
+        {"norm": "batch"},
+        {"transform": "relu"},
+        {"transform": "nlsq"},
+        {"transform": "symm_elu"},
     ],
 )
 def test_coupling_variants(changes):
     config = coupling_config(**changes)
     layer = tfvb.Coupling(4, config, tfvb.ChannelSplit(), float64_init())
-    assert_valid_bijector(layer, (2, 2, 4), conditioning_dim=config.conditioning_dim)
+    assert_valid_bijector(layer, (2, 2, 4), conditioning_shape=config.conditioning_dim)
+
+
+def test_a_map_as_conditioning():
+    config = coupling_config(conditioning="local_linear")
+    layer = tfvb.Coupling(4, config, tfvb.ChannelSplit(), float64_init())
+    assert_valid_bijector(layer, (2, 2, 4), conditioning_shape=(2, 2, 2))
 
 
 def test_coupling_on_vectors():
@@ -145,7 +158,7 @@ def test_affine_log_scale_survives_extreme_inputs():
 
 def test_glow_step():
     step = tfvb.GlowStep(4, step_config(), float64_init())
-    assert_valid_bijector(step, (2, 2, 4), conditioning_dim=2)
+    assert_valid_bijector(step, (2, 2, 4), conditioning_shape=2)
 
 
 def test_glow_step_on_vectors():
@@ -154,7 +167,7 @@ def test_glow_step_on_vectors():
 
 def test_split_prior():
     layer = tfvb.SplitPrior(8, step_config(), 4, 2, float64_init())
-    assert_valid_bijector(layer, (2, 2, 8), conditioning_dim=2)
+    assert_valid_bijector(layer, (2, 2, 8), conditioning_shape=2)
 
 
 def test_squeezed():
@@ -191,7 +204,7 @@ def multiscale(num_steps, factors, channels=1, conditioning_dim=2, **changes):
 )
 def test_multiscale(num_steps, factors, event):
     flow = multiscale(num_steps, factors, event[-1])
-    assert_valid_bijector(flow, event, conditioning_dim=2, scale=0.1)
+    assert_valid_bijector(flow, event, 2, scale=0.1)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +218,35 @@ def test_multiscale(num_steps, factors, event):
 )
 def test_multiscale_variants(changes):
     flow = multiscale([0, [1], 1], [2] if "heads" not in changes else [4], 1, **changes)
-    assert_valid_bijector(flow, (4, 4, 1), conditioning_dim=2, scale=0.1)
+    assert_valid_bijector(flow, (4, 4, 1), 2, scale=0.1)
+
+
+def test_a_map_is_squeezed_along():
+    """Each position hears of its own features, not of those far away."""
+    flow = multiscale([0, 1], [], 1, conditioning="local_linear")
+    assert_valid_bijector(flow, (4, 4, 1), conditioning_shape=(4, 4, 2), scale=0.1)
+    flow = multiscale([0, 1], [], 1, conditioning="local_linear")
+    randomize(flow)
+    # Only the convolution of the map itself looks at neighbours, then.
+    for step in flow.levels[1][0][0]:
+        for coupling in (step.members[i] for i in (2, 3, 5, 6)):
+            kernel = coupling.network.last.direction.numpy()
+            kernel[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+            coupling.network.last.direction.assign(kernel)
+            first = coupling.network.first.kernel.numpy()
+            first[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
+            coupling.network.first.kernel.assign(first)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((1, 8, 8, 1)))
+    features = rng.standard_normal((1, 8, 8, 2))
+    moved = features.copy()
+    moved[0, 1, 1] += 1
+    difference = flow.inverse(x, conditioning=features) - flow.inverse(
+        tf.identity(x), conditioning=moved
+    )
+    changed = np.abs(difference[0, :, :, 0]) > 1e-12
+    # (1, 1) lies in the squeezed position (0, 0), whose neighbours end at pixel 3.
+    assert changed[:4, :4].any() and not changed[4:].any() and not changed[:, 4:].any()
 
 
 def test_multiscale_without_conditioning():

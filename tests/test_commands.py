@@ -1,5 +1,6 @@
 """The commands as a person runs them: the demo's path at a tiny size, and mistakes."""
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from tfp_vaeflow.distribution import locked
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -31,17 +34,52 @@ TINY = [
 ]
 
 
-def run(command: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_alone(command: str, *arguments: object, cwd: Path):
+    """Runs a command in a process of its own, as a person does."""
     return subprocess.run(
         [sys.executable, "-m", f"tfp_vaeflow.{command}", *map(str, arguments)],
         cwd=cwd,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Runs commands likewise, in forks of a process that has imported TensorFlow."""
+    server = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "forkserver.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    outputs = tmp_path_factory.mktemp("outputs")
+    numbers = itertools.count()
+
+    def run(command: str, *arguments: object, cwd: Path):
+        stdout, stderr = (outputs / f"{next(numbers)}" for _ in range(2))
+        order = {
+            "module": f"tfp_vaeflow.{command}",
+            "arguments": list(map(str, arguments)),
+            "cwd": str(cwd),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+        }
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(
+            order, code, stdout.read_text(), stderr.read_text()
+        )
+
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 def train_arguments(model_dir: Path, steps: int) -> list[str]:
@@ -57,14 +95,14 @@ def train_arguments(model_dir: Path, steps: int) -> list[str]:
 def model_dir(tmp_path_factory):
     """A tiny model trained by the command, from a directory that is not the root."""
     directory = tmp_path_factory.mktemp("runs") / "digits"
-    result = run("train", *train_arguments(directory, 10), cwd=directory.parent)
+    result = run_alone("train", *train_arguments(directory, 10), cwd=directory.parent)
     assert result.returncode == 0, result.stderr
     assert "step 10/10" in result.stdout and " left" in result.stdout
     assert "1293 training, 144 validation, 360 test images" in result.stdout
     return directory
 
 
-def test_train_resumes_with_the_same_command(model_dir, tmp_path):
+def test_train_resumes_with_the_same_command(run, model_dir, tmp_path):
     copy = tmp_path / "digits"
     shutil.copytree(model_dir, copy)
     decay = "--gin_bindings=OptimizerConfig.decay=0.5"
@@ -105,7 +143,7 @@ def test_a_signal_saves_and_exits_with_42(model_dir, tmp_path, number):
     assert "Traceback" not in errors
 
 
-def test_evaluate(model_dir, tmp_path):
+def test_evaluate(run, model_dir, tmp_path):
     result = run("evaluate", f"--model_dir={model_dir}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for text in ("bits/dim", "decoded exactly", "360 of 360", "linear probe on z"):
@@ -133,7 +171,7 @@ def test_evaluate(model_dir, tmp_path):
         ("switch", ["--num_images=8", "--columns=2"], ["switches"]),
     ],
 )
-def test_synthesize(model_dir, tmp_path, mode, arguments, files):
+def test_synthesize(run, model_dir, tmp_path, mode, arguments, files):
     result = run(
         "synthesize",
         f"--model_dir={model_dir}",
@@ -148,6 +186,33 @@ def test_synthesize(model_dir, tmp_path, mode, arguments, files):
         assert f"wrote {tmp_path / name}.png" in result.stdout
         image = np.array(Image.open(tmp_path / f"{name}.png"))
         assert image.ndim == 2 and image.std() > 0  # grey, and something on it
+
+
+def test_dry_run(run, tmp_path):
+    arguments = train_arguments(tmp_path / "run", 10)
+    result = run("train", *arguments, "--dry_run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("total parameters", "FLOPs an image", "memory a device", "one step"):
+        assert text in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_init_from(run, model_dir, tmp_path):
+    """A run that begins with the weights of another."""
+    copy = tmp_path / "fine"
+    arguments = [*train_arguments(copy, 1), f"--init_from={model_dir}"]
+    result = run("train", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"weights of step 10 taken from {model_dir}" in result.stdout
+    assert "trained to step 1;" in result.stdout
+
+
+def test_a_second_trainer_is_refused(run, model_dir, tmp_path):
+    with locked(model_dir):
+        result = run("train", *train_arguments(model_dir, 12), cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert str(model_dir) in line and "another process" in line
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "synthesize"])
@@ -262,6 +327,15 @@ MISTAKES = [
         "--columns is 0; expected at least 1",
     ),
     (
+        "synthesize --model_dir={run} --label=3",
+        "labels are given, but this model is not class-conditional",
+    ),
+    (
+        "train --gin_file=gin/digits_classes.gin --model_dir={tmp}/x "
+        "--gin_bindings=PriorConfig.num_classes=9",
+        "the data has labels up to 9, and PriorConfig.num_classes is 9; expected 10",
+    ),
+    (
         "synthesize --model_dir={damaged}",
         "cannot be read",
     ),
@@ -279,7 +353,7 @@ def damaged(model_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what, message", MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_mistakes_get_one_clear_line(what, message, model_dir, damaged, tmp_path):
+def test_mistakes_get_one_clear_line(run, what, message, model_dir, damaged, tmp_path):
     """And leave the model directory as it was."""
     before = (model_dir / "config.gin").read_text()
     words = what.format(run=model_dir, tmp=tmp_path, damaged=damaged).split()

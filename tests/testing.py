@@ -101,7 +101,7 @@ def float64_init(seed: int = 0) -> Initializer:
 def assert_valid_bijector(
     bijector,
     event_shape: tuple[int, ...],
-    conditioning_dim: int = 0,
+    conditioning_shape: int | tuple[int, ...] = 0,
     scale: float = 0.3,
 ) -> None:
     """Checks all that a bijector promises, in float64 on random weights.
@@ -113,7 +113,8 @@ def assert_valid_bijector(
     Args:
       bijector: built with `float64_init`.
       event_shape: of one example; keep its size small, the Jacobian is dense.
-      conditioning_dim: length of the conditioning; 0 for none.
+      conditioning_shape: length of a conditioning vector, or shape of a map; 0 for
+        none.
       scale: how far the weights are moved; deep flows lose digits when it is large.
     """
     randomize(bijector, scale=scale)
@@ -121,8 +122,11 @@ def assert_valid_bijector(
     batch = 3
     x = tf.constant(rng.standard_normal((batch, *event_shape)))
     kwargs, conditioning = {}, None
-    if conditioning_dim:
-        conditioning = tf.constant(rng.standard_normal((batch, conditioning_dim)))
+    if conditioning_shape:
+        shape = (conditioning_shape,)
+        if isinstance(conditioning_shape, tuple):
+            shape = conditioning_shape
+        conditioning = tf.constant(rng.standard_normal((batch, *shape)))
         kwargs = {"conditioning": conditioning}
     ndims = len(event_shape)
     close = dict(rtol=0, atol=1e-8)
