@@ -198,8 +198,8 @@ def multiscale(num_steps, factors, channels=1, conditioning_dim=2, **changes):
         ([0, 1], [], (4, 4, 1)),
         ([0, [1], 1], [4], (4, 4, 1)),
         ([0, [1, 1], 1], [3], (4, 4, 1)),
-        ([0, [1, 1, 1], 1], [4], (4, 4, 1)),
-        ([1, [1], [1], 1], [2, 4], (8, 8, 2)),
+        pytest.param([0, [1, 1, 1], 1], [4], (4, 4, 1), marks=pytest.mark.slow),
+        pytest.param([1, [1], [1], 1], [2, 4], (8, 8, 2), marks=pytest.mark.slow),
     ],
 )
 def test_multiscale(num_steps, factors, event):

@@ -27,7 +27,6 @@ TINY = [
     "TrainingConfig.batch_size=32",
     "TrainingConfig.log_every=5",
     "TrainingConfig.evaluate_every=5",
-    "TrainingConfig.images_every=10",
     "TrainingConfig.initialization_images=128",
     "EvaluationConfig.num_samples=2",
     "EvaluationConfig.generated_images=50",
@@ -82,12 +81,13 @@ def run(tmp_path_factory):
     server.wait()
 
 
-def train_arguments(model_dir: Path, steps: int) -> list[str]:
+def train_arguments(model_dir: Path, steps: int, images_every: int = 0) -> list[str]:
     return [
         "--gin_file=gin/digits.gin",
         f"--model_dir={model_dir}",
         f"--num_steps={steps}",
         *(f"--gin_bindings={binding}" for binding in TINY),
+        f"--gin_bindings=TrainingConfig.images_every={images_every}",
     ]
 
 
@@ -95,7 +95,9 @@ def train_arguments(model_dir: Path, steps: int) -> list[str]:
 def model_dir(tmp_path_factory):
     """A tiny model trained by the command, from a directory that is not the root."""
     directory = tmp_path_factory.mktemp("runs") / "digits"
-    result = run_alone("train", *train_arguments(directory, 10), cwd=directory.parent)
+    result = run_alone(
+        "train", *train_arguments(directory, 10, 10), cwd=directory.parent
+    )
     assert result.returncode == 0, result.stderr
     assert "step 10/10" in result.stdout and " left" in result.stdout
     assert "1293 training, 144 validation, 360 test images" in result.stdout
@@ -114,6 +116,7 @@ def test_train_resumes_with_the_same_command(run, model_dir, tmp_path):
     assert changes == [
         "changed since the run was last started: OptimizerConfig.decay: 0.998 -> 0.5",
         "changed since the run was last started: TrainingConfig.num_steps: 10 -> 12",
+        "changed since the run was last started: TrainingConfig.images_every: 10 -> 0",
     ]
 
 
