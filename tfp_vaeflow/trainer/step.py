@@ -121,6 +121,14 @@ class Trainer:
     def initialize(self, split: data.Split) -> None:
         """Data-dependent initialisation on the first training images."""
         images = split.first(self._config.training.initialization_images)
+        if images.shape[-1] == 3 and (images == images[..., :1]).all():
+            # Three equal channels have no density: the likelihood starts very low.
+            print(
+                "the pictures are grey, and the model has three channels; take one: "
+                "ModelConfig.image_shape = (height, width, 1), FlowConfig.num_steps "
+                "with 0 in the first place",
+                flush=True,
+            )
         labels = None
         if self.model.config.is_class_conditional:
             labels = split.labels[: len(images)]
