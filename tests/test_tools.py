@@ -88,23 +88,30 @@ def test_installed_from_a_wheel(tmp_path):
         cwd=tmp_path,
     )
     assert (site / "tfp_vaeflow" / "gin" / "digits.gin").exists()
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tfp_vaeflow.train",
-            "--gin_file=gin/digits.gin",
-            "--model_dir=run",
-            "--num_steps=2",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "run" / "checkpoints").is_dir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for command, *arguments in (
+        ["train", "--gin_file=gin/digits.gin", "--num_steps=2"],
+        ["evaluate", "--num_samples=1"],
+        ["synthesize", "--mode=sample", "--num_images=4"],
+    ):
+        result = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                f"tfp_vaeflow.{command}",
+                "--model_dir=run",
+                *arguments,
+            ],
+            cwd=empty,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+    assert (empty / "run" / "evaluation.json").exists()
+    assert (empty / "run" / "synthesis" / "samples_t0.7.png").exists()
 
 
 def png(color: int, size=(12, 8)) -> bytes:

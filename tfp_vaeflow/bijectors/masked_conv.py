@@ -157,7 +157,7 @@ class MaskedConv(FlowBijector):
             return i + 1, known, found.write(i, row), log_det
 
         # Above the first row lies only padding.
-        known = tf.zeros_like(self._pad(x[:, :1], self._height)[:, : self._height])
+        known = self._pad(x[:, :1], self._height)[:, : self._height]
         start = 0, known, found, tf.zeros(tf.shape(x)[:1], x.dtype)
         _, _, found, log_det = tf.while_loop(
             lambda i, *_: i < count, next_row, start, maximum_iterations=count
