@@ -53,7 +53,8 @@ def main() -> None:
     splits = data.load(config.data, config.model)
     strategy = make_strategy()
     print(
-        f"{config.data.name}: {splits.train.num_images} training, "
+        f"{config.data.data_dir or config.data.name}: "
+        f"{splits.train.num_images} training, "
         f"{splits.validation.num_images} validation, {splits.test.num_images} test "
         f"images; {strategy.num_replicas_in_sync} device(s)",
         flush=True,
