@@ -69,7 +69,7 @@ def test_exactly_decoded(splits):
 class LabelledCodes:
     """Stands in for a model whose z tells the label and whose v tells nothing."""
 
-    encoder = object()
+    config = tiny_model_config()
 
     def __init__(self, splits):
         self._labels = {}
@@ -78,7 +78,8 @@ class LabelledCodes:
             for image, label in zip(images, split.labels):
                 self._labels[image.tobytes()] = label
 
-    def encode(self, images, batch_size):
+    def encode(self, images, batch_size, labels):
+        assert labels is None
         labels = [self._labels[image.numpy().tobytes()] for image in images]
         return np.eye(10)[labels], np.zeros(images.shape)
 
@@ -93,10 +94,13 @@ def test_probes_of_known_codes(splits):
 class Copies:
     """Stands in for a model that samples given images."""
 
+    config = tiny_model_config()
+
     def __init__(self, images):
         self._images = images
 
-    def sample(self, num_images, temperature, seed, batch_size):
+    def sample(self, num_images, temperature, seed, batch_size, labels):
+        assert labels is None
         return tf.constant(self._images[:num_images])
 
 

@@ -145,8 +145,8 @@ def test_infinity_on_one_of_two_replicas(splits, monkeypatch):
         values = step_objective(losses, config, number)
         return with_gradient_times(values, infinite_at(number, 2))
 
-    def losses_given_features(model, images, features, draws):
-        losses = given_features(model, images, features, draws)
+    def losses_given_features(model, images, features, draws, training):
+        losses = given_features(model, images, features, draws, training)
         return losses._replace(kl=losses.kl * infinite_at(run.counts.taken, 1))
 
     step_objective = step.training_objective
