@@ -86,7 +86,9 @@ BASELINES = {
     "lsun_bedroom": 69_922_475,
     "celeba": 70_714_159,
 }
-QUICK = {"cifar10_variational"}  # the others are long tests
+# What is counted and stepped by default; the others are long tests.
+QUICK = {"cifar10_variational"}
+STEPPED = {"cifar10.gin", "digits_classes.gin"}
 
 
 def test_every_shipped_experiment_is_covered():
@@ -94,13 +96,27 @@ def test_every_shipped_experiment_is_covered():
     assert set(REDUCED) | PARTS | paper == set(SHIPPED)
 
 
+def reduced(name):
+    sizes = ["batch_size = 2", "evaluation_batch_size = 2"]
+    bindings = REDUCED[name] + [f"TrainingConfig.{size}" for size in sizes]
+    return experiment.load([f"gin/{name}"], bindings)
+
+
 @pytest.mark.parametrize("name", REDUCED)
-def test_parsed_built_and_stepped(name):
-    bindings = REDUCED[name] + [
-        "TrainingConfig.batch_size = 2",
-        "TrainingConfig.evaluation_batch_size = 2",
-    ]
-    config = experiment.load([f"gin/{name}"], bindings)
+def test_parsed_and_built(name):
+    model = build_model(reduced(name).model)
+    assert model.parameter_counts()["total"] > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in STEPPED else pytest.mark.slow)
+        for name in REDUCED
+    ],
+)
+def test_stepped(name):
+    config = reduced(name)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     trainer = Trainer(config, strategy)
     images = random_images(8, config.model.image_shape)

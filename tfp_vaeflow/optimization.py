@@ -57,17 +57,26 @@ class AdamW(keras.optimizers.AdamW):
             epsilon=config.epsilon,
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        # What all variables share is computed once: it is a third of the graph else.
+        step = tf.cast(self.iterations + 1, tf.float32)
+        rates = {
+            "decay": learning_rate * self.weight_decay,
+            "step": learning_rate / (1 - tf.pow(self.beta_1, step)),
+            "root": tf.sqrt(1 - tf.pow(self.beta_2, step)),
+        }
+        super()._backend_update_step(gradients, variables, rates)
+
+    def _apply_weight_decay(self, variables):
+        """`update_step` does it, in the same pass over the variables."""
+
+    def update_step(self, gradient, variable, rates):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
-        step = tf.cast(self.iterations + 1, variable.dtype)
         self.assign_add(m, (1 - self.beta_1) * (gradient - m))
         self.assign_add(v, (1 - self.beta_2) * (tf.square(gradient) - v))
-        correction_1 = 1 - tf.pow(tf.cast(self.beta_1, variable.dtype), step)
-        correction_2 = 1 - tf.pow(tf.cast(self.beta_2, variable.dtype), step)
-        scale = tf.sqrt(v) / tf.sqrt(correction_2) + self.epsilon
-        rate = tf.cast(learning_rate, variable.dtype)
-        self.assign_sub(variable, rate / correction_1 * m / scale)
+        step = rates["step"] * m / (tf.sqrt(v) / rates["root"] + self.epsilon)
+        self.assign_sub(variable, rates["decay"] * variable + step)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars

@@ -59,8 +59,8 @@ class VAEFlow(VAEFlowCore):
         encoded = [images, scalar]
         if config.is_class_conditional:
             encoded.append(tf.TensorSpec([None], tf.int64))
-        self._encode = tf.function(self.encode_batch, encoded)
-        self._decode = tf.function(self.decode_batch, codes)
+        self._encode = tf.function(self.encode_batch, encoded, autograph=False)
+        self._decode = tf.function(self.decode_batch, codes, autograph=False)
         self._losses = tf.function(self.losses_batch, reduce_retracing=True)
         self._reconstruct = tf.function(self.reconstruct_batch, reduce_retracing=True)
 

@@ -166,7 +166,8 @@ class Trainer:
         checks = [tf.math.is_finite(v) for v in self.model.trainable_variables]
         return tf.reduce_all([tf.reduce_all(check) for check in checks])
 
-    @tf.function
+    # Without AutoGraph, which has nothing to convert here and takes its time.
+    @tf.function(autograph=False)
     def _train_step(self, batch: data.Batch) -> StepResult:
         step = tf.identity(self.counts.taken)
         statistics = [v for v in self.model.variables if not v.trainable]
