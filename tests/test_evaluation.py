@@ -21,12 +21,13 @@ def splits():
     return data.Splits(whole.train.subset(np.arange(400)), whole.validation, few)
 
 
-def digits_model(latent_dim=4):
+def digits_model(latent_dim=4, **changes):
     settings = tiny_model_config(
         image_shape=(8, 8, 1),
         n_bins=17,
         latent_dim=latent_dim,
         flow=cfg.FlowConfig([0, 1], [4, 4]),
+        **changes,
     )
     model = vf.build_model(settings)
     levels = random_images(64, (8, 8, 1))
@@ -40,20 +41,45 @@ def test_mean_losses_equal_the_model_s(splits):
     images = splits.test.first(50)
     expected = model.losses(images, num_samples=2, seed=4)
     for batch_size in (50, 16):
-        mean = likelihood.mean_losses(model, splits.test, 2, batch_size, seed=4)
-        for term, value in zip(expected, mean):
+        found = likelihood.bounds(model, splits.test, 2, batch_size, seed=4)
+        for term, value in zip(expected, found.losses):
             np.testing.assert_allclose(value, np.mean(term), rtol=1e-5, atol=1e-5)
+        totals = np.float64(expected.total)
+        np.testing.assert_allclose(
+            found.standard_error, totals.std(ddof=1) / 50**0.5, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", ["flow", "normal"])
+def test_the_importance_weighted_bound(splits, kind):
+    """Never below the ELBO, equal to it for one sample, and tighter with more."""
+    model = digits_model(prior=cfg.PriorConfig(kind, num_steps=1, hidden=4))
+    randomize(model, scale=0.05)
+    falling = []
+    for num_samples in (1, 5, 50):
+        found = likelihood.bounds(model, splits.test, num_samples, 25, seed=4)
+        gain = found.importance_weighted_by_image - found.elbo_by_image
+        assert found.elbo_by_image.shape == (50,) and gain.min() > -1e-9
+        assert gain.max() < 1e-9 if num_samples == 1 else gain.min() > 0
+        np.testing.assert_allclose(
+            found.losses.total, -found.elbo_by_image.mean(), rtol=1e-9
+        )
+        falling.append(found.importance_weighted)
+    assert falling[0] > falling[1] > falling[2]
 
 
 def test_an_ignored_z_has_no_gap(splits):
     """A fresh model's couplings are the identity, so z changes nothing."""
     model = digits_model()
-    assert abs(likelihood.shuffled_z_gap(model, splits.test, 16, 0)) < 1e-4
+    gaps = likelihood.z_gaps(model, splits.test, 16, 0)
+    assert set(gaps) == {"shuffled", "prior", "zeros"}
+    assert max(map(abs, gaps.values())) < 1e-4
     randomize(model, scale=0.2)
-    assert abs(likelihood.shuffled_z_gap(model, splits.test, 16, 0)) > 1e-3
-    whole = likelihood.shuffled_z_gap(model, splits.test, 50, 0)
-    parts = likelihood.shuffled_z_gap(model, splits.test, 16, 0)
-    np.testing.assert_allclose(whole, parts, rtol=1e-4)
+    whole = likelihood.z_gaps(model, splits.test, 50, 0)
+    parts = likelihood.z_gaps(model, splits.test, 16, 0)
+    for name in gaps:
+        assert abs(whole[name]) > 1e-3
+        np.testing.assert_allclose(whole[name], parts[name], rtol=1e-4)
 
 
 def test_exactly_decoded(splits):

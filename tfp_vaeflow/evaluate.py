@@ -1,7 +1,8 @@
 """Measures a model: python -m tfp_vaeflow.evaluate --model_dir=DIR
 
-Prints bits/dim and its terms, how much the decoder uses z, linear probes on the codes
-and a check of the samples, and writes them to DIR/evaluation.json.
+Prints bits/dim of the ELBO, its terms and the importance-weighted bound, how much the
+decoder uses z, linear probes on the codes and a check of the samples, and writes them
+to DIR/evaluation.json.
 """
 
 from absl import flags

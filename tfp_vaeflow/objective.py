@@ -29,24 +29,30 @@ class Losses(NamedTuple):
         return self.generation + self.kl + self.dequantization
 
 
+def bits_per_dim(nats: tf.Tensor, config: ModelConfig) -> tf.Tensor:
+    """Negative log-likelihood in nats on the scale of x -> bits/dim of the levels.
+
+    `(nats + D ln(n_bins / 2)) / (D ln 2)` with D = H W C; the second term takes the
+    density of x in [-1, 1) to the probability of a level.
+    """
+    nats_per_bit_dim = config.num_dims * math.log(2.0)
+    return (nats + config.num_dims * math.log(config.n_bins / 2)) / nats_per_bit_dim
+
+
 def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tensor]:
     """bits/dim by term; `total` is their sum.
-
-    `(generation + kl + dequantization + D ln(n_bins / 2)) / (D ln 2)` with D = H W C;
-    the last term takes the density of x in [-1, 1) to the probability of a level.
 
     Args:
       losses: nats, of any shape.
       config: gives D and n_bins.
 
     Returns:
-      `total`, `generation` (with the constant), `kl`, `dequantization`, each of the
-      losses' shape.
+      `total`, `generation` (with the constant of `bits_per_dim`), `kl`,
+      `dequantization`, each of the losses' shape.
     """
     nats_per_bit_dim = config.num_dims * math.log(2.0)
-    constant = config.num_dims * math.log(config.n_bins / 2)
     terms = {
-        "generation": (losses.generation + constant) / nats_per_bit_dim,
+        "generation": bits_per_dim(losses.generation, config),
         "kl": losses.kl / nats_per_bit_dim,
         "dequantization": losses.dequantization / nats_per_bit_dim,
     }

@@ -1,5 +1,7 @@
 """How well a model explains images, and how much its decoder uses z."""
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,10 +22,33 @@ def labels_for(model: VAEFlow, batch: Batch, number: int) -> tf.Tensor | None:
     return batch.labels[:number] if model.config.is_class_conditional else None
 
 
-def mean_losses(
+class Bounds(NamedTuple):
+    """Lower bounds on the log-likelihood of a split, from the same K samples an image.
+
+    Attributes:
+      losses: the mean terms of the negative ELBO, in nats.
+      importance_weighted: the negative importance-weighted bound in nats, a mean over
+        images; never above `losses.total`.
+      standard_error: of the mean negative ELBO over images, in nats.
+      importance_weighted_standard_error: likewise.
+      elbo_by_image, importance_weighted_by_image: the bounds themselves, `[N]`.
+    """
+
+    losses: Losses
+    importance_weighted: float
+    standard_error: float
+    importance_weighted_standard_error: float
+    elbo_by_image: np.ndarray
+    importance_weighted_by_image: np.ndarray
+
+
+def bounds(
     model: VAEFlow, split: Split, num_samples: int, batch_size: int, seed: int
-) -> Losses:
-    """The mean loss terms over a split, in nats, with `num_samples` samples of (z, u).
+) -> Bounds:
+    """The mean K-sample ELBO over a split, and the importance-weighted bound.
+
+        log w_k = log p(x, z_k) - log q(z_k | x) - log q(u_k | x)
+        ELBO = mean_k log w_k,     IW = log mean_k w_k
 
     Args:
       model: a trained model.
@@ -33,17 +58,40 @@ def mean_losses(
       seed: of the noise.
 
     Returns:
-      Scalars, accumulated in float64.
+      Means and log-mean-exps, accumulated in float64.
+
+    Reference: paper, section 4 (ELBO); Burda et al., arXiv 1509.00519 (IW).
     """
-    run = tf.function(model.losses_batch)
     seed = noise.as_seed(seed)
-    sums = np.zeros(len(Losses._fields))
+
+    @tf.function(autograph=False)
+    def run(images, first, labels):
+        draws = model.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
+        return model.losses_of_samples(images, draws, labels)
+
+    parts = []
     for batch in labelled_batches(model, split, batch_size):
-        first = batch.positions[0]
-        losses = run(batch.images, seed, first, num_samples, batch.labels)
-        weights = np.asarray(batch.weights, np.float64)
-        sums += [np.sum(weights * np.asarray(term, np.float64)) for term in losses]
-    return Losses(*(sums / split.num_images))
+        number = int(tf.reduce_sum(batch.weights))
+        losses = run(batch.images, batch.positions[0], batch.labels)
+        parts.append(np.stack(losses, 0).astype(np.float64)[:, :number])
+    terms = np.concatenate(parts, axis=1)  # [term, image, sample]
+    log_weights = -terms.sum(axis=0)
+    elbo = log_weights.mean(axis=1)
+    weighted = np.logaddexp.reduce(log_weights, axis=1) - np.log(num_samples)
+    return Bounds(
+        losses=Losses(*terms.mean(axis=(1, 2))),
+        importance_weighted=float(-weighted.mean()),
+        standard_error=_standard_error(elbo),
+        importance_weighted_standard_error=_standard_error(weighted),
+        elbo_by_image=elbo,
+        importance_weighted_by_image=weighted,
+    )
+
+
+def _standard_error(values: np.ndarray) -> float:
+    if len(values) < 2:
+        return float("nan")
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def bits_per_dim_report(model: VAEFlow, losses: Losses) -> dict[str, float]:
@@ -52,42 +100,57 @@ def bits_per_dim_report(model: VAEFlow, losses: Losses) -> dict[str, float]:
     return {name: float(value) for name, value in terms.items()}
 
 
-def shuffled_z_gap(model: VAEFlow, split: Split, batch_size: int, seed: int) -> float:
-    """How much worse the decoder explains an image with another image's z, in nats.
+def z_gaps(
+    model: VAEFlow, split: Split, batch_size: int, seed: int
+) -> dict[str, float]:
+    """How much worse the decoder explains an image with another z, in nats.
 
-        mean over x of  -log p(x | z')  -  -log p(x | z),   z ~ q(z | x), z' ~ q(z | x')
+        mean over x of  -log p(x | z')  -  -log p(x | z),   z ~ q(z | x)
 
-    x' is the next image of the split, for the last one the first. 0 where z is ignored.
+    All are 0 where z is ignored.
 
     Args:
       model: a trained model with z.
       split: the images, two or more.
       batch_size: images at a time.
-      seed: of z, z' and the dequantization noise, which is the same for both.
+      seed: of z, z' and the dequantization noise, which is the same for all.
+
+    Returns:
+      By what z' is: `shuffled`, a sample of `q(z | x')` for the next image x' of the
+      split (for the last one the first); `prior`, a sample of p(z); `zeros`.
     """
     seed = noise.as_seed(seed)
+    dim = model.config.latent_dim
 
-    @tf.function
+    @tf.function(autograph=False)
     def log_probs(batch, others):
-        count = tf.shape(batch.images)[0]
-        first = batch.positions[0]
+        count, first = tf.shape(batch.images)[0], batch.positions[0]
         draws = model.draw_loss_noise(seed, count, 1, first)
-        other_draws = noise.normal(
-            seed, Stream.SHUFFLED, count, (1, model.config.latent_dim), first
-        )
-        own = model.log_prob_with_z_of(batch.images, batch.images, draws)
-        changed = model.log_prob_with_z_of(
-            batch.images, others, draws._replace(posterior=other_draws)
-        )
-        return own, changed
+        own = model.sample_z_of(batch.images, draws.posterior)
+        shuffled = noise.normal(seed, Stream.SHUFFLED, count, (1, dim), first)
+        from_prior = noise.normal(seed, Stream.PRIOR, count, (dim,), first)
+        codes = {
+            "own": own,
+            "shuffled": model.sample_z_of(others, shuffled),
+            "prior": model.prior.from_noise(from_prior)[:, tf.newaxis],
+            "zeros": tf.zeros_like(own),
+        }
+        return {
+            name: model.log_prob_with_z(batch.images, z, draws)
+            for name, z in codes.items()
+        }
 
-    total = 0.0
+    totals = {"shuffled": 0.0, "prior": 0.0, "zeros": 0.0}
     for batch in evaluation_batches(split, batch_size):
         others = split.read((batch.positions + 1) % split.num_images)
-        own, changed = log_probs(batch, others)
+        values = {
+            name: np.asarray(value, np.float64)
+            for name, value in log_probs(batch, others).items()
+        }
         weights = np.asarray(batch.weights, np.float64)
-        total += np.sum(weights * (own.numpy() - changed.numpy()))
-    return total / split.num_images
+        for name in totals:
+            totals[name] += np.sum(weights * (values["own"] - values[name]))
+    return {name: float(total / split.num_images) for name, total in totals.items()}
 
 
 def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:

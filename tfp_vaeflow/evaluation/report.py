@@ -1,9 +1,12 @@
 """The whole evaluation of one model: a dictionary, and the table that shows it."""
 
+import math
+
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Splits
 from tfp_vaeflow.evaluation import likelihood, probes
 from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.objective import bits_per_dim
 
 
 def evaluate(
@@ -19,25 +22,32 @@ def evaluate(
 
     Returns:
       What `evaluation.json` holds: `split`, `num_images`, `num_samples`,
-      `bits_per_dim`, `kl_nats`, `terms` (bits/dim), `shuffled_z_gap_nats` (None without
-      z), `exactly_decoded` (images), and, where there are labels, `probe` (accuracies)
-      and `samples`.
+      `bits_per_dim` (of the mean ELBO) and its `standard_error` over images,
+      `iw_bits_per_dim` (importance-weighted bound, the same samples) and its
+      `iw_standard_error`, `terms` (bits/dim), `kl_nats`, `shuffled_z_gap_nats`,
+      `prior_z_gap_nats` and `zeros_z_gap_nats` (None without z), `exactly_decoded`
+      (images), and, where there are labels, `probe` (accuracies) and `samples`.
     """
     split = splits.part(split_name)
     size, seed = config.batch_size, config.seed
-    losses = likelihood.mean_losses(model, split, config.num_samples, size, seed)
-    terms = likelihood.bits_per_dim_report(model, losses)
-    gap = None
+    bounds = likelihood.bounds(model, split, config.num_samples, size, seed)
+    terms = likelihood.bits_per_dim_report(model, bounds.losses)
+    nats_per_bit_dim = model.config.num_dims * math.log(2.0)
+    gaps = dict.fromkeys(("shuffled", "prior", "zeros"))
     if model.encoder is not None:
-        gap = likelihood.shuffled_z_gap(model, split, size, seed)
+        gaps = likelihood.z_gaps(model, split, size, seed)
     result = {
         "split": split_name,
         "num_images": split.num_images,
         "num_samples": config.num_samples,
         "bits_per_dim": terms.pop("total"),
-        "kl_nats": float(losses.kl),
+        "standard_error": bounds.standard_error / nats_per_bit_dim,
+        "iw_bits_per_dim": bits_per_dim(bounds.importance_weighted, model.config),
+        "iw_standard_error": bounds.importance_weighted_standard_error
+        / nats_per_bit_dim,
+        "kl_nats": float(bounds.losses.kl),
         "terms": terms,
-        "shuffled_z_gap_nats": gap,
+        **{f"{name}_z_gap_nats": gap for name, gap in gaps.items()},
         "exactly_decoded": likelihood.exactly_decoded(model, split, size),
         "probe": None,
         "samples": None,
@@ -59,16 +69,28 @@ def evaluate(
     return result
 
 
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4f} ± {error:.4f}"
+
+
 def table(result: dict) -> str:
     """The evaluation as lines of text, one figure each."""
     rows = [
-        ("bits/dim", f"{result['bits_per_dim']:.4f}"),
+        ("bits/dim", _with_error(result["bits_per_dim"], result["standard_error"])),
         *((f"  {name}", f"{value:.4f}") for name, value in result["terms"].items()),
+        (
+            "bits/dim, importance-weighted",
+            _with_error(result["iw_bits_per_dim"], result["iw_standard_error"]),
+        ),
         ("KL, nats", f"{result['kl_nats']:.2f}"),
     ]
-    if result["shuffled_z_gap_nats"] is not None:
-        gap = f"{result['shuffled_z_gap_nats']:.2f}"
-        rows.append(("-log p(x|z) with another's z, nats more", gap))
+    for name, title in (
+        ("shuffled", "-log p(x|z) with another's z, nats more"),
+        ("prior", "  with z of the prior"),
+        ("zeros", "  with z = 0"),
+    ):
+        if result[f"{name}_z_gap_nats"] is not None:
+            rows.append((title, f"{result[f'{name}_z_gap_nats']:.2f}"))
     exact = f"{result['exactly_decoded']} of {result['num_images']}"
     rows.append(("decoded exactly", exact))
     for name, accuracy in (result["probe"] or {}).items():

@@ -164,20 +164,60 @@ class VAEFlowCore(tf.Module):
         """
         with batch_statistics(training):
             x, log_density = self._dequantized(images, draws.dequantization, features)
-            kl, z = tf.zeros(tf.shape(images)[:1]), None
+            z, kl = self._code(features, draws), tf.zeros(tf.shape(images)[:1])
             if self.encoder is not None:
                 posterior = self.encoder.posterior(features["posterior"])
-                z = self._sample_posterior(posterior, draws.posterior)
                 kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
             elif self.prior is not None:
-                count = tf.shape(draws.dequantization)[1]
-                z = tf.repeat(features["z"][:, tf.newaxis], count, axis=1)
                 kl = features["kl"]
             return Losses(
                 generation=-tf.reduce_mean(self.log_prob_given_z(x, z), axis=1),
                 kl=kl,
                 dequantization=tf.reduce_mean(log_density, axis=1),
             )
+
+    def losses_of_samples(
+        self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
+    ) -> Losses:
+        """The terms of the negative ELBO at each sample; works inside tf.function.
+
+        `-total = log w_k = log p(x, z_k) - log q(z_k | x) - log q(u_k | x)`: its mean
+        over k is the ELBO, its log-mean-exp the importance-weighted bound. Here `kl` is
+        always the estimate at the sample, also where a prior has an analytic one.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          draws: noise for K samples an image.
+          labels: `[B]`; for class-conditional models, ignored by others.
+
+        Returns:
+          Nats, each term `[B, K]`.
+
+        Reference: Burda et al., arXiv 1509.00519, equation 8.
+        """
+        features = self.features(images, labels=labels)
+        x, log_density = self._dequantized(images, draws.dequantization, features)
+        z, kl = self._code(features, draws), tf.zeros_like(log_density)
+        if self.encoder is not None:
+            posterior = self.encoder.posterior(features["posterior"])
+            samples = tf.transpose(z, [1, 0, 2])
+            kl = posterior.log_prob(samples) - self.prior.distribution.log_prob(samples)
+            kl = tf.transpose(kl)
+        elif self.prior is not None:
+            kl += features["kl"][:, tf.newaxis]
+        return Losses(-self.log_prob_given_z(x, z), kl, log_density)
+
+    def _code(
+        self, features: dict[str, tf.Tensor], draws: LossNoise
+    ) -> tf.Tensor | None:
+        """z `[B, K, D]` for drawn noise; None in a model without one."""
+        if self.encoder is not None:
+            posterior = self.encoder.posterior(features["posterior"])
+            return self._sample_posterior(posterior, draws.posterior)
+        if self.prior is not None:
+            count = tf.shape(draws.dequantization)[1]
+            return tf.repeat(features["z"][:, tf.newaxis], count, axis=1)
+        return None
 
     def losses_given_noise(
         self,
@@ -200,14 +240,18 @@ class VAEFlowCore(tf.Module):
         features = self.features(images, training, labels)
         return self.losses_given_features(images, features, draws, training)
 
-    def log_prob_with_z_of(
-        self, images: tf.Tensor, others: tf.Tensor, draws: LossNoise
+    def sample_z_of(self, images: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        """Samples of `q(z | x)` for uint8 images and noise `[B, K, D]`: `[B, K, D]`."""
+        return self._sample_posterior(self.encoder(self.noise_free(images)), drawn)
+
+    def log_prob_with_z(
+        self, images: tf.Tensor, z: tf.Tensor, draws: LossNoise
     ) -> tf.Tensor:
-        """`log p(x | z)` of images under z sampled for other images, the mean over K.
+        """`log p(x | z)` of images under any z, the mean over K.
 
         Args:
           images: uint8 `[B, H, W, C]`, dequantized with `draws`.
-          others: uint8 `[B, H, W, C]`, whose posterior z is sampled from with `draws`.
+          z: `[B, K, D]`.
           draws: noise for K samples an image.
 
         Returns:
@@ -215,8 +259,6 @@ class VAEFlowCore(tf.Module):
         """
         features = self.features(images)
         x, _ = self._dequantized(images, draws.dequantization, features)
-        posterior = self.encoder(self.noise_free(others))
-        z = self._sample_posterior(posterior, draws.posterior)
         return tf.reduce_mean(self.log_prob_given_z(x, z), axis=1)
 
     def log_prob_given_z(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
