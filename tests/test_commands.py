@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing import start_server
 from tfp_vaeflow.distribution import locked
 
 ROOT = Path(__file__).parents[1]
@@ -49,14 +50,7 @@ def run_alone(command: str, *arguments: object, cwd: Path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs commands likewise, in forks of a process that has imported TensorFlow."""
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "forkserver.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    server = start_server("forkserver.py")
     outputs = tmp_path_factory.mktemp("outputs")
     numbers = itertools.count()
 

@@ -3,14 +3,12 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from testing import digest
+from testing import digest, start_server
 
 ROOT = Path(__file__).parents[1]
 LAST = "step-60"
@@ -23,14 +21,7 @@ class Nursery:
     """Starts runs and kills them."""
 
     def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "nursery.py"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._process = start_server("nursery.py")
 
     def close(self):
         self._process.stdin.close()

@@ -1,6 +1,9 @@
 """Helpers that several test modules share."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,19 @@ def tiny_experiment(**training) -> cfg.ExperimentConfig:
 
 def load_digits(config: cfg.ExperimentConfig) -> data.Splits:
     return data.load(config.data, config.model)
+
+
+def start_server(script: str) -> subprocess.Popen:
+    """Starts a script of this folder that takes orders by stdin, answers by stdout."""
+    here = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, here / script],
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 def digest(checkpoint: str | Path) -> str:

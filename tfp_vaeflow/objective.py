@@ -29,14 +29,19 @@ class Losses(NamedTuple):
         return self.generation + self.kl + self.dequantization
 
 
+def nats_per_bit_dim(config: ModelConfig) -> float:
+    """`D ln 2` with D = H W C: one bit/dim of an image, in nats."""
+    return config.num_dims * math.log(2.0)
+
+
 def bits_per_dim(nats: tf.Tensor, config: ModelConfig) -> tf.Tensor:
     """Negative log-likelihood in nats on the scale of x -> bits/dim of the levels.
 
     `(nats + D ln(n_bins / 2)) / (D ln 2)` with D = H W C; the second term takes the
     density of x in [-1, 1) to the probability of a level.
     """
-    nats_per_bit_dim = config.num_dims * math.log(2.0)
-    return (nats + config.num_dims * math.log(config.n_bins / 2)) / nats_per_bit_dim
+    constant = config.num_dims * math.log(config.n_bins / 2)
+    return (nats + constant) / nats_per_bit_dim(config)
 
 
 def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tensor]:
@@ -50,11 +55,10 @@ def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tens
       `total`, `generation` (with the constant of `bits_per_dim`), `kl`,
       `dequantization`, each of the losses' shape.
     """
-    nats_per_bit_dim = config.num_dims * math.log(2.0)
     terms = {
         "generation": bits_per_dim(losses.generation, config),
-        "kl": losses.kl / nats_per_bit_dim,
-        "dequantization": losses.dequantization / nats_per_bit_dim,
+        "kl": losses.kl / nats_per_bit_dim(config),
+        "dequantization": losses.dequantization / nats_per_bit_dim(config),
     }
     return {"total": sum(terms.values()), **terms}
 

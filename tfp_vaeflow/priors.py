@@ -16,6 +16,13 @@ def _standard_normal(dim: int, dtype: tf.DType) -> tfd.Independent:
     return tfd.Independent(tfd.Normal(tf.zeros([dim], dtype), tf.ones([], dtype)), 1)
 
 
+def log_ratio(
+    posterior: tfd.Distribution, prior: tfd.Distribution, z: tf.Tensor
+) -> tf.Tensor:
+    """`log q(z | x) - log p(z)` in nats at samples: z `[K, B, D]` -> `[K, B]`."""
+    return posterior.log_prob(z) - prior.log_prob(z)
+
+
 class NormalPrior(tf.Module):
     """`p(z) = N(0, I)`; the KL is analytic.
 
@@ -66,8 +73,7 @@ class FlowPrior(tf.Module):
 
     def kl(self, posterior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
         """`log q(z | x) - log p(z)` in nats, the mean over K: `[K, B, D]` -> `[B]`."""
-        difference = posterior.log_prob(z) - self.distribution.log_prob(z)
-        return tf.reduce_mean(difference, axis=0)
+        return tf.reduce_mean(log_ratio(posterior, self.distribution, z), axis=0)
 
     def from_noise(self, noise: tf.Tensor) -> tf.Tensor:
         """Standard normal noise `[B, D]` -> samples of z `[B, D]`."""

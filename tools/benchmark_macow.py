@@ -34,8 +34,8 @@ def main() -> None:
     config = StepConfig(CouplingConfig(flag.hidden))
     step = MaCowStep(flag.channels, config, Initializer())
     directions = {
-        "sampling": tf.function(step.forward_and_log_det, reduce_retracing=False),
-        "density": tf.function(step.inverse_and_log_det, reduce_retracing=False),
+        "sampling": tf.function(step.forward_and_log_det),
+        "density": tf.function(step.inverse_and_log_det),
     }
     first = {}
     print(f"{'side':>6}{'direction':>12}{'ms':>10}{'ratio':>8}")

@@ -11,6 +11,9 @@ from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 
+# What z is replaced by, to see what the decoder loses.
+OTHER_CODES = ("shuffled", "prior", "zeros")
+
 
 def labelled_batches(model: VAEFlow, split: Split, batch_size: int) -> tf.data.Dataset:
     """All images of a split in order, with labels if the model needs them."""
@@ -130,27 +133,19 @@ def z_gaps(
         shuffled = noise.normal(seed, Stream.SHUFFLED, count, (1, dim), first)
         from_prior = noise.normal(seed, Stream.PRIOR, count, (dim,), first)
         codes = {
-            "own": own,
             "shuffled": model.sample_z_of(others, shuffled),
             "prior": model.prior.from_noise(from_prior)[:, tf.newaxis],
             "zeros": tf.zeros_like(own),
         }
-        return {
-            name: model.log_prob_with_z(batch.images, z, draws)
-            for name, z in codes.items()
-        }
+        z = tf.concat([own, *(codes[name] for name in OTHER_CODES)], axis=1)
+        return model.log_prob_with_z(batch.images, z, draws)
 
-    totals = {"shuffled": 0.0, "prior": 0.0, "zeros": 0.0}
+    totals = np.zeros(len(OTHER_CODES))
     for batch in evaluation_batches(split, batch_size):
         others = split.read((batch.positions + 1) % split.num_images)
-        values = {
-            name: np.asarray(value, np.float64)
-            for name, value in log_probs(batch, others).items()
-        }
-        weights = np.asarray(batch.weights, np.float64)
-        for name in totals:
-            totals[name] += np.sum(weights * (values["own"] - values[name]))
-    return {name: float(total / split.num_images) for name, total in totals.items()}
+        values = np.asarray(log_probs(batch, others), np.float64)
+        totals += np.asarray(batch.weights) @ (values[:, :1] - values[:, 1:])
+    return dict(zip(OTHER_CODES, (totals / split.num_images).tolist()))
 
 
 def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:

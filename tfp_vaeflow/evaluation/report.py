@@ -1,12 +1,10 @@
 """The whole evaluation of one model: a dictionary, and the table that shows it."""
 
-import math
-
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Splits
 from tfp_vaeflow.evaluation import likelihood, probes
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.objective import bits_per_dim
+from tfp_vaeflow.objective import bits_per_dim, nats_per_bit_dim
 
 
 def evaluate(
@@ -32,8 +30,8 @@ def evaluate(
     size, seed = config.batch_size, config.seed
     bounds = likelihood.bounds(model, split, config.num_samples, size, seed)
     terms = likelihood.bits_per_dim_report(model, bounds.losses)
-    nats_per_bit_dim = model.config.num_dims * math.log(2.0)
-    gaps = dict.fromkeys(("shuffled", "prior", "zeros"))
+    scale = nats_per_bit_dim(model.config)
+    gaps = dict.fromkeys(likelihood.OTHER_CODES)
     if model.encoder is not None:
         gaps = likelihood.z_gaps(model, split, size, seed)
     result = {
@@ -41,10 +39,9 @@ def evaluate(
         "num_images": split.num_images,
         "num_samples": config.num_samples,
         "bits_per_dim": terms.pop("total"),
-        "standard_error": bounds.standard_error / nats_per_bit_dim,
+        "standard_error": bounds.standard_error / scale,
         "iw_bits_per_dim": bits_per_dim(bounds.importance_weighted, model.config),
-        "iw_standard_error": bounds.importance_weighted_standard_error
-        / nats_per_bit_dim,
+        "iw_standard_error": bounds.importance_weighted_standard_error / scale,
         "kl_nats": float(bounds.losses.kl),
         "terms": terms,
         **{f"{name}_z_gap_nats": gap for name, gap in gaps.items()},

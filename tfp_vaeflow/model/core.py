@@ -13,7 +13,7 @@ from tfp_vaeflow.encoders import GaussianEncoder
 from tfp_vaeflow.networks import batch_statistics
 from tfp_vaeflow.noise import Initializer, Stream
 from tfp_vaeflow.objective import Losses
-from tfp_vaeflow.priors import build_prior
+from tfp_vaeflow.priors import build_prior, log_ratio
 
 tfd = tfp.distributions
 
@@ -164,9 +164,9 @@ class VAEFlowCore(tf.Module):
         """
         with batch_statistics(training):
             x, log_density = self._dequantized(images, draws.dequantization, features)
-            z, kl = self._code(features, draws), tf.zeros(tf.shape(images)[:1])
-            if self.encoder is not None:
-                posterior = self.encoder.posterior(features["posterior"])
+            posterior, z = self._posterior_and_z(features, draws)
+            kl = tf.zeros(tf.shape(images)[:1])
+            if posterior is not None:
                 kl = self.prior.kl(posterior, tf.transpose(z, [1, 0, 2]))
             elif self.prior is not None:
                 kl = features["kl"]
@@ -197,27 +197,26 @@ class VAEFlowCore(tf.Module):
         """
         features = self.features(images, labels=labels)
         x, log_density = self._dequantized(images, draws.dequantization, features)
-        z, kl = self._code(features, draws), tf.zeros_like(log_density)
-        if self.encoder is not None:
-            posterior = self.encoder.posterior(features["posterior"])
+        posterior, z = self._posterior_and_z(features, draws)
+        kl = tf.zeros_like(log_density)
+        if posterior is not None:
             samples = tf.transpose(z, [1, 0, 2])
-            kl = posterior.log_prob(samples) - self.prior.distribution.log_prob(samples)
-            kl = tf.transpose(kl)
+            kl = tf.transpose(log_ratio(posterior, self.prior.distribution, samples))
         elif self.prior is not None:
             kl += features["kl"][:, tf.newaxis]
         return Losses(-self.log_prob_given_z(x, z), kl, log_density)
 
-    def _code(
+    def _posterior_and_z(
         self, features: dict[str, tf.Tensor], draws: LossNoise
-    ) -> tf.Tensor | None:
-        """z `[B, K, D]` for drawn noise; None in a model without one."""
+    ) -> tuple[tfd.Independent | None, tf.Tensor | None]:
+        """`q(z | x)` and z `[B, K, D]` for drawn noise; None where there is none."""
         if self.encoder is not None:
             posterior = self.encoder.posterior(features["posterior"])
-            return self._sample_posterior(posterior, draws.posterior)
+            return posterior, self._sample_posterior(posterior, draws.posterior)
         if self.prior is not None:
             count = tf.shape(draws.dequantization)[1]
-            return tf.repeat(features["z"][:, tf.newaxis], count, axis=1)
-        return None
+            return None, tf.repeat(features["z"][:, tf.newaxis], count, axis=1)
+        return None, None
 
     def losses_given_noise(
         self,
@@ -247,19 +246,19 @@ class VAEFlowCore(tf.Module):
     def log_prob_with_z(
         self, images: tf.Tensor, z: tf.Tensor, draws: LossNoise
     ) -> tf.Tensor:
-        """`log p(x | z)` of images under any z, the mean over K.
+        """`log p(x | z)` of images under each of K z.
 
         Args:
           images: uint8 `[B, H, W, C]`, dequantized with `draws`.
           z: `[B, K, D]`.
-          draws: noise for K samples an image.
+          draws: noise for one sample an image, the same for every z.
 
         Returns:
-          Nats, `[B]`.
+          Nats, `[B, K]`.
         """
         features = self.features(images)
         x, _ = self._dequantized(images, draws.dequantization, features)
-        return tf.reduce_mean(self.log_prob_given_z(x, z), axis=1)
+        return self.log_prob_given_z(tf.repeat(x, tf.shape(z)[1], axis=1), z)
 
     def log_prob_given_z(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
         """`log p(x | z)` in nats: x `[B, K, H, W, C]`, z `[B, K, D]` -> `[B, K]`."""
