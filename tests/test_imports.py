@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 # Ground floor first, as in WORKSPACE.md. Rooms of one row import from left to right.
 ROWS = [
-    ["errors", "files", "config"],
+    ["errors", "files", "metrics", "config"],
     ["quantization", "noise"],
     ["networks"],
     ["bijectors"],
@@ -17,7 +17,7 @@ ROWS = [
     ["objective", "model"],
     ["checkpoints", "wolf"],
     ["data"],
-    ["figures", "evaluation", "summaries"],
+    ["figures", "plots", "evaluation", "summaries"],
     ["cost", "distribution", "optimization", "progress", "trainer"],
     ["experiment"],
     ["command"],
@@ -41,7 +41,26 @@ INNER = {
     ],
     "model": ["core", "inputs", "vaeflow"],
     "data": ["splits", "pictures", "named", "folder", "batches"],
-    "evaluation": ["likelihood", "probes", "report"],
+    "evaluation": [
+        "likelihood",
+        "latents",
+        "probes",
+        "classifier",
+        "decoupling",
+        "fidelity",
+        "novelty",
+        "report",
+        "page",
+        "illustrations",
+    ],
+    "summaries": [
+        "dashboard",
+        "pictures",
+        "projector",
+        "statistics",
+        "profile",
+        "writer",
+    ],
     "trainer": ["step", "diagnosis", "dry_run", "loop"],
     "wolf": ["archive", "schema", "mapping"],
 }

@@ -6,12 +6,17 @@ import numpy as np
 from PIL import Image
 
 from tfp_vaeflow import files
+from tfp_vaeflow.model import VAEFlow
 
 _BACKGROUND = 255
 
 
 def grid(
-    images: np.ndarray, columns: int, min_cell: int = 48, gap: int = 1
+    images: np.ndarray,
+    columns: int,
+    min_cell: int = 48,
+    gap: int = 1,
+    rows: int | None = None,
 ) -> np.ndarray:
     """Lays images out in rows, enlarged by a whole factor if they are small.
 
@@ -20,13 +25,14 @@ def grid(
       columns: images a row.
       min_cell: least height of a cell in pixels.
       gap: pixels between the cells, before enlarging.
+      rows: how many; by default as many as the images need.
 
     Returns:
       uint8 `[rows, width, C]`.
     """
     images = np.asarray(images)
     count, height, width, channels = images.shape
-    rows = -(-count // columns)
+    rows = rows or -(-count // columns)
     cell_height, cell_width = height + gap, width + gap
     shape = (rows * cell_height - gap, columns * cell_width - gap, channels)
     canvas = np.full(shape, _BACKGROUND, np.uint8)
@@ -68,3 +74,40 @@ def switch_grid(
     cells = zip(*(np.asarray(part) for part in (a, z_a_v_b, z_b_v_a, b)))
     cells = np.stack([grid(np.stack(cell), 2, min_cell=1) for cell in cells])
     return grid(cells, columns, min_cell=96, gap=4)
+
+
+def framed_grid(rows: np.ndarray, columns: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """A matrix of images with what its rows and columns stand for at its edges.
+
+    Args:
+      rows, columns: uint8 `[R, H, W, C]` for the left edge, `[S, H, W, C]` for the top.
+      made: uint8 `[R, S, H, W, C]`.
+
+    Returns:
+      uint8 `[rows, width, C]`; the corner is empty.
+    """
+    corner = np.full_like(columns[:1], _BACKGROUND)
+    cells = [corner, columns]
+    for row, line in zip(rows, made):
+        cells += [row[np.newaxis], line]
+    return grid(np.concatenate(cells), len(columns) + 1)
+
+
+def switch_matrix(model: VAEFlow, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """All switches of two halves of some images: rows z, columns v, originals outside.
+
+    Args:
+      model: with a z inferred from images.
+      images: uint8 `[2 N, H, W, C]`; the first half give z, the others v.
+      batch_size: images at a time.
+
+    Returns:
+      uint8 `[rows, width, C]`.
+    """
+    side = len(images) // 2
+    rows, columns = images[:side], images[side : 2 * side]
+    z = model.encode(rows, batch_size=batch_size)[0].numpy()
+    v = model.encode(columns, batch_size=batch_size)[1].numpy()
+    made = model.decode(z.repeat(side, 0), np.tile(v, (side, 1, 1, 1)), batch_size)
+    made = made.numpy().reshape(side, side, *images.shape[1:])
+    return framed_grid(rows, columns, made)

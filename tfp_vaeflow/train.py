@@ -30,6 +30,12 @@ flags.DEFINE_bool(
     "Only print what the run would cost: parameters, FLOPs, memory, time of a step.",
 )
 
+flags.DEFINE_list(
+    "profile_steps",
+    None,
+    "First and last step to profile, such as 10,20; for TensorBoard's profile plugin.",
+)
+
 STOPPED = 42  # exit code: saved, start me again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
@@ -39,12 +45,31 @@ _SHORT_CUTS = {
 }
 
 
+def _profile_steps() -> tuple[int, int] | None:
+    from tfp_vaeflow.errors import UserError
+
+    value = command.FLAGS.profile_steps
+    if value is None:
+        return None
+    if len(value) != 2 or not all(word.strip().isdecimal() for word in value):
+        given = ",".join(value)
+        raise UserError(f"--profile_steps is {given}; expected two steps, as 10,20")
+    first, last = map(int, value)
+    if not 1 <= first <= last:
+        raise UserError(
+            f"--profile_steps is {first},{last}; expected the first step, from 1 on, "
+            "and then the last"
+        )
+    return first, last
+
+
 def main() -> None:
     from tfp_vaeflow import checkpoints, data, experiment, trainer
     from tfp_vaeflow.distribution import locked, make_strategy
 
     flag = command.FLAGS
     model_dir = flag.model_dir
+    profile_steps = _profile_steps()
     former = (
         experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
     )
@@ -67,7 +92,9 @@ def main() -> None:
         for change in experiment.differences(former, config) if former else ():
             print(f"changed since the run was last started: {change}")
         config_text = experiment.save(model_dir)
-        result = trainer.train(config, splits, strategy, model_dir, config_text)
+        result = trainer.train(
+            config, splits, strategy, model_dir, config_text, profile_steps
+        )
     if result.step < config.training.num_steps:
         print(f"stopped and saved at step {result.step}; the same command goes on")
         sys.exit(STOPPED)

@@ -6,7 +6,8 @@ the data to the code (x -> v, the direction that trains). A unit implements
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -146,6 +147,36 @@ class Sequential(FlowBijector):
         for member in self.members:
             y = member.initialize(y, conditioning)
         return y
+
+
+@contextmanager
+def watched(layers: Sequence[object], note: Callable) -> Iterator[None]:
+    """Lets `note(layer, x, log_det)` see what the inverse of each layer gives.
+
+    A layer that runs others is seen after them.
+
+    Args:
+      layers: bijectors, or elementwise transforms: whatever has `inverse_and_log_det`.
+      note: called after each run of one; what it raises ends the run.
+    """
+
+    def watch(layer):
+        run = layer.inverse_and_log_det
+
+        def watching(*args):
+            x, log_det = run(*args)
+            note(layer, x, log_det)
+            return x, log_det
+
+        layer.inverse_and_log_det = watching
+
+    for layer in layers:
+        watch(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.inverse_and_log_det
 
 
 def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

@@ -79,6 +79,9 @@ class Coupling(FlowBijector):
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803; conditioned on z as in the
     paper, section 3.2.
 
+    Attributes:
+      transform: the elementwise transform.
+
     Args:
       channels: C.
       config: network and transform.
@@ -109,8 +112,8 @@ class Coupling(FlowBijector):
             )
         self._split = split
         self._conditioned = config.conditioning_dim > 0
-        self._transform = make_transform(config.transform, config.alpha)
-        outputs = self._transform.num_parameters * transformed
+        self.transform = make_transform(config.transform, config.alpha)
+        outputs = self.transform.num_parameters * transformed
         self.network = CouplingNetwork(config, channels - transformed, outputs, init)
 
     def _check(self, conditioning) -> None:
@@ -125,7 +128,7 @@ class Coupling(FlowBijector):
         condition, rest = self._split.split(x)
         params = self.network(condition, conditioning)
         return self._finish(
-            condition, *self._transform.forward_and_log_det(rest, params)
+            condition, *self.transform.forward_and_log_det(rest, params)
         )
 
     def inverse_and_log_det(self, y, conditioning=None):
@@ -133,7 +136,7 @@ class Coupling(FlowBijector):
         condition, rest = self._split.split(y)
         params = self.network(condition, conditioning)
         return self._finish(
-            condition, *self._transform.inverse_and_log_det(rest, params)
+            condition, *self.transform.inverse_and_log_det(rest, params)
         )
 
     def initialize(self, y, conditioning=None):
@@ -141,5 +144,5 @@ class Coupling(FlowBijector):
         condition, rest = self._split.split(y)
         params = self.network.initialize(condition, conditioning)
         return self._split.join(
-            condition, self._transform.inverse_and_log_det(rest, params)[0]
+            condition, self.transform.inverse_and_log_det(rest, params)[0]
         )

@@ -89,8 +89,8 @@ class MaskedConv(FlowBijector):
         self._height, width = kernel_size
         self._margin = (width - 1) // 2
         self._act = ACTIVATIONS[config.activation]
-        self._transform = make_transform(config.transform, config.alpha)
-        outputs = self._transform.num_parameters * channels
+        self.transform = make_transform(config.transform, config.alpha)
+        outputs = self.transform.num_parameters * channels
         self.shifted = Linear((*kernel_size, channels, config.hidden), init)
         self.last = WeightNormLinear((1, 1, config.hidden, outputs), init)
         self._conditioned = config.conditioning_dim > 0
@@ -149,7 +149,7 @@ class MaskedConv(FlowBijector):
                 known, shifted, h[:, i : i + 1] if map_given else h
             )
             params = apply_kernel(features, last) + bias
-            row, log_derivative = self._transform.forward_and_log_det(
+            row, log_derivative = self.transform.forward_and_log_det(
                 codes.read(i), params
             )
             known = tf.concat([known[:, 1:], self._pad(row, 0)], axis=1)
@@ -167,13 +167,13 @@ class MaskedConv(FlowBijector):
 
     def inverse_and_log_det(self, y, conditioning=None):
         y, features = self._inverse_features(y, conditioning)
-        x, log_derivative = self._transform.inverse_and_log_det(y, self.last(features))
+        x, log_derivative = self.transform.inverse_and_log_det(y, self.last(features))
         return self._turn_back(x), tf.reduce_sum(log_derivative, [1, 2, 3])
 
     def initialize(self, y, conditioning=None):
         y, features = self._inverse_features(y, conditioning)
         params = self.last.initialize(features, 0.0)
-        return self._turn_back(self._transform.inverse_and_log_det(y, params)[0])
+        return self._turn_back(self.transform.inverse_and_log_det(y, params)[0])
 
     def _inverse_features(self, y, conditioning):
         """The turned image and the network's features of all of its rows."""

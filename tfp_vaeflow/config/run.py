@@ -167,20 +167,49 @@ class EvaluationConfig(Settings):
       num_samples: samples of (z, u) an image for the ELBO.
       batch_size: images at a time.
       seed: of all noise.
-      generated_images: images sampled for the sample check (labelled data only).
-      temperature: at which these are sampled.
+      probe_seeds: fits of each probe, each on four fifths of the images.
+      probe_images: images at most that probes are fit on, and tested on; also those
+        that log-likelihoods of other data are compared with.
+      classifier_steps: training steps of the small classifier of real images that
+        judges switches, and samples where there is no `feature_network`.
+      switch_pairs: switches that the decoupling score is of.
+      generated_images: images sampled at each temperature, and real ones at most that
+        they are compared with.
+      temperature: of the samples that a classifier looks at.
+      temperatures: at which samples are compared with real images.
+      feature_network: what FID and KID compare images by: `inception` (Keras'
+        InceptionV3, ImageNet weights), or the path of a Keras file or SavedModel; None
+        for the small classifier.
+      feature_pixel_range: what a network of a path takes the pixels 0 and 255 as.
+      other_data: another data set, by name or folder, to tell from the model's own;
+        None for none.
     """
 
     num_samples: int = 16
     batch_size: int = 180
     seed: int = 0
+    probe_seeds: int = 3
+    probe_images: int = 5000
+    classifier_steps: int = 600
+    switch_pairs: int = 500
     generated_images: int = 500
     temperature: float = 0.7
+    temperatures: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    feature_network: str | None = None
+    feature_pixel_range: tuple[float, float] = (0.0, 255.0)
+    other_data: str | None = None
 
     def check(self):
-        for field in ("num_samples", "batch_size", "generated_images"):
-            self._at_least(field, 1)
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                least = {"seed": 0, "generated_images": 8}.get(field.name, 1)
+                self._at_least(field.name, least)
         self._at_least("temperature", 0)
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise UserError(
+                f"EvaluationConfig.temperatures is {self.temperatures}; expected one "
+                "or more, each at least 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

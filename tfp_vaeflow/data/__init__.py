@@ -18,6 +18,7 @@ __all__ = [
     "Splits",
     "augment",
     "evaluation_batches",
+    "holds_images",
     "load",
     "training_batches",
 ]

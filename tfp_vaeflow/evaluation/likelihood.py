@@ -9,7 +9,7 @@ from tfp_vaeflow import noise, quantization
 from tfp_vaeflow.data import Batch, Split, evaluation_batches
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.noise import Stream
-from tfp_vaeflow.objective import Losses, bits_per_dim_terms
+from tfp_vaeflow.objective import Losses, bits_per_dim, bits_per_dim_terms
 
 # What z is replaced by, to see what the decoder loses.
 OTHER_CODES = ("shuffled", "prior", "zeros")
@@ -101,6 +101,11 @@ def bits_per_dim_report(model: VAEFlow, losses: Losses) -> dict[str, float]:
     """bits/dim of mean losses: `total` and its terms, as floats."""
     terms = bits_per_dim_terms(losses, model.config)
     return {name: float(value) for name, value in terms.items()}
+
+
+def image_bits_per_dim(model: VAEFlow, found: Bounds) -> np.ndarray:
+    """bits/dim of the ELBO of each image, `[N]`."""
+    return bits_per_dim(-found.elbo_by_image, model.config)
 
 
 def z_gaps(

@@ -1,14 +1,31 @@
-"""The whole evaluation of one model: a dictionary, and the table that shows it."""
+"""The whole evaluation of one model: everything that `evaluation.json` holds."""
 
-from tfp_vaeflow.config import EvaluationConfig
-from tfp_vaeflow.data import Splits
-from tfp_vaeflow.evaluation import likelihood, probes
+import math
+from collections.abc import Callable
+
+from tfp_vaeflow import data
+from tfp_vaeflow.config import DataConfig, EvaluationConfig
+from tfp_vaeflow.data import Split, Splits
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.evaluation import (
+    decoupling,
+    fidelity,
+    latents,
+    likelihood,
+    novelty,
+    probes,
+)
+from tfp_vaeflow.evaluation.classifier import ImageClassifier
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.objective import bits_per_dim, nats_per_bit_dim
 
 
 def evaluate(
-    model: VAEFlow, splits: Splits, split_name: str, config: EvaluationConfig
+    model: VAEFlow,
+    splits: Splits,
+    split_name: str,
+    config: EvaluationConfig,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Measures a model on one split.
 
@@ -17,16 +34,75 @@ def evaluate(
       splits: its data; probes are fit on the training part.
       split_name: `train`, `validation` or `test`.
       config: numbers of samples and sizes.
+      say: told what is being measured.
 
     Returns:
-      What `evaluation.json` holds: `split`, `num_images`, `num_samples`,
+      What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
       `bits_per_dim` (of the mean ELBO) and its `standard_error` over images,
       `iw_bits_per_dim` (importance-weighted bound, the same samples) and its
       `iw_standard_error`, `terms` (bits/dim), `kl_nats`, `shuffled_z_gap_nats`,
-      `prior_z_gap_nats` and `zeros_z_gap_nats` (None without z), `exactly_decoded`
-      (images), and, where there are labels, `probe` (accuracies) and `samples`.
+      `prior_z_gap_nats` and `zeros_z_gap_nats`, `exactly_decoded` (images), and the
+      parts `usage` (of z, see `latents`), `probe` (accuracies of logistic regression),
+      `probes` (of all classifiers), `samples`, `decoupling`, `fidelity`, `novelty`. A
+      part is None where the model has no z for it, the data no labels, or nothing else
+      was asked for; standard errors of a single image are.
+
+    Raises:
+      UserError: if the other data set or the feature network cannot be used.
     """
     split = splits.part(split_name)
+    others = _other_split(model, config)
+    network = None
+    if config.feature_network:
+        network = fidelity.load_network(
+            config.feature_network, config.feature_pixel_range, config.batch_size
+        )
+    say(f"bits/dim of {split.num_images} images")
+    result = {
+        "split": split_name,
+        "num_images": split.num_images,
+        "num_samples": config.num_samples,
+        "parameters": model.parameter_counts()["total"],
+        **_likelihood(model, split, config),
+        "usage": None,
+        **_labelled(model, splits.train, split, config, network, say),
+        "novelty": None,
+    }
+    if model.encoder is not None:
+        say("the use of z")
+        result["usage"] = latents.usage(model, split, config.batch_size, config.seed)
+    if others is not None:
+        say(f"telling {config.other_data} from the model's own")
+        result["novelty"] = novelty.novelty(
+            model,
+            splits.train,
+            split,
+            others,
+            config.probe_images,
+            config.batch_size,
+            config.seed,
+        )
+    return result
+
+
+def _other_split(model: VAEFlow, config: EvaluationConfig) -> Split | None:
+    if config.other_data is None:
+        return None
+    if model.config.is_class_conditional:
+        raise UserError(
+            "EvaluationConfig.other_data needs log p(x), and a class-conditional model "
+            "has log p(x | label) only; leave it out"
+        )
+    name = config.other_data
+    is_folder = data.holds_images(name)
+    source = DataConfig("folder" if is_folder else name, name if is_folder else None)
+    try:
+        return data.load(source, model.config).part("test")
+    except UserError as error:
+        raise UserError(f"EvaluationConfig.other_data is {name!r}: {error}") from error
+
+
+def _likelihood(model: VAEFlow, split: Split, config: EvaluationConfig) -> dict:
     size, seed = config.batch_size, config.seed
     bounds = likelihood.bounds(model, split, config.num_samples, size, seed)
     terms = likelihood.bits_per_dim_report(model, bounds.losses)
@@ -34,77 +110,67 @@ def evaluate(
     gaps = dict.fromkeys(likelihood.OTHER_CODES)
     if model.encoder is not None:
         gaps = likelihood.z_gaps(model, split, size, seed)
-    result = {
-        "split": split_name,
-        "num_images": split.num_images,
-        "num_samples": config.num_samples,
+
+    def error(nats):
+        return None if math.isnan(nats) else nats / scale
+
+    return {
         "bits_per_dim": terms.pop("total"),
-        "standard_error": bounds.standard_error / scale,
+        "standard_error": error(bounds.standard_error),
         "iw_bits_per_dim": bits_per_dim(bounds.importance_weighted, model.config),
-        "iw_standard_error": bounds.importance_weighted_standard_error / scale,
+        "iw_standard_error": error(bounds.importance_weighted_standard_error),
         "kl_nats": float(bounds.losses.kl),
         "terms": terms,
         **{f"{name}_z_gap_nats": gap for name, gap in gaps.items()},
         "exactly_decoded": likelihood.exactly_decoded(model, split, size),
-        "probe": None,
-        "samples": None,
     }
+
+
+def _labelled(model, train, split, config, network, say) -> dict:
+    """The parts that learn from labels, or do without where they can."""
+    size, seed = config.batch_size, config.seed
+    result = dict.fromkeys(("probe", "probes", "samples", "decoupling", "fidelity"))
+    classifier = None
     if split.labels is not None:
-        result["probe"] = probes.linear_probes(model, splits.train, split, size)
+        say("probes")
+        result["probes"] = probes.probes(
+            model, train, split, config.probe_seeds, config.probe_images, size
+        )
+        logistic = result["probes"]["logistic"]
+        result["probe"] = {name: found["mean"] for name, found in logistic.items()}
+        say("a check of the samples")
         result["samples"] = {
             "num_images": config.generated_images,
             "temperature": config.temperature,
             **probes.sample_check(
                 model,
-                splits.train,
+                probes.at_most(train, config.probe_images, seed=0),
                 config.generated_images,
                 config.temperature,
                 seed,
                 size,
             ),
         }
+        say("a classifier of real images")
+        classifier = ImageClassifier(train, config.classifier_steps, seed, size)
+    if not model.config.is_class_conditional and split.num_images > 1:
+        say("switches")
+        result["decoupling"] = decoupling.decoupling(
+            model, train, split, classifier, config
+        )
+    if network is None and classifier is not None:
+        known = probes.at_most(train, config.probe_images, seed=0)
+        network = fidelity.own_network(classifier, known)
+    if network is not None:
+        say(f"samples at {len(config.temperatures)} temperatures")
+        result["fidelity"] = fidelity.fidelity(
+            model,
+            train,
+            split,
+            network,
+            config.temperatures,
+            config.generated_images,
+            size,
+            seed,
+        )
     return result
-
-
-def _with_error(value: float, error: float) -> str:
-    return f"{value:.4f} ± {error:.4f}"
-
-
-def table(result: dict) -> str:
-    """The evaluation as lines of text, one figure each."""
-    rows = [
-        ("bits/dim", _with_error(result["bits_per_dim"], result["standard_error"])),
-        *((f"  {name}", f"{value:.4f}") for name, value in result["terms"].items()),
-        (
-            "bits/dim, importance-weighted",
-            _with_error(result["iw_bits_per_dim"], result["iw_standard_error"]),
-        ),
-        ("KL, nats", f"{result['kl_nats']:.2f}"),
-    ]
-    for name, title in (
-        ("shuffled", "-log p(x|z) with another's z, nats more"),
-        ("prior", "  with z of the prior"),
-        ("zeros", "  with z = 0"),
-    ):
-        if result[f"{name}_z_gap_nats"] is not None:
-            rows.append((title, f"{result[f'{name}_z_gap_nats']:.2f}"))
-    exact = f"{result['exactly_decoded']} of {result['num_images']}"
-    rows.append(("decoded exactly", exact))
-    for name, accuracy in (result["probe"] or {}).items():
-        rows.append((f"linear probe on {name}", f"{accuracy:.1%}"))
-    if result["samples"] is not None:
-        samples = result["samples"]
-        title = f"{samples['num_images']} samples at temperature"
-        title = f"{title} {samples['temperature']}"
-        rows.append((title, f"top probability {samples['mean_top_probability']:.3f}"))
-        rows.append(("  rarest class", f"{samples['min_class_share']:.1%}"))
-        if "label_agreement" in samples:
-            rows.append(
-                ("  of the class asked for", f"{samples['label_agreement']:.1%}")
-            )
-    head = (
-        f"{result['split']} split: {result['num_images']} images, "
-        f"{result['num_samples']} samples of (z, u) each"
-    )
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([head, *(f"{name:<{width}}  {value}" for name, value in rows)])

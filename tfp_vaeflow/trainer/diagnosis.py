@@ -1,13 +1,12 @@
 """Where a number that is not finite came from: an eager pass, layer by layer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
 
 from tfp_vaeflow import noise
-from tfp_vaeflow.bijectors import FlowBijector
+from tfp_vaeflow.bijectors import FlowBijector, watched
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
@@ -22,37 +21,8 @@ def _is_finite(*values: tf.Tensor) -> bool:
     return all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in values)
 
 
-@contextmanager
-def _watched(module: tf.Module) -> Iterator[list[FlowBijector]]:
-    """Notes the layers of flows in the order in which data passes them.
-
-    Yields:
-      The list, which grows as layers run; a layer whose output is not finite raises.
-    """
-    passed = []
-    layers = [m for m in module.submodules if isinstance(m, FlowBijector)]
-
-    def watch(layer):
-        run = layer.inverse_and_log_det
-
-        def watching(y, conditioning=None):
-            x, log_det = run(y, conditioning)
-            if not _is_finite(x, log_det):
-                raise _NotFiniteError(
-                    f"layer {layer.name}"
-                )  # the innermost comes first
-            passed.append(layer)
-            return x, log_det
-
-        layer.inverse_and_log_det = watching
-
-    for layer in layers:
-        watch(layer)
-    try:
-        yield passed
-    finally:
-        for layer in layers:
-            del layer.inverse_and_log_det
+def _flow_layers(model: VAEFlow) -> list[FlowBijector]:
+    return [module for module in model.submodules if isinstance(module, FlowBijector)]
 
 
 def _resnets(model: VAEFlow) -> Iterator[tuple[str, keras.Model]]:
@@ -99,8 +69,15 @@ def first_layer_not_finite(
     seed = noise.step_seed(config.training.seed, step)
     size = len(batch.images) // config.training.micro_batches
     statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
+    passed = []  # layers, in the order in which data passes them
+
+    def note(layer, x, log_det):
+        if not _is_finite(x, log_det):
+            raise _NotFiniteError(f"layer {layer.name}")  # the innermost comes first
+        passed.append(layer)
+
     try:
-        with _watched(model) as passed:
+        with watched(_flow_layers(model), note):
             for name, resnet in _resnets(model):
                 _check_resnet(model, name, resnet, batch.images)
             for first in range(0, len(batch.images), size):

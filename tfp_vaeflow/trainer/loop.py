@@ -8,15 +8,16 @@ import tensorflow as tf
 
 from tfp_vaeflow import checkpoints, data
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import StopRequest
+from tfp_vaeflow.distribution import StopRequest, peak_memory_mib
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 from tfp_vaeflow.progress import Progress
-from tfp_vaeflow.summaries import RunWriter
+from tfp_vaeflow.summaries import RunWriter, StepProfile
 from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
 from tfp_vaeflow.trainer.step import REMEDY, StepResult, Trainer
 
 _IMAGES_IN_GRIDS = 32
+_PROJECTED_IMAGES = 500
 
 
 def _scalars(losses: Losses, config: ExperimentConfig) -> dict[str, float]:
@@ -104,6 +105,7 @@ def train(
     strategy: tf.distribute.Strategy,
     model_dir: str | Path,
     config_text: str,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Trainer:
     """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
 
@@ -115,6 +117,7 @@ def train(
       strategy: the devices.
       model_dir: takes checkpoints, metrics and images.
       config_text: shown in TensorBoard.
+      profile_steps: the first and the last step to profile; None for no profile.
 
     Returns:
       The trainer, with the model after the last step.
@@ -131,20 +134,25 @@ def train(
     _begin(trainer, config, splits, keeper, model_dir)
     writer = RunWriter(model_dir, trainer.step)
     writer.text("config", config_text)
+    writer.settings(config)
+    profile = StepProfile(model_dir, *(profile_steps or (None, None)))
     try:
         with StopRequest() as stop:
-            _loop(trainer, config, splits, keeper, writer, stop)
+            _loop(trainer, config, splits, keeper, writer, profile, stop)
     finally:
+        profile.stop()
         writer.close()
     return trainer
 
 
-def _loop(trainer, config, splits, keeper, writer, stop) -> None:
+def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
     training = config.training
     first_step, last_step = trainer.step, training.num_steps
     shown = splits.validation if splits.validation.num_images else splits.train
     grid_images = shown.first(_IMAGES_IN_GRIDS)
     grid_images = grid_images[: len(grid_images) // 2 * 2]
+    projected = shown.first(_PROJECTED_IMAGES)
+    names = None if shown.labels is None else shown.labels[: len(projected)]
     grid_labels = None
     if config.model.is_class_conditional:
         grid_labels = shown.labels[: len(grid_images)]
@@ -166,12 +174,19 @@ def _loop(trainer, config, splits, keeper, writer, stop) -> None:
 
     for step in range(first_step + 1, last_step + 1):
         batch = next(batches)
-        result = trainer.train_step(batch)
+        with profile.step(step):
+            result = trainer.train_step(batch)
+        if step == 1:
+            writer.graph(trainer.graph(batch))
+        if profile.after(step):
+            progress.note(f"step {step}: profile written to {profile.folder}")
         window.add(result, _check_update(trainer, config, progress, batch, result))
         progress.advance()
         if due(step, training.log_every):
             scalars = {
                 **window.scalars(config),
+                "epoch": step * training.batch_size / splits.train.num_images,
+                "peak_memory_mib": peak_memory_mib(),
                 "learning_rate": float(trainer.optimizer.learning_rate),
                 "skipped_steps": int(trainer.counts.skipped.numpy()),
             }
@@ -191,7 +206,8 @@ def _loop(trainer, config, splits, keeper, writer, stop) -> None:
                 raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
             keeper.save(step)
         if due(step, training.images_every) and len(grid_images):
-            writer.model_images(trainer.evaluated, step, grid_images, grid_labels)
+            model = trainer.evaluated
+            writer.model(model, step, grid_images, grid_labels, (projected, names))
             writer.flush()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
         if stop.requested:

@@ -157,6 +157,11 @@ class Trainer:
                 f"invertible; {REMEDY}"
             ) from error
 
+    def graph(self, batch: data.Batch) -> tf.Graph:
+        """The graph of a step on a batch like this."""
+        share = split_over_replicas(self._strategy, batch)
+        return self._train_step.get_concrete_function(share).graph
+
     def weights_are_finite(self) -> bool:
         """Whether every weight is a finite number, so worth saving."""
         return bool(self._weights_are_finite())

@@ -1,0 +1,80 @@
+"""A small network that learns the labels of real images, to judge made ones."""
+
+import keras
+import numpy as np
+
+from tfp_vaeflow.config import DataConfig
+from tfp_vaeflow.data import Split, evaluation_batches, training_batches
+from tfp_vaeflow.noise import Initializer
+
+_BATCH_SIZE = 64
+_WIDTHS = (32, 64, 128)
+
+
+def _build(image_shape, num_classes: int, seed: int) -> keras.Model:
+    """Three convolutions, global average pooling, one hidden layer."""
+    init = Initializer(seed)
+
+    def kernel():
+        return keras.initializers.HeUniform(seed=init.next_seed())
+
+    inputs = keras.Input(image_shape, name="image")
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
+    for number, width in enumerate(_WIDTHS):
+        stride = 1 if number == 0 else 2
+        x = keras.layers.Conv2D(
+            width, 3, stride, "same", activation="relu", kernel_initializer=kernel()
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(64, "relu", kernel_initializer=kernel(), name="features")(x)
+    logits = keras.layers.Dense(num_classes, kernel_initializer=kernel())(x)
+    return keras.Model(inputs, {"logits": logits, "features": x})
+
+
+class ImageClassifier:
+    """A small convolutional network, fit on labelled images as they are.
+
+    Args:
+      train: labelled images.
+      num_steps: batches of 64 to train on.
+      seed: of weights and order; the same seed gives the same network.
+      batch_size: images at a time when it is used.
+    """
+
+    def __init__(self, train: Split, num_steps: int, seed: int, batch_size: int):
+        self._batch_size = batch_size
+        classes = int(train.labels.max()) + 1
+        self._network = _build(train.first(1).shape[1:], classes, seed)
+        self._network.compile(
+            keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(3e-3, num_steps)
+            ),
+            {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+        )
+        batches = training_batches(train, DataConfig(), _BATCH_SIZE, seed, 0, True)
+        self._network.fit(
+            batches.map(lambda batch: (batch.images, {"logits": batch.labels})),
+            steps_per_epoch=num_steps,
+            shuffle=False,  # the batches are
+            verbose=0,
+        )
+
+    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return self._network.predict(images, self._batch_size, verbose=0)
+
+    def labels(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images `[B, H, W, C]` -> the likeliest labels, `[B]`."""
+        return self._run(images)["logits"].argmax(axis=1)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images `[B, H, W, C]` -> the hidden layer, `[B, 64]`."""
+        return self._run(images)["features"]
+
+    def accuracy(self, split: Split) -> float:
+        """The share of a labelled split whose label it finds."""
+        found = [
+            self.labels(batch.images.numpy())
+            for batch in evaluation_batches(split, self._batch_size)
+        ]
+        found = np.concatenate(found)[: split.num_images]
+        return float((found == split.labels).mean())

@@ -1,0 +1,131 @@
+"""Whether z and v hold different things: what a switch takes over from whom."""
+
+import numpy as np
+from sklearn.pipeline import make_pipeline
+
+from tfp_vaeflow.config import EvaluationConfig
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation.classifier import ImageClassifier
+from tfp_vaeflow.evaluation.probes import CLASSIFIERS, at_most, features, standardised
+from tfp_vaeflow.model import VAEFlow
+
+
+def _pairs(split: Split, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices a and b of images to switch, of different classes if there are labels."""
+    rng = np.random.default_rng(seed)
+    a = rng.permutation(split.num_images)[:num_pairs]
+    b = rng.integers(split.num_images - 1, size=len(a))
+    b += b >= a  # never the image itself
+    if split.labels is not None:
+        for index, one in enumerate(a):
+            others = np.flatnonzero(split.labels != split.labels[one])
+            b[index] = rng.choice(others) if len(others) else b[index]
+    return a, b
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return (one * other).sum(axis=-1) / np.maximum(norms, 1e-12)
+
+
+def _shares(found, of_a, of_b) -> dict[str, float]:
+    to_a, to_b = float((found == of_a).mean()), float((found == of_b).mean())
+    return {"of_a": to_a, "of_b": to_b, "score": to_a - to_b}
+
+
+def _consistency(z, again, a, b) -> dict[str, float]:
+    """How well z of the switched pictures, `again`, brings back z of a."""
+    center = z.mean(axis=0)
+    z, again = z - center, again - center
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    similarity = again @ unit.T
+    own = similarity[np.arange(len(a)), a][:, np.newaxis]
+    # Ties count half, so that codes that are all alike come out at chance.
+    rank = (
+        1 + (similarity > own).sum(axis=1) + ((similarity == own).sum(axis=1) - 1) / 2
+    )
+    return {
+        "cosine_to_a": float(_cosine(again, z[a]).mean()),
+        "cosine_to_b": float(_cosine(again, z[b]).mean()),
+        "cosine_by_chance": float(_cosine(again, z[np.roll(a, 1)]).mean()),
+        "median_rank": float(np.median(rank)),
+        "top_1": float((rank == 1).mean()),
+        "num_candidates": len(z),
+        "median_rank_by_chance": (len(z) + 1) / 2,
+    }
+
+
+def decoupling(
+    model: VAEFlow,
+    train: Split,
+    split: Split,
+    classifier: ImageClassifier | None,
+    config: EvaluationConfig,
+) -> dict:
+    """The decoupling score: whose class a switched picture shows.
+
+    Images a and b of different classes; the picture is `decode(z_a, v_b)`.
+
+        score = P(picture is of a's class) - P(picture is of b's class)
+
+    as a classifier of real images sees it, and as the encoder does (logistic regression
+    on z, fit on real images). 1: the class lies in z alone; -1: in v alone. A flow
+    without z has nothing to switch: its picture is b, so its score is about minus
+    the classifier's accuracy. That is the baseline, measured on the same pairs; a model
+    without z gets it as its score.
+
+    Consistency: the picture encoded again against z_a, by cosine (from the mean z of
+    the split), and by the rank of z_a among the z of all images of the split, the most
+    similar first.
+
+    Args:
+      model: a trained model; not class-conditional, where z is the label.
+      train: labelled images that the encoder's classifier is fit on.
+      split: images to switch, two or more.
+      classifier: of real images; None where there are no labels.
+      config: `switch_pairs`, at most `probe_images` of the training part, sizes, seed.
+
+    Returns:
+      `num_pairs`; `classifier` and `encoder` (each `of_a`, `of_b`, `score`, and
+      `accuracy` on the real images of the split), `without_z` (the baseline) and
+      `chance` (the score of a guess is 0, its `of_a` this), None without labels;
+      `consistency`, None without z.
+    """
+    batch_size = config.batch_size
+    a, b = _pairs(split, config.switch_pairs, config.seed)
+    images = split.first(split.num_images)
+    result = dict.fromkeys(
+        ("classifier", "encoder", "without_z", "chance", "consistency")
+    )
+    result["num_pairs"] = len(a)
+    if model.encoder is None:
+        pictures = model.decode(*model.encode(images[b], batch_size=batch_size))
+    else:
+        pictures, _ = model.switch(images[a], images[b], batch_size)
+    pictures = pictures.numpy()
+    if model.encoder is not None:
+        z = model.encode(images, batch_size=batch_size)[0].numpy()
+        again = model.encode(pictures, batch_size=batch_size)[0].numpy()
+        result["consistency"] = _consistency(z, again, a, b)
+    if classifier is None:
+        return result
+    of_a, of_b = split.labels[a], split.labels[b]
+    result["classifier"] = {
+        **_shares(classifier.labels(pictures), of_a, of_b),
+        "accuracy": classifier.accuracy(split),
+    }
+    result["without_z"] = _shares(classifier.labels(images[b]), of_a, of_b)
+    result["chance"] = float(
+        np.mean([(split.labels == label).mean() for label in of_a])
+    )
+    if model.encoder is not None:
+        train = at_most(train, config.probe_images, seed=0)
+        codes = features(model, train, batch_size)["z"]
+        probe = make_pipeline(
+            standardised(codes.shape[1]), CLASSIFIERS["logistic"]()
+        ).fit(codes, train.labels)
+        result["encoder"] = {
+            **_shares(probe.predict(again), of_a, of_b),
+            "accuracy": float(probe.score(z, split.labels)),
+        }
+    return result

@@ -1,0 +1,231 @@
+"""FID and KID: how far samples are from real images, in the features of a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.evaluation.classifier import ImageClassifier
+from tfp_vaeflow.evaluation.probes import at_most
+from tfp_vaeflow.model import VAEFlow
+
+# With fewer images FID says more of their number than of the model.
+FID_IMAGES = 5000
+_SUBSETS = 50
+_LEAST_STDDEV = 1e-3  # of a feature that is always the same
+_SUBSET_SIZE = 1000
+
+
+class FeatureNetwork(NamedTuple):
+    """A network that images are compared by.
+
+    Attributes:
+      name: what the figures are named after.
+      features: uint8 images `[B, H, W, C]` -> `[B, F]`.
+    """
+
+    name: str
+    features: Callable[[np.ndarray], np.ndarray]
+
+
+def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
+    """Features by any callable on float32 images, resized to what it takes."""
+    shape = network.inputs[0].shape
+    if len(shape) != 4:
+        raise UserError(
+            f"the feature network takes inputs of shape {tuple(shape)}; expected "
+            "images (batch, height, width, channels)"
+        )
+    _, height, width, channels = shape
+    low, high = pixel_range
+
+    @tf.function(autograph=False)
+    def run(images):
+        x = tf.cast(images, tf.float32)
+        if channels == 3 and x.shape[-1] == 1:
+            x = tf.repeat(x, 3, axis=-1)
+        if height and (height, width) != tuple(x.shape[1:3]):
+            x = tf.image.resize(x, (height, width), antialias=True)
+        y = network(low + x * (high - low) / 255.0)
+        y = y[0] if isinstance(y, (list, tuple)) else y
+        y = next(iter(y.values())) if isinstance(y, dict) else y
+        return tf.reduce_mean(y, axis=[1, 2]) if len(y.shape) == 4 else y
+
+    def features(images):
+        parts = range(0, len(images), batch_size)
+        return np.concatenate([run(images[i : i + batch_size]) for i in parts])
+
+    return features
+
+
+def load_network(
+    name: str, pixel_range: tuple[float, float], batch_size: int
+) -> FeatureNetwork:
+    """A network that the user names.
+
+    Args:
+      name: `inception`, for Keras' InceptionV3 with ImageNet weights (from Keras'
+        cache, or fetched), pooled to 2,048 features; or the path of a Keras file or a
+        SavedModel that takes images. Images are resized to what it takes; of an output
+        with positions the mean is taken.
+      pixel_range: what a network of a path takes the pixels 0 and 255 as.
+      batch_size: images at a time.
+
+    Raises:
+      UserError: if it cannot be read or fetched, or does not take images.
+    """
+    if name == "inception":
+        try:
+            network = keras.applications.InceptionV3(include_top=False, pooling="avg")
+        except Exception as error:  # what Keras' download raises depends on the network
+            raise UserError(
+                "InceptionV3's weights are not in Keras' cache and cannot be fetched "
+                f"({error}); give EvaluationConfig.feature_network a file instead"
+            ) from error
+        network = keras.Sequential([keras.Input((299, 299, 3)), network])
+        return FeatureNetwork(name, _keras_features(network, (-1, 1), batch_size))
+    if not Path(name).exists():
+        raise UserError(
+            f"EvaluationConfig.feature_network is {name!r}; expected 'inception' or "
+            "the path of a Keras file or a SavedModel"
+        )
+    try:
+        if Path(name).is_dir():
+            layer = keras.layers.TFSMLayer(name, call_endpoint="serving_default")
+            signature = tf.saved_model.load(name).signatures["serving_default"]
+            (spec,) = signature.structured_input_signature[1].values()
+            inputs = keras.Input(spec.shape[1:])
+            network = keras.Model(inputs, layer(inputs))
+        else:
+            network = keras.models.load_model(name, compile=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(
+            f"the feature network {name} cannot be read: {error}"
+        ) from error
+    features = _keras_features(network, pixel_range, batch_size)
+    return FeatureNetwork(Path(name).name, features)
+
+
+def own_network(classifier: ImageClassifier, train: Split) -> FeatureNetwork:
+    """The hidden layer of a classifier trained on the same data, standardised.
+
+    Args:
+      classifier: of the data's labels.
+      train: images whose features get mean 0 and variance 1.
+    """
+    known = classifier.features(train.first(train.num_images))
+    mean, stddev = known.mean(axis=0), known.std(axis=0) + _LEAST_STDDEV
+    return FeatureNetwork(
+        "a small classifier of the training images (not comparable with published FID)",
+        lambda images: (classifier.features(images) - mean) / stddev,
+    )
+
+
+def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The Frechet distance of Gaussians fitted to two sets of features (FID).
+
+        |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)
+
+    Args:
+      one, other: `[N, F]`.
+
+    Reference: Heusel et al., arXiv 1706.08500.
+    """
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    c1, c2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
+    values, vectors = np.linalg.eigh(c1)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    cross = np.linalg.eigvalsh(root @ c2 @ root)
+    means = ((one.mean(axis=0) - other.mean(axis=0)) ** 2).sum()
+    trace = np.trace(c1) + np.trace(c2) - 2 * np.sqrt(np.maximum(cross, 0)).sum()
+    return float(means + trace)
+
+
+def kernel_distance(
+    one: np.ndarray, other: np.ndarray, seed: int = 0
+) -> tuple[float, float]:
+    """The kernel distance of two sets of features (KID), unbiased.
+
+    The squared maximum mean discrepancy under `k(x, y) = (x y / F + 1)^3`, over 50
+    subsets of 1,000 of each (of half of them where there are fewer than 2,000).
+
+    Args:
+      one, other: `[N, F]`, N at least 4.
+      seed: of the subsets.
+
+    Returns:
+      Mean and standard deviation over subsets. The mean may be below 0.
+
+    Reference: Binkowski et al., arXiv 1801.01401, section 3.
+    """
+    size = min(_SUBSET_SIZE, min(len(one), len(other)) // 2)
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(_SUBSETS):
+        x = np.asarray(one[rng.permutation(len(one))[:size]], np.float64)
+        y = np.asarray(other[rng.permutation(len(other))[:size]], np.float64)
+        xx, yy, xy = (
+            (p @ q.T / x.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y))
+        )
+        within = sum(k.sum() - np.trace(k) for k in (xx, yy)) / (size * (size - 1))
+        values.append(within - 2 * xy.mean())
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _distances(one, other, seed) -> dict[str, float]:
+    kid, deviation = kernel_distance(one, other, seed)
+    return {"kid": kid, "kid_stddev": deviation, "fid": frechet_distance(one, other)}
+
+
+def fidelity(
+    model: VAEFlow,
+    train: Split,
+    split: Split,
+    network: FeatureNetwork,
+    temperatures: tuple[float, ...],
+    num_images: int,
+    batch_size: int,
+    seed: int,
+) -> dict:
+    """FID and KID between samples and real images, by temperature.
+
+    Args:
+      model: a trained model.
+      train: real images that give the floor: what another part of the data gets.
+      split: the real images to compare with.
+      network: gives the features.
+      temperatures: of the samples, whose codes are the same but for that factor.
+      num_images: samples, and real images at most (drawn at random).
+      batch_size: images at a time.
+      seed: of the samples and subsets.
+
+    Returns:
+      `network`, `num_samples`, `num_images` (real ones), `measure` (`kid` below 5,000
+      of either, else `fid`: the one to look at), `by_temperature` (a list of
+      `temperature`, `kid`, `kid_stddev`, `fid`), `best_temperature` (by that measure)
+      and `floor` (of as many training images).
+    """
+    chosen = at_most(split, num_images, seed)
+    real = network.features(chosen.first(chosen.num_images))
+    others = at_most(train, num_images, seed)
+    floor = network.features(others.first(others.num_images))
+    curve = []
+    for temperature in temperatures:
+        samples = model.sample(num_images, temperature, seed, batch_size).numpy()
+        found = _distances(network.features(samples), real, seed)
+        curve.append({"temperature": temperature, **found})
+    measure = "kid" if min(num_images, len(real)) < FID_IMAGES else "fid"
+    return {
+        "network": network.name,
+        "num_samples": num_images,
+        "num_images": len(real),
+        "measure": measure,
+        "by_temperature": curve,
+        "best_temperature": min(curve, key=lambda row: row[measure])["temperature"],
+        "floor": _distances(floor, real, seed),
+    }

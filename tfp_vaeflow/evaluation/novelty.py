@@ -1,0 +1,59 @@
+"""Telling images of other data from the model's own, by their likelihood."""
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation import likelihood
+from tfp_vaeflow.evaluation.probes import at_most
+from tfp_vaeflow.model import VAEFlow
+
+
+def novelty(
+    model: VAEFlow,
+    train: Split,
+    split: Split,
+    others: Split,
+    max_images: int,
+    batch_size: int,
+    seed: int,
+) -> dict[str, float]:
+    """How well two scores tell other data from the model's own.
+
+    - likelihood: the bits/dim of the one-sample ELBO; high means strange.
+    - typicality: its distance from the mean over training images, so that images which
+      are too likely are strange too (Nalisnick et al., arXiv 1906.02994).
+
+    Args:
+      model: a trained model; not class-conditional.
+      train, split: the model's own images: those it learned from, and those to tell.
+      others: images of another data set, read at the model's size.
+      max_images: of each; of larger ones so many are drawn at random.
+      batch_size: images at a time.
+      seed: of the noise.
+
+    Returns:
+      `likelihood_auc` and `typicality_auc`, areas under the ROC curve (0.5: no better
+      than a guess; 1: all other images are the stranger ones); the mean bits/dim of
+      the three, `train_bits_per_dim`, `bits_per_dim` and `other_bits_per_dim`; and
+      `num_images` and `num_other_images`.
+    """
+
+    def bits(part):
+        part = at_most(part, max_images, seed)
+        found = likelihood.bounds(model, part, 1, batch_size, seed)
+        return np.asarray(likelihood.image_bits_per_dim(model, found))
+
+    known, own, other = bits(train), bits(split), bits(others)
+    is_other = np.repeat([0, 1], [len(own), len(other)])
+    scores = np.concatenate([own, other])
+    distance = np.abs(scores - known.mean())
+    return {
+        "likelihood_auc": float(roc_auc_score(is_other, scores)),
+        "typicality_auc": float(roc_auc_score(is_other, distance)),
+        "train_bits_per_dim": float(known.mean()),
+        "bits_per_dim": float(own.mean()),
+        "other_bits_per_dim": float(other.mean()),
+        "num_images": len(own),
+        "num_other_images": len(other),
+    }

@@ -1,0 +1,48 @@
+"""A profile of chosen training steps."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import tensorflow as tf
+
+
+class StepProfile:
+    """Profiles the steps from `first` to `last`, for TensorBoard's profile plugin.
+
+    Attributes:
+      folder: where it is written.
+
+    Args:
+      model_dir: takes `plugins/profile/`.
+      first, last: the first and the last step of it; None for no profile.
+    """
+
+    def __init__(self, model_dir: str | Path, first: int | None, last: int | None):
+        self._dir = str(model_dir)
+        self.folder = Path(model_dir) / "plugins" / "profile"
+        self._first, self._last = first, last
+        self._running = False
+
+    def step(self, number: int) -> AbstractContextManager:
+        """What to run a training step within."""
+        if self._first is None:
+            return nullcontext()
+        if number == self._first:
+            tf.profiler.experimental.start(self._dir)
+            self._running = True
+        if self._running:
+            return tf.profiler.experimental.Trace("train", step_num=number, _r=1)
+        return nullcontext()
+
+    def after(self, number: int) -> bool:
+        """Ends the profile after its last step; whether it did."""
+        ended = self._running and number >= self._last
+        if ended:
+            self.stop()
+        return ended
+
+    def stop(self) -> None:
+        """Ends the profile if it is running, and writes it."""
+        if self._running:
+            tf.profiler.experimental.stop()
+            self._running = False

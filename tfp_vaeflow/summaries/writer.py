@@ -1,0 +1,122 @@
+"""Writes a run's events, images and metrics."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import figures, files, metrics
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.summaries import dashboard, pictures, projector, statistics
+
+_IMAGES_IN_STATISTICS = 8
+
+
+def _verbatim(text: str) -> str:
+    """A text as TensorBoard's Markdown shows it unchanged."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def write_text(model_dir: str | Path, name: str, text: str, step: int) -> None:
+    """Adds a text to the events of a run's `eval` that is not being trained."""
+    writer = tf.summary.create_file_writer(str(Path(model_dir) / "eval"))
+    with writer.as_default(step):
+        tf.summary.text(name, _verbatim(text))
+    writer.close()
+
+
+class RunWriter:
+    """Writes scalars of training and validation, image grids and histograms.
+
+    Scalars go to TensorBoard under the same names in `train/` and `eval/`, and as one
+    JSON object a line to `metrics.jsonl`; images to TensorBoard and `images/`. What is
+    of the whole run (settings, layout of the charts) goes to `model_dir` itself.
+
+    Args:
+      model_dir: where the run lives.
+      step: the step that the run starts at; lines of later steps, left by a run that
+        was stopped after its last checkpoint, are dropped.
+    """
+
+    def __init__(self, model_dir: str | Path, step: int):
+        self._dir = Path(model_dir)
+        self._writers = {
+            split: tf.summary.create_file_writer(str(self._dir / split))
+            for split in ("train", "eval", ".")
+        }
+        kept = [r for r in metrics.read(self._dir) if r["step"] <= step]
+        path = self._dir / metrics.FILE_NAME
+        files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
+
+    def scalars(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Writes named values of one step of `train` or `eval`."""
+        with self._writers[split].as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        record = {"step": step, "split": split, **values}
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+
+    def text(self, name: str, text: str) -> None:
+        """Shows a text, such as the configuration, as it is."""
+        with self._writers["train"].as_default(0):
+            tf.summary.text(name, _verbatim(text))
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Writes a uint8 image `[H, W, C]` to TensorBoard and as PNG."""
+        with self._writers["eval"].as_default(step):
+            tf.summary.image(name, image[np.newaxis])
+        figures.write_png(self._dir / "images" / f"{name}_{step:07d}.png", image)
+
+    def settings(self, config: ExperimentConfig) -> None:
+        """Shows the settings for comparing runs, and lays the charts out."""
+        with self._writers["."].as_default(0):
+            dashboard.write_settings(config)
+            tf.summary.experimental.write_raw_pb(dashboard.layout())
+
+    def graph(self, graph: tf.Graph) -> None:
+        """Shows a graph."""
+        with self._writers["train"].as_default(0):
+            tf.summary.graph(graph)
+
+    def model(
+        self,
+        model: VAEFlow,
+        step: int,
+        originals: np.ndarray,
+        labels: np.ndarray | None,
+        projected: tuple[np.ndarray, np.ndarray | None],
+    ) -> None:
+        """Pictures and histograms of a model, and its z for the projector.
+
+        Args:
+          model: as it is now.
+          step: names the files.
+          originals: uint8 validation images, an even number of them.
+          labels: theirs, for a class-conditional model; samples are of these classes.
+          projected: images for the projector, and their labels or None.
+        """
+        for name, picture in pictures.model_pictures(model, originals, labels).items():
+            self.image(name, step, picture)
+        few = slice(_IMAGES_IN_STATISTICS)
+        of_few = None if labels is None else labels[few]
+        found = statistics.model_statistics(model, originals[few], of_few)
+        with self._writers["eval"].as_default(step):
+            for name, values in found.items():
+                tf.summary.histogram(name, values)
+        if model.encoder is not None:
+            images, names = projected
+            z = model.encoder(model.noise_free(images)).distribution.loc.numpy()
+            projector.write_projection(self._dir / "eval", z, images, names)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        self._metrics.close()
+        for writer in self._writers.values():
+            writer.close()
