@@ -31,6 +31,9 @@ TINY = [
     "TrainingConfig.initialization_images=128",
     "EvaluationConfig.num_samples=2",
     "EvaluationConfig.generated_images=50",
+    "EvaluationConfig.probe_seeds=1",
+    "EvaluationConfig.classifier_steps=30",
+    "EvaluationConfig.temperatures=(0.7,1.0)",
 ]
 
 
@@ -143,8 +146,24 @@ def test_a_signal_saves_and_exits_with_42(model_dir, tmp_path, number):
 def test_evaluate(run, model_dir, tmp_path):
     result = run("evaluate", f"--model_dir={model_dir}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for text in ("bits/dim", "decoded exactly", "360 of 360", "linear probe on z"):
+    for text in (
+        "bits/dim",
+        "decoded exactly",
+        "360 of 360",
+        "logistic regression on z",
+        "mutual information",
+        "KID",
+        "of a flow without z (Glow)",
+    ):
         assert text in result.stdout
+    page = (model_dir / "evaluation.md").read_text()
+    figures = re.findall(r"\]\((.*?\.png)\)", page)
+    assert len(figures) == 6
+    for name in figures:
+        with Image.open(model_dir / name) as image:
+            assert min(image.size) > 300
+    events = sorted((model_dir / "eval").glob("events*"), key=os.path.getmtime)[-1]
+    assert b"mutual information" in events.read_bytes()
     values = json.loads((model_dir / "evaluation.json").read_text())
     assert values["step"] == 10 and values["split"] == "test"
     assert values["num_images"] == 360
@@ -293,6 +312,22 @@ MISTAKES = [
         "evaluate --model_dir={run} --num_samples=0",
         "EvaluationConfig.num_samples is 0; expected at least 1",
     ),
+    (
+        "evaluate --model_dir={run} --other_data={tmp}/none",
+        "EvaluationConfig.other_data is '{tmp}/none'",
+    ),
+    (
+        "evaluate --model_dir={run} --feature_network={tmp}/none",
+        "expected 'inception' or the path of a Keras file or a SavedModel",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x --profile_steps=20",
+        "--profile_steps is 20; expected two steps, as 10,20",
+    ),
+    (
+        "train --gin_file=gin/digits.gin --model_dir={tmp}/x --profile_steps=9,3",
+        "--profile_steps is 9,3; expected the first step, from 1 on, and then the last",
+    ),
     ("evaluate --split=tset --model_dir={run}", "flag --split=tset"),
     (
         "train --gin_file=gin/digits.gin --model_dir={run}/model.json",
@@ -358,5 +393,5 @@ def test_mistakes_get_one_clear_line(run, what, message, model_dir, damaged, tmp
     assert result.returncode == 2, result.stderr
     errors = result.stderr.splitlines()
     assert len(errors) == 1 and errors[0].startswith("error: "), result.stderr
-    assert message in errors[0]
+    assert message.replace("{tmp}", str(tmp_path)) in errors[0]
     assert (model_dir / "config.gin").read_text() == before

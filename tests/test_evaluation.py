@@ -1,5 +1,7 @@
 """Measures on models whose answer is known."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +10,15 @@ import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data
-from tfp_vaeflow.evaluation import likelihood, probes, report
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.evaluation import (
+    illustrations,
+    likelihood,
+    page,
+    probes,
+    report,
+)
+from toys import unlabelled
 
 
 @pytest.fixture(scope="module")
@@ -92,31 +102,6 @@ def test_exactly_decoded(splits):
     assert likelihood.exactly_decoded(model, splits.test, 50) == 49
 
 
-class LabelledCodes:
-    """Stands in for a model whose z tells the label and whose v tells nothing."""
-
-    config = tiny_model_config()
-
-    def __init__(self, splits):
-        self._labels = {}
-        for split in (splits.train, splits.test):
-            images = split.first(split.num_images)
-            for image, label in zip(images, split.labels):
-                self._labels[image.tobytes()] = label
-
-    def encode(self, images, batch_size, labels):
-        assert labels is None
-        labels = [self._labels[image.numpy().tobytes()] for image in images]
-        return np.eye(10)[labels], np.zeros(images.shape)
-
-
-def test_probes_of_known_codes(splits):
-    scores = probes.linear_probes(LabelledCodes(splits), *splits[::2], 32)
-    assert scores["z"] == 1.0
-    assert scores["v"] < 0.3
-    assert 0.8 < scores["pixels"] < 1.0
-
-
 class Copies:
     """Stands in for a model that samples given images."""
 
@@ -141,15 +126,63 @@ def test_sample_check(splits):
 
 
 @pytest.mark.parametrize("latent_dim", [4, 0])
-def test_report(splits, latent_dim):
+def test_report(splits, latent_dim, tmp_path):
+    """Of models with and without z, of data with and without labels: what is told."""
     model = digits_model(latent_dim)
-    settings = cfg.EvaluationConfig(num_samples=1, generated_images=20)
-    result = report.evaluate(model, splits, "test", settings)
-    assert ("z" in result["probe"]) == bool(latent_dim)
-    assert (result["shuffled_z_gap_nats"] is None) == (not latent_dim)
-    text = report.table(result)
+    settings = cfg.EvaluationConfig(
+        num_samples=1,
+        generated_images=20,
+        probe_seeds=2,
+        probe_images=100,
+        classifier_steps=20,
+        switch_pairs=20,
+        temperatures=[0.7, 1.0],
+        other_data="digits",
+    )
+    told = []
+    result = report.evaluate(model, splits, "test", settings, told.append)
+    assert any("50 images" in line for line in told)
+    json.dumps(result, allow_nan=False)
+    has_z = bool(latent_dim)
+    assert ("z" in result["probe"]) == has_z
+    assert (result["shuffled_z_gap_nats"] is not None) == has_z
+    assert (result["usage"] is not None) == has_z
+    assert (result["decoupling"]["encoder"] is not None) == has_z
+    if not has_z:  # there is nothing to switch
+        found = result["decoupling"]
+        assert found["classifier"] | found["without_z"] == found["classifier"]
+    assert abs(result["novelty"]["likelihood_auc"] - 0.5) < 0.2  # its own kind of data
+    text = page.table(result)
     assert "50 of 50" in text and f"{result['bits_per_dim']:.4f}" in text
-    unlabelled = data.Splits(*(data.Split(s.num_images, s.read, None) for s in splits))
-    result = report.evaluate(model, unlabelled, "test", settings)
+    captions = illustrations.draw(model, splits.test, result, [], tmp_path, 50)
+    drawn = {"temperature.png"}
+    drawn |= {"z_dimensions.png", "z_map.png", "switch_matrix.png"} if has_z else set()
+    assert set(captions) == drawn == {path.name for path in tmp_path.iterdir()}
+    markdown = page.markdown(result, "Title", captions)
+    assert "![Distance of samples from real images](temperature.png)" in markdown
+    assert f"| bits/dim | {result['bits_per_dim']:.4f} ±" in markdown
+    if has_z:
+        return
+    result = report.evaluate(model, unlabelled(splits), "test", settings)
     assert result["probe"] is None and result["samples"] is None
-    assert "probe" not in report.table(result)
+    assert result["fidelity"] is None
+    assert "The data has no labels." in page.table(result)
+
+
+def test_a_report_of_one_image(splits):
+    """Has no standard error, and no NaN."""
+    few = splits._replace(test=splits.test.subset(np.arange(1)))
+    settings = cfg.EvaluationConfig(
+        num_samples=1, generated_images=8, classifier_steps=1, temperatures=[1.0]
+    )
+    result = report.evaluate(digits_model(), unlabelled(few), "test", settings)
+    assert result["standard_error"] is None and result["decoupling"] is None
+    json.dumps(result, allow_nan=False)
+    words = page.table(result).split()
+    assert words[words.index("bits/dim") + 1] == f"{result['bits_per_dim']:.4f}"
+
+
+def test_other_data_that_is_none(splits):
+    settings = cfg.EvaluationConfig(other_data="nowhere")
+    with pytest.raises(UserError, match="EvaluationConfig.other_data is 'nowhere'"):
+        report.evaluate(digits_model(), splits, "test", settings)

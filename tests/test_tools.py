@@ -1,6 +1,7 @@
 """The scripts: what they say when the machine is not as they need it."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.data import folder as data
+from tfp_vaeflow.data import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -189,3 +191,83 @@ def test_images_are_prepared_from_folders_and_archives(tmp_path):
         f"--source={tmp_path / 'nothing'}", f"--output={tmp_path / 'x'}", "--size=8"
     )
     assert done.returncode == 2 and "holds no image that can be read" in done.stderr
+
+
+def tool(name, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / f"{name}.py", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_compare_runs(tmp_path):
+    """From the two files alone; what a run lacks is a dash."""
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        lines = [
+            {
+                "step": step,
+                "split": split,
+                "bits_per_dim/total": 3.0 - step / 100 - number,
+                "images_per_second": 100.0 + step,
+                "peak_memory_mib": 1000.0 + step,
+            }
+            for step in (10, 20, 30)
+            for split in ("train", "eval")
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4'
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    result = {
+        "step": 30,
+        "bits_per_dim": 2.5,
+        "iw_bits_per_dim": 2.25,
+        "kl_nats": 13.125,
+        "parameters": 1234,
+        "probe": {"z": 0.75, "v": 0.5},
+        "decoupling": {"classifier": {"score": 0.5}},
+    }
+    (tmp_path / "two" / "evaluation.json").write_text(json.dumps(result))
+    found = tool("compare_runs", "one", "two", "--output=out", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    _, one, two, _ = found.stdout.splitlines()
+    assert one.split() == ["one", "30", *"-" * 6, "120", "-", "1030"]
+    expected = "two 30 2.5000 2.2500 13.12 75.0% 50.0% +0.500 120 1,234 1030"
+    assert two.split() == expected.split()
+    with Image.open(tmp_path / "out" / "comparison.png") as image:
+        assert image.width > 300
+    assert "| 2.5000 | 2.2500 |" in (tmp_path / "out" / "comparison.md").read_text()
+    (tmp_path / "none").mkdir()
+    found = tool("compare_runs", "none", cwd=tmp_path)
+    assert found.returncode == 1 and "expected a model directory" in found.stderr
+
+
+def test_write_folder(tmp_path):
+    """What is written is what the folder loader reads again."""
+    found = tool("write_folder", "--data=digits", f"--output={tmp_path}", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    flow = cfg.FlowConfig([0, 1], [4, 4])
+    model = cfg.ModelConfig((8, 8, 1), n_bins=17, flow=flow, latent_dim=0)
+    splits = [
+        load(settings, model)
+        for settings in (
+            cfg.DataConfig("digits", validation_fraction=0.0),
+            cfg.DataConfig("folder", str(tmp_path), validation_fraction=0.0),
+        )
+    ]
+    for part in ("train", "test"):
+        one, other = (getattr(split, part) for split in splits)
+        assert one.num_images == other.num_images
+        bags = [
+            sorted(
+                (label, image.tobytes())
+                for image, label in zip(s.first(2000), s.labels)
+            )
+            for s in (one, other)
+        ]
+        assert bags[0] == bags[1]
+    wrong = tool("write_folder", "--data=nothing", "--output=x", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "error: DataConfig.name is 'nothing'" in wrong.stderr

@@ -25,16 +25,18 @@ def splits():
     return load_digits(tiny_experiment())
 
 
-def train(config, splits, model_dir, devices=ONE):
+def train(config, splits, model_dir, devices=ONE, profile_steps=None):
     strategy = tf.distribute.MirroredStrategy(devices)
-    return trainer.train(config, splits, strategy, model_dir, "config")
+    return trainer.train(config, splits, strategy, model_dir, "config", profile_steps)
 
 
 @pytest.fixture(scope="module")
 def whole_run(splits, tmp_path_factory):
     """40 steps in one go."""
     model_dir = tmp_path_factory.mktemp("whole") / "run"
-    return model_dir, train(tiny_experiment(), splits, model_dir)
+    return model_dir, train(
+        tiny_experiment(), splits, model_dir, profile_steps=(30, 31)
+    )
 
 
 def records(model_dir):
@@ -51,18 +53,30 @@ def test_what_a_run_leaves(whole_run):
     for record in records(model_dir):
         terms = [record[f"bits_per_dim/{t}"] for t in Losses._fields]
         assert abs(sum(terms) - record["bits_per_dim/total"]) < 1e-5
+    assert all(r["epoch"] == r["step"] * 48 / 1293 for r in train)
     images = {path.name for path in (model_dir / "images").iterdir()}
-    assert images == {
-        f"{name}_0000040.png"
-        for name in ("samples_t0.7", "samples_t1.0", "reconstructions", "switches")
-    }
-    for split in ("train", "eval"):
-        (events,) = (model_dir / split).glob("events*")
-        tags = set()
-        for event in tf.compat.v1.train.summary_iterator(str(events)):
-            tags |= {value.tag for value in event.summary.value}
-        assert {f"bits_per_dim/{t}" for t in ("total", *Losses._fields)} <= tags
-        assert ("config" in tags) == (split == "train")
+    pictures = {f"samples_t{t}" for t in (0.5, 0.7, 0.85, 1.0)}
+    pictures |= {"reconstructions", "switches", "switch_matrix", "interpolation"}
+    assert images == {f"{name}_0000040.png" for name in pictures}
+    bound = {f"bits_per_dim/{t}" for t in ("total", *Losses._fields)}
+    tags = {split: event_tags(model_dir / split) for split in (".", "train", "eval")}
+    assert bound | {"config", "graph"} <= tags["train"]
+    assert bound | {f"pictures/{name}" for name in pictures} <= tags["eval"]
+    (profile,) = (model_dir / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert profile.stat().st_size > 1000
+    assert {"log_det/level1", "log_scale/level2/coupling", "posterior/stddev"} <= tags[
+        "eval"
+    ]
+    assert {"_hparams_/session_start_info", "custom_scalars__config__"} <= tags["."]
+
+
+def event_tags(logdir):
+    (events,) = logdir.glob("events*")
+    tags = set()
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        tags |= {value.tag for value in event.summary.value}
+        tags |= {"graph"} if event.graph_def else set()
+    return tags
 
 
 def checkpoint(model_dir, step=40):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from tfp_vaeflow import figures, plots
 from tfp_vaeflow.data import Split
@@ -87,5 +88,7 @@ def _draw_map(path: Path, model: VAEFlow, split: Split, batch_size: int) -> None
     shown = at_most(split, _MAP_IMAGES, seed=0)
     z = posteriors(model, shown, batch_size).mean
     perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)
-    points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
+    # Its threads wait for one another in a loop: on a busy machine that takes minutes.
+    with threadpool_limits(1):
+        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
     plots.scatter(path, points, shown.labels)

@@ -70,16 +70,12 @@ def settings(config: ExperimentConfig) -> dict[str, bool | int | float | str]:
 
 def write_settings(config: ExperimentConfig) -> None:
     """Writes settings, and what runs are compared by, to the writer in use."""
-    hparams.hparams_config(
-        hparams=[],
-        metrics=[
-            hparams.Metric(
-                "bits_per_dim/total", group="eval", display_name="validation bits/dim"
-            ),
-            hparams.Metric("nats/kl", group="eval", display_name="validation KL"),
-            hparams.Metric(
-                "bits_per_dim/total", group="train", display_name="training bits/dim"
-            ),
-        ],
-    )
-    hparams.hparams(settings(config))
+    found = settings(config)
+    metrics = [
+        hparams.Metric("bits_per_dim/total", "eval", "validation bits/dim"),
+        hparams.Metric("nats/kl", "eval", "validation KL, nats"),
+        hparams.Metric("bits_per_dim/total", "train", "training bits/dim"),
+    ]
+    columns = [hparams.HParam(name) for name in found]
+    hparams.hparams_config(hparams=columns, metrics=metrics)
+    hparams.hparams(found)

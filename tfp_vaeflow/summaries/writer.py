@@ -68,7 +68,7 @@ class RunWriter:
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Writes a uint8 image `[H, W, C]` to TensorBoard and as PNG."""
         with self._writers["eval"].as_default(step):
-            tf.summary.image(name, image[np.newaxis])
+            tf.summary.image(f"pictures/{name}", image[np.newaxis])
         figures.write_png(self._dir / "images" / f"{name}_{step:07d}.png", image)
 
     def settings(self, config: ExperimentConfig) -> None:

@@ -1,0 +1,77 @@
+"""Writes a data set as a folder of images.
+
+    python tools/write_folder.py --data=NAME --output=DIR
+
+NAME is `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets (which is fetched
+if need be), such as tfds:cifar10. DIR takes train/LABEL/*.png and test/LABEL/*.png (or
+*.jpg at quality 75, --format=jpg), for --data_dir of every command. Images that are
+there already are left as they are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+
+from tfp_vaeflow import data, files
+from tfp_vaeflow.config import DataConfig, FlowConfig, ModelConfig
+from tfp_vaeflow.errors import UserError
+
+
+def write(split: data.Split, folder: Path, extension: str) -> int:
+    """Writes the images of a split; returns how many there are."""
+    labels = split.labels
+    digits = len(str(split.num_images - 1))
+    for batch in data.evaluation_batches(split, 256):
+        number = int(np.sum(batch.weights))
+        for image, position in zip(
+            batch.images.numpy()[:number], batch.positions.numpy()
+        ):
+            label = folder if labels is None else folder / str(labels[position])
+            path = label / f"{position:0{digits}d}.{extension}"
+            if path.exists():
+                continue
+            pixels = image[..., 0] if image.shape[-1] == 1 else image
+            with files.replacing(path) as temporary:
+                kind = "JPEG" if extension == "jpg" else "PNG"
+                Image.fromarray(pixels).save(temporary, format=kind)
+    return split.num_images
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="digits, or tfds:NAME")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--format", choices=["png", "jpg"], default="png")
+    parser.add_argument("--data_dir", help="where TensorFlow Datasets keeps its data")
+    parser.add_argument(
+        "--image_shape",
+        type=int,
+        nargs=3,
+        help="height, width, channels; by default those of cifar10 or the digits",
+    )
+    flag = parser.parse_args()
+    shape = flag.image_shape or ((8, 8, 1) if flag.data == "digits" else (32, 32, 3))
+    steps = [0 if shape[-1] == 1 else 1, 1]  # a model is only asked for its shape
+    flow = FlowConfig(steps, [4, 4])
+    model = ModelConfig(tuple(shape), n_bins=256, flow=flow, latent_dim=0)
+    try:
+        config = DataConfig(flag.data, flag.data_dir, validation_fraction=0.0)
+        splits = data.load(config, model)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    for name in ("train", "validation", "test"):
+        split = getattr(splits, name)
+        if split.num_images:
+            count = write(split, flag.output / name, flag.format)
+            print(f"{count} images in {flag.output / name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
