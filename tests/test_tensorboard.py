@@ -37,8 +37,9 @@ function look(node) {
       if (child.tagName == "IMG" && child.naturalWidth > 1) seen.images += 1;
       if (child.tagName == "CANVAS" && child.width > 1) seen.canvases += 1;
       if (child.classList && child.classList.contains("node")) seen.nodes += 1;
-      if (child.tagName == "IFRAME") look(child.contentDocument.body);
-      else look(child);
+      const inner = child.contentDocument;
+      if (inner && inner.body) look(inner.body);
+      look(child);
     }
   }
 }

@@ -56,10 +56,6 @@ def main() -> None:
     directory = Path(flag.model_dir)
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
-    files.write_text(
-        directory / "evaluation.json",
-        json.dumps(result, indent=2, allow_nan=False) + "\n",
-    )
     captions = illustrations.draw(
         model,
         splits.part(flag.split),
@@ -67,6 +63,11 @@ def main() -> None:
         metrics.read(directory),
         directory / "evaluation",
         config.evaluation.batch_size,
+    )
+    result["figures"] = captions
+    files.write_text(
+        directory / "evaluation.json",
+        json.dumps(result, indent=2, allow_nan=False) + "\n",
     )
     pictures = {f"evaluation/{name}": caption for name, caption in captions.items()}
     title = f"Evaluation of {directory.resolve().name} at step {step}"

@@ -81,14 +81,14 @@ def framed_grid(rows: np.ndarray, columns: np.ndarray, made: np.ndarray) -> np.n
 
     Args:
       rows, columns: uint8 `[R, H, W, C]` for the left edge, `[S, H, W, C]` for the top.
-      made: uint8 `[R, S, H, W, C]`.
+      made: uint8 `[R S, H, W, C]`, row by row.
 
     Returns:
       uint8 `[rows, width, C]`; the corner is empty.
     """
     corner = np.full_like(columns[:1], _BACKGROUND)
     cells = [corner, columns]
-    for row, line in zip(rows, made):
+    for row, line in zip(rows, np.split(made, len(rows))):
         cells += [row[np.newaxis], line]
     return grid(np.concatenate(cells), len(columns) + 1)
 
@@ -106,8 +106,7 @@ def switch_matrix(model: VAEFlow, images: np.ndarray, batch_size: int) -> np.nda
     """
     side = len(images) // 2
     rows, columns = images[:side], images[side : 2 * side]
-    z = model.encode(rows, batch_size=batch_size)[0].numpy()
-    v = model.encode(columns, batch_size=batch_size)[1].numpy()
-    made = model.decode(z.repeat(side, 0), np.tile(v, (side, 1, 1, 1)), batch_size)
-    made = made.numpy().reshape(side, side, *images.shape[1:])
-    return framed_grid(rows, columns, made)
+    z, _ = model.encode(rows, batch_size=batch_size)
+    _, v = model.encode(columns, batch_size=batch_size)
+    made = model.decode(*model.codes_of_all_pairs(z, v), batch_size)
+    return framed_grid(rows, columns, made.numpy())

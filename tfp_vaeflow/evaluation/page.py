@@ -226,20 +226,25 @@ def table(result: dict) -> str:
     return "\n".join(lines[1:])
 
 
-def markdown(result: dict, title: str, figures: dict[str, str]) -> str:
+def markdown(
+    result: dict, title: str, figures: dict[str, str], introduction: str = ""
+) -> str:
     """The evaluation as a page.
 
     Args:
       result: what `report.evaluate` returned.
       title: heads the page.
       figures: captions of pictures, by their path from the page.
+      introduction: text that comes before the figures; may be empty.
     """
-    lines = [f"# {title}", ""]
+    lines = [f"# {title}", "", *([introduction, ""] if introduction else [])]
     for part in sections(result):
         lines += [f"## {part.title}", ""]
         if part.rows:
             lines += ["| figure | measured |", "|---|---|"]
-            lines += [f"| {cell(name)} | {cell(value)} |" for name, value in part.rows]
+            lines += [
+                f"| {_cell(name)} | {_cell(value)} |" for name, value in part.rows
+            ]
             lines.append("")
         if part.note:
             lines += [part.note, ""]
@@ -248,6 +253,6 @@ def markdown(result: dict, title: str, figures: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def cell(text: str) -> str:
+def _cell(text: str) -> str:
     """Text as it may stand in a table of Markdown."""
     return text.strip().replace("|", "&#124;")

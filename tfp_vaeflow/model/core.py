@@ -1,7 +1,9 @@
 """The probabilistic model on one batch: what runs inside tf.function."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -301,6 +303,29 @@ class VAEFlowCore(tf.Module):
         x, _ = self.flow.forward_and_log_det(v, z)
         levels = quantization.quantize(x, self.config.n_bins)
         return quantization.to_pixels(levels, self.config.n_bins)
+
+    @staticmethod
+    def codes_between(
+        z: tf.Tensor, v: tf.Tensor, alphas: Sequence[float], betas: Sequence[float]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Codes on the grid between two images, alpha by alpha; see `interpolate`.
+
+        Args:
+          z, v: codes of the two, `[2, D]` and `[2, H, W, C]`.
+          alphas, betas: positions along z and along v.
+        """
+        grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
+        alpha, beta = grid[:, :1], grid[:, 1].reshape(-1, 1, 1, 1)
+        return (
+            (1 - alpha) * z[:1] + alpha * z[1:],
+            (1 - beta) * v[:1] + beta * v[1:],
+        )
+
+    @staticmethod
+    def codes_of_all_pairs(z: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Every z with every v, z by z: `[R, D]` and `[S, H, W, C]` -> `[R S, ...]`."""
+        count = len(z)
+        return tf.repeat(z, len(v), axis=0), tf.tile(v, [count, 1, 1, 1])
 
     def reconstruct_batch(
         self,

@@ -342,13 +342,7 @@ class VAEFlow(VAEFlowCore):
                 )
         pair = tf.stack([tf.convert_to_tensor(a), tf.convert_to_tensor(b)])
         z, v = self.encode(pair, batch_size=batch_size)
-        grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
-        alpha, beta = grid[:, :1], grid[:, 1].reshape(-1, 1, 1, 1)
-        images = self.decode(
-            (1 - alpha) * z[:1] + alpha * z[1:],
-            (1 - beta) * v[:1] + beta * v[1:],
-            batch_size,
-        )
+        images = self.decode(*self.codes_between(z, v, alphas, betas), batch_size)
         shape = [len(alphas), len(betas), *self.config.image_shape]
         return tf.reshape(images, shape)
 

@@ -29,6 +29,14 @@ _CHARTS = {
     },
 }
 _PARTS = ("model", "objective", "optimizer", "training")
+# TensorBoard shows the first five settings until others are chosen.
+_FIRST = (
+    "optimizer.learning_rate",
+    "training.batch_size",
+    "training.seed",
+    "objective.free_nats",
+    "model.latent_dim",
+)
 
 
 def layout() -> bytes:
@@ -76,6 +84,7 @@ def write_settings(config: ExperimentConfig) -> None:
         hparams.Metric("nats/kl", "eval", "validation KL, nats"),
         hparams.Metric("bits_per_dim/total", "train", "training bits/dim"),
     ]
-    columns = [hparams.HParam(name) for name in found]
+    names = [*_FIRST, *(name for name in found if name not in _FIRST)]
+    columns = [hparams.HParam(name) for name in names]
     hparams.hparams_config(hparams=columns, metrics=metrics)
     hparams.hparams(found)

@@ -1,6 +1,8 @@
 """Writes a run's events, images and metrics."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,17 @@ _IMAGES_IN_STATISTICS = 8
 def _verbatim(text: str) -> str:
     """A text as TensorBoard's Markdown shows it unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """Runs functions as they are: tracing them takes longer than a few runs."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def write_text(model_dir: str | Path, name: str, text: str, step: int) -> None:
@@ -99,7 +112,9 @@ class RunWriter:
           labels: theirs, for a class-conditional model; samples are of these classes.
           projected: images for the projector, and their labels or None.
         """
-        for name, picture in pictures.model_pictures(model, originals, labels).items():
+        with _eagerly():
+            made = pictures.model_pictures(model, originals, labels)
+        for name, picture in made.items():
             self.image(name, step, picture)
         few = slice(_IMAGES_IN_STATISTICS)
         of_few = None if labels is None else labels[few]

@@ -1,0 +1,64 @@
+"""Writes a page about a run: python tools/write_page.py RUN --output=docs/NAME.md
+
+Takes what `evaluate` left in RUN: the numbers, and the figures, which go to docs/NAME/
+beside the page, with the last picture of samples. The page begins with the text of
+--commands: the commands that made the run.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tfp_vaeflow import files
+from tfp_vaeflow.evaluation import page
+
+_SAMPLES = "samples_t0.85"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--title", required=True)
+    parser.add_argument("--commands", type=Path, help="a text file", required=True)
+    parser.add_argument(
+        "--leave_out",
+        nargs="*",
+        default=[],
+        metavar="FIGURE",
+        help="figures that the page must not show, such as switch_matrix.png",
+    )
+    flag = parser.parse_args()
+    path = flag.run / "evaluation.json"
+    if not path.is_file():
+        parser.exit(2, f"error: there is no {path}; run tfp_vaeflow.evaluate first\n")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    sources = {
+        flag.run / "evaluation" / name: caption
+        for name, caption in result["figures"].items()
+        if name not in flag.leave_out
+    }
+    for last in sorted(flag.run.glob(f"images/{_SAMPLES}_*.png"))[-1:]:
+        sources[last] = "Samples at temperature 0.85"
+    folder = flag.output.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for source, caption in sources.items():
+        name = f"{_SAMPLES}.png" if source.name.startswith(_SAMPLES) else source.name
+        shutil.copyfile(source, folder / name)
+        figures[f"{folder.name}/{name}"] = caption
+    commands = flag.commands.read_text(encoding="utf-8").strip()
+    introduction = f"Made by these commands:\n\n```bash\n{commands}\n```"
+    text = page.markdown(result, flag.title, figures, introduction)
+    files.write_text(flag.output, text)
+    print(f"written to {flag.output} and {folder}/")
+
+
+if __name__ == "__main__":
+    main()
