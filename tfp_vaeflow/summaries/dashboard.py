@@ -29,14 +29,6 @@ _CHARTS = {
     },
 }
 _PARTS = ("model", "objective", "optimizer", "training")
-# TensorBoard shows the first five settings until others are chosen.
-_FIRST = (
-    "optimizer.learning_rate",
-    "training.batch_size",
-    "training.seed",
-    "objective.free_nats",
-    "model.latent_dim",
-)
 
 
 def layout() -> bytes:
@@ -84,7 +76,6 @@ def write_settings(config: ExperimentConfig) -> None:
         hparams.Metric("nats/kl", "eval", "validation KL, nats"),
         hparams.Metric("bits_per_dim/total", "train", "training bits/dim"),
     ]
-    names = [*_FIRST, *(name for name in found if name not in _FIRST)]
-    columns = [hparams.HParam(name) for name in names]
+    columns = [hparams.HParam(name) for name in found]
     hparams.hparams_config(hparams=columns, metrics=metrics)
     hparams.hparams(found)
