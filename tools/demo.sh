@@ -25,5 +25,5 @@ echo
 echo "Everything lies in $run:"
 echo "  synthesis/                         samples, reconstructions, interpolation, switches"
 echo "  images/                            the same while it trained"
-echo "  evaluation.json, metrics.jsonl     the figures"
+echo "  evaluation.md, evaluation/         the report; its numbers: evaluation.json"
 echo "  tensorboard --logdir=$run   the curves"
