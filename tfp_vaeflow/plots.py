@@ -67,9 +67,14 @@ def curve_with_error(
     x: str,
     y: str,
 ) -> None:
-    """A curve of (x, y, error), and a level to compare it with."""
+    """A curve of (x, y, error), and a level to compare it with.
+
+    Where values differ by more than 30 times the scale is logarithmic above the least.
+    """
     xs, ys, errors = zip(*points)
     with _drawn(path, x, y) as axes:
+        if max(ys) > 30 * abs(min(ys)) > 0:
+            axes.set_yscale("symlog", linthresh=abs(min(ys)))
         axes.errorbar(xs, ys, errors, marker="o", capsize=3)
         axes.axhline(level, linestyle=":", color="grey", label=level_name)
 

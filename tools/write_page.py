@@ -1,8 +1,8 @@
 """Writes a page about a run: python tools/write_page.py RUN --output=docs/NAME.md
 
 Takes what `evaluate` left in RUN: the numbers, and the figures, which go to docs/NAME/
-beside the page, with the last picture of samples. The page begins with the text of
---commands: the commands that made the run.
+beside the page, with the samples that `synthesize` left. The page begins with the text
+of --commands: the commands that made the run.
 """
 
 import argparse
@@ -15,8 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tfp_vaeflow import files
 from tfp_vaeflow.evaluation import page
-
-_SAMPLES = "samples_t0.85"
 
 
 def main() -> None:
@@ -44,15 +42,14 @@ def main() -> None:
         for name, caption in result["figures"].items()
         if name not in flag.leave_out
     }
-    for last in sorted(flag.run.glob(f"images/{_SAMPLES}_*.png"))[-1:]:
-        sources[last] = "Samples at temperature 0.85"
+    for path in sorted(flag.run.glob("synthesis/samples_t*.png")):
+        sources[path] = f"Samples at temperature {path.stem.removeprefix('samples_t')}"
     folder = flag.output.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     for source, caption in sources.items():
-        name = f"{_SAMPLES}.png" if source.name.startswith(_SAMPLES) else source.name
-        shutil.copyfile(source, folder / name)
-        figures[f"{folder.name}/{name}"] = caption
+        shutil.copyfile(source, folder / source.name)
+        figures[f"{folder.name}/{source.name}"] = caption
     commands = flag.commands.read_text(encoding="utf-8").strip()
     introduction = f"Made by these commands:\n\n```bash\n{commands}\n```"
     text = page.markdown(result, flag.title, figures, introduction)
