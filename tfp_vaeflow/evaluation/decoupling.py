@@ -5,8 +5,10 @@ from sklearn.pipeline import make_pipeline
 
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
+from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.evaluation.classifier import ImageClassifier
-from tfp_vaeflow.evaluation.probes import CLASSIFIERS, at_most, features, standardised
+from tfp_vaeflow.evaluation.latents import posteriors
+from tfp_vaeflow.evaluation.probes import CLASSIFIERS, at_most, standardised
 from tfp_vaeflow.model import VAEFlow
 
 
@@ -93,19 +95,18 @@ def decoupling(
     """
     batch_size = config.batch_size
     a, b = _pairs(split, config.switch_pairs, config.seed)
-    images = split.first(split.num_images)
+    images_b = split.subset(b).first(len(b))
     result = dict.fromkeys(
         ("classifier", "encoder", "without_z", "chance", "consistency")
     )
     result["num_pairs"] = len(a)
+    z_of_b, v = model.encode(images_b, batch_size=batch_size)
     if model.encoder is None:
-        pictures = model.decode(*model.encode(images[b], batch_size=batch_size))
+        pictures = model.decode(z_of_b, v, batch_size).numpy()
     else:
-        pictures, _ = model.switch(images[a], images[b], batch_size)
-    pictures = pictures.numpy()
-    if model.encoder is not None:
-        z = model.encode(images, batch_size=batch_size)[0].numpy()
-        again = model.encode(pictures, batch_size=batch_size)[0].numpy()
+        z = posteriors(model, split, batch_size).mean
+        pictures = model.decode(z[a], v, batch_size).numpy()
+        again = posteriors(model, in_memory(pictures, None), batch_size).mean
         result["consistency"] = _consistency(z, again, a, b)
     if classifier is None:
         return result
@@ -114,13 +115,13 @@ def decoupling(
         **_shares(classifier.labels(pictures), of_a, of_b),
         "accuracy": classifier.accuracy(split),
     }
-    result["without_z"] = _shares(classifier.labels(images[b]), of_a, of_b)
+    result["without_z"] = _shares(classifier.labels(images_b), of_a, of_b)
     result["chance"] = float(
         np.mean([(split.labels == label).mean() for label in of_a])
     )
     if model.encoder is not None:
         train = at_most(train, config.probe_images, seed=0)
-        codes = features(model, train, batch_size)["z"]
+        codes = posteriors(model, train, batch_size).mean
         probe = make_pipeline(
             standardised(codes.shape[1]), CLASSIFIERS["logistic"]()
         ).fit(codes, train.labels)

@@ -9,6 +9,7 @@ _PROBES = {
     "rbf_svm": "RBF SVM",
     "knn": "5 nearest neighbours",
 }
+_NO_LABELS = "The data has no labels of two or more kinds."
 
 
 class Section(NamedTuple):
@@ -92,7 +93,7 @@ def _usage(result: dict) -> Section:
 def _probes(result: dict) -> Section:
     title = "Probes: test accuracy of classifiers on z, v and pixels"
     if result["probes"] is None:
-        return Section(title, [], "The data has no labels.")
+        return Section(title, [], _NO_LABELS)
     rows = [
         (
             f"{_PROBES[kind]} on {name}",
@@ -125,7 +126,7 @@ def _fidelity(result: dict) -> Section:
     found = result["fidelity"]
     if found is None:
         note = (
-            "The data has no labels to learn features from; give a network: "
+            f"{_NO_LABELS} To compare features, name a network: "
             "EvaluationConfig.feature_network."
         )
         return Section("Distance of samples from real images", [], note)
@@ -159,7 +160,7 @@ def _decoupling(result: dict) -> Section:
         rows.append((name, f"{text}, score {part['score']:+.3f}"))
 
     if found["classifier"] is None:
-        note = "The data has no labels."
+        note = _NO_LABELS
     else:
         accuracy = found["classifier"]["accuracy"]
         shares(f"class, by a classifier ({accuracy:.1%} right)", found["classifier"])

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from tfp_vaeflow import data
 from tfp_vaeflow.config import DataConfig, EvaluationConfig
 from tfp_vaeflow.data import Split, Splits
@@ -129,6 +131,8 @@ def _likelihood(model: VAEFlow, split: Split, config: EvaluationConfig) -> dict:
 def _labelled(model, train, split, config, network, say) -> dict:
     """The parts that learn from labels, or do without where they can."""
     size, seed = config.batch_size, config.seed
+    if split.labels is not None and len(np.unique(train.labels)) < 2:
+        split = Split(split.num_images, split.read, None)  # one class tells nothing
     result = dict.fromkeys(("probe", "probes", "samples", "decoupling", "fidelity"))
     classifier = None
     if split.labels is not None:

@@ -31,7 +31,8 @@ def model_pictures(
     codes = {f"samples_t{t}": (z, t * v) for t in _TEMPERATURES}
     if model.encoder is not None:
         z, v = model.encode(originals)
-        rows, columns = slice(_MATRIX_SIDE), slice(_MATRIX_SIDE, 2 * _MATRIX_SIDE)
+        side = min(_MATRIX_SIDE, len(originals) // 2)
+        rows, columns = slice(side), slice(side, 2 * side)
         codes["z_a_v_b"] = z[0::2], v[1::2]
         codes["z_b_v_a"] = z[1::2], v[0::2]
         codes["matrix"] = model.codes_of_all_pairs(z[rows], v[columns])
