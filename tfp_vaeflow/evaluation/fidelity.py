@@ -16,6 +16,7 @@ from tfp_vaeflow.model import VAEFlow
 
 # With fewer images FID says more of their number than of the model.
 FID_IMAGES = 5000
+_ANY_SIZE = 299  # what published FID resizes images to
 _SUBSETS = 50
 _LEAST_STDDEV = 1e-3  # of a feature that is always the same
 _SUBSET_SIZE = 1000
@@ -41,7 +42,8 @@ def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
             f"the feature network takes inputs of shape {tuple(shape)}; expected "
             "images (batch, height, width, channels)"
         )
-    _, height, width, channels = shape
+    height, width = (side or _ANY_SIZE for side in shape[1:3])
+    channels = shape[3]
     low, high = pixel_range
 
     @tf.function(autograph=False)
@@ -49,7 +51,7 @@ def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
         x = tf.cast(images, tf.float32)
         if channels == 3 and x.shape[-1] == 1:
             x = tf.repeat(x, 3, axis=-1)
-        if height and (height, width) != tuple(x.shape[1:3]):
+        if (height, width) != tuple(x.shape[1:3]):
             x = tf.image.resize(x, (height, width), antialias=True)
         y = network(low + x * (high - low) / 255.0)
         y = y[0] if isinstance(y, (list, tuple)) else y
@@ -71,8 +73,8 @@ def load_network(
     Args:
       name: `inception`, for Keras' InceptionV3 with ImageNet weights (from Keras'
         cache, or fetched), pooled to 2,048 features; or the path of a Keras file or a
-        SavedModel that takes images. Images are resized to what it takes; of an output
-        with positions the mean is taken.
+        SavedModel that takes images. Images are resized to what it takes, to 299x299 if
+        it takes any size; of an output with positions the mean is taken.
       pixel_range: what a network of a path takes the pixels 0 and 255 as.
       batch_size: images at a time.
 
@@ -87,7 +89,6 @@ def load_network(
                 "InceptionV3's weights are not in Keras' cache and cannot be fetched "
                 f"({error}); give EvaluationConfig.feature_network a file instead"
             ) from error
-        network = keras.Sequential([keras.Input((299, 299, 3)), network])
         return FeatureNetwork(name, _keras_features(network, (-1, 1), batch_size))
     if not Path(name).exists():
         raise UserError(
