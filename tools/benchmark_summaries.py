@@ -1,8 +1,8 @@
 """What TensorBoard's events cost a run: python tools/benchmark_summaries.py
 
 Trains the model of an experiment for some steps, writes everything that a run writes,
-twice, and gives the time of it as a part of training at the default cadence
-(TrainingConfig.log_every, images_every). The first time traces what it runs.
+three times, and gives the time of it (the first apart) as a part of training at the
+default cadence (TrainingConfig.log_every, images_every).
 """
 
 import argparse

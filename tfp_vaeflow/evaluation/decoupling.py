@@ -1,14 +1,13 @@
 """Whether z and v hold different things: what a switch takes over from whom."""
 
 import numpy as np
-from sklearn.pipeline import make_pipeline
 
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.evaluation.classifier import ImageClassifier
 from tfp_vaeflow.evaluation.latents import posteriors
-from tfp_vaeflow.evaluation.probes import CLASSIFIERS, at_most, standardised
+from tfp_vaeflow.evaluation.probes import at_most, logistic_probe
 from tfp_vaeflow.model import VAEFlow
 
 
@@ -122,9 +121,7 @@ def decoupling(
     if model.encoder is not None:
         train = at_most(train, config.probe_images, seed=0)
         codes = posteriors(model, train, batch_size).mean
-        probe = make_pipeline(
-            standardised(codes.shape[1]), CLASSIFIERS["logistic"]()
-        ).fit(codes, train.labels)
+        probe = logistic_probe(codes.shape[1]).fit(codes, train.labels)
         result["encoder"] = {
             **_shares(probe.predict(again), of_a, of_b),
             "accuracy": float(probe.score(z, split.labels)),

@@ -36,6 +36,11 @@ def standardised(width: int) -> Pipeline:
     return make_pipeline(*steps)
 
 
+def logistic_probe(width: int) -> Pipeline:
+    """Logistic regression on standardised features of that width."""
+    return make_pipeline(standardised(width), CLASSIFIERS["logistic"]())
+
+
 def at_most(split: Split, count: int, seed: int) -> Split:
     """The split, or `count` of its images drawn at random, in their order."""
     if split.num_images <= count:
@@ -136,9 +141,8 @@ def sample_check(
       gives the label they were asked for.
     """
     pixels = train.first(train.num_images).reshape(train.num_images, -1)
-    classifier = make_pipeline(
-        standardised(pixels.shape[1]), CLASSIFIERS["logistic"]()
-    ).fit(pixels.astype(np.float64), train.labels)
+    classifier = logistic_probe(pixels.shape[1])
+    classifier.fit(pixels.astype(np.float64), train.labels)
     labels = None
     if model.config.is_class_conditional:
         labels = np.arange(num_images) % model.prior.num_classes

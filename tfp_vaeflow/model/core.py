@@ -337,10 +337,8 @@ class VAEFlowCore(tf.Module):
         """`reconstruct` for one batch; works inside tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
         features = self.features(images, labels=labels)
-        z = features.get("z")
-        if self.encoder is not None:
-            posterior = self.encoder.posterior(features["posterior"])
-            z = self._sample_posterior(posterior, draws.posterior)[:, 0]
+        _, z = self._posterior_and_z(features, draws)
+        z = None if z is None else z[:, 0]
         x = self._dequantized(images, draws.dequantization, features)[0][:, 0]
         return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
 
