@@ -39,7 +39,7 @@ INNER = {
         "steps",
         "multiscale",
     ],
-    "model": ["core", "inputs", "vaeflow"],
+    "model": ["draws", "core", "inputs", "vaeflow"],
     "data": ["splits", "pictures", "named", "folder", "batches"],
     "evaluation": [
         "likelihood",

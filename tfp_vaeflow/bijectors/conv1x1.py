@@ -81,6 +81,12 @@ class Conv1x1(FlowBijector):
         upper = tf.linalg.set_diag(tf.linalg.band_part(self.weight, 0, -1), diagonal)
         return tf.gather(tf.matmul(lower, upper), self._permutation)
 
+    def channel_matrix(self) -> tf.Tensor:
+        """What `inverse` multiplies all channels with, `[C, C]`."""
+        heads = tf.linalg.LinearOperatorIdentity(self._heads, dtype=self.weight.dtype)
+        matrix = tf.linalg.LinearOperatorFullMatrix(self.matrix())
+        return tf.linalg.LinearOperatorKronecker([heads, matrix]).to_dense()
+
     def _log_det(self, like: tf.Tensor) -> tf.Tensor:
         if self._kind == "lu":
             value = tf.reduce_sum(tf.linalg.diag_part(self.weight))

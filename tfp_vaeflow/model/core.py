@@ -1,7 +1,6 @@
 """The probabilistic model on one batch: what runs inside tf.function."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,25 +11,13 @@ from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.dequantizers import build_dequantizer
 from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.networks import batch_statistics
 from tfp_vaeflow.noise import Initializer, Stream
 from tfp_vaeflow.objective import Losses
 from tfp_vaeflow.priors import build_prior, log_ratio
 
 tfd = tfp.distributions
-
-
-class LossNoise(NamedTuple):
-    """The random draws behind one evaluation of the losses.
-
-    Attributes:
-      dequantization: `[B, K, H, W, C]`: uniform, or standard normal for a variational
-        dequantizer.
-      posterior: standard normal `[B, K, D]`; None for a model without a posterior of z.
-    """
-
-    dequantization: tf.Tensor
-    posterior: tf.Tensor | None
 
 
 class VAEFlowCore(tf.Module):
@@ -280,8 +267,7 @@ class VAEFlowCore(tf.Module):
         num_samples: int,
         labels: tf.Tensor | None = None,
     ) -> Losses:
-        """`losses` for one batch that begins at position `first`; works inside
-        tf.function."""
+        """`losses` for one batch from position `first` on; works inside tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return self.losses_given_noise(images, draws, labels=labels)
 
@@ -294,15 +280,60 @@ class VAEFlowCore(tf.Module):
             z = self.encoder(self.noise_free(images)).distribution.loc
         elif self.prior is not None:
             z = self.prior.codes(labels)
+        return z, self.local_code(images, z, u)
+
+    def local_code(
+        self, images: tf.Tensor, z: tf.Tensor | None, u: float | tf.Tensor
+    ) -> tf.Tensor:
+        """v of uint8 images, given z, with each pixel at u in its bin."""
         levels = quantization.to_levels(images, self.config.n_bins)
         x = quantization.dequantize(levels, u, self.config.n_bins)
-        return z, self.flow.inverse_and_log_det(x, z)[0]
+        return self.flow.inverse_and_log_det(x, z)[0]
 
     def decode_batch(self, v: tf.Tensor, z: tf.Tensor | None = None) -> tf.Tensor:
         """`decode` for one batch; works inside tf.function."""
-        x, _ = self.flow.forward_and_log_det(v, z)
+        return self.to_pixels(self.flow.forward_and_log_det(v, z)[0])
+
+    def to_pixels(self, x: tf.Tensor) -> tf.Tensor:
+        """x, of any value, -> uint8 images of the same shape."""
         levels = quantization.quantize(x, self.config.n_bins)
         return quantization.to_pixels(levels, self.config.n_bins)
+
+    def draw_code_noise(
+        self, seed: int | tf.Tensor, batch: int, first: int | tf.Tensor = 0
+    ) -> CodeNoise:
+        """Draws what `codes_from_noise` needs for positions first, first + 1, ..."""
+        shape = self.config.image_shape
+        local = noise.normal(seed, Stream.LOCAL_CODE, batch, shape, first)
+        prior = None
+        if self.config.is_class_conditional:
+            prior = noise.uniform(seed, Stream.LABELS, batch, (), first)
+        elif self.prior is not None:
+            shape = (self.config.latent_dim,)
+            prior = noise.normal(seed, Stream.PRIOR, batch, shape, first)
+        return CodeNoise(local, prior)
+
+    def codes_from_noise(
+        self,
+        draws: CodeNoise,
+        temperature: float | tf.Tensor,
+        labels: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """Codes from the prior, z `[B, D]` and v `[B, H, W, C]`.
+
+        Args:
+          draws: noise.
+          temperature: factor on v; a scalar, or of v's rank.
+          labels: `[B]`, of a class-conditional model; drawn by p(label) without.
+        """
+        z = None
+        if self.config.is_class_conditional:
+            if labels is None:
+                labels = self.prior.labels_from_noise(draws.prior)
+            z = self.prior.codes(labels)
+        elif self.prior is not None:
+            z = self.prior.from_noise(draws.prior)
+        return z, temperature * draws.local
 
     @staticmethod
     def codes_between(
@@ -336,11 +367,18 @@ class VAEFlowCore(tf.Module):
     ) -> tf.Tensor:
         """`reconstruct` for one batch; works inside tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
+        z, v = self.sampled_codes(images, draws, labels)
+        return self.decode_batch(v, z)
+
+    def sampled_codes(
+        self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """Codes of images with sampled z and u, given noise of one sample an image."""
         features = self.features(images, labels=labels)
         _, z = self._posterior_and_z(features, draws)
         z = None if z is None else z[:, 0]
         x = self._dequantized(images, draws.dequantization, features)[0][:, 0]
-        return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
+        return z, self.flow.inverse_and_log_det(x, z)[0]
 
     def _dequantized(
         self, images: tf.Tensor, drawn: tf.Tensor, features: dict[str, tf.Tensor]

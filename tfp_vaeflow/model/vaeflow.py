@@ -17,7 +17,6 @@ from tfp_vaeflow.model.inputs import (
     checked_labels,
     with_labels,
 )
-from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 
 DEFAULT_BATCH_SIZE = 256
@@ -219,23 +218,10 @@ class VAEFlow(VAEFlowCore):
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature is {temperature}; expected at least 0")
-        shape = self.config.image_shape
-        v = noise.normal(seed, Stream.LOCAL_CODE, num_images, shape, first)
-        z = None
-        if self.config.is_class_conditional:
-            if labels is None:
-                draw = noise.uniform(seed, Stream.LABELS, num_images, (), first)
-                labels = self.prior.labels_from_noise(draw)
-            z = self.prior.codes(checked_labels(self.config, labels, num_images))
-        elif labels is not None:
-            checked_labels(
-                self.config, labels, num_images
-            )  # says that there are no classes
-        elif self.prior is not None:
-            shape = (self.config.latent_dim,)
-            draw = noise.normal(seed, Stream.PRIOR, num_images, shape, first)
-            z = self.prior.from_noise(draw)
-        return z, temperature * v
+        if labels is not None:  # a model without classes says so
+            labels = checked_labels(self.config, labels, num_images)
+        draws = self.draw_code_noise(seed, num_images, first)
+        return self.codes_from_noise(draws, temperature, labels)
 
     def sample(
         self,

@@ -1,0 +1,31 @@
+"""The noise behind what a model computes, as tensors that one can hold."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class LossNoise(NamedTuple):
+    """The random draws behind one evaluation of the losses.
+
+    Attributes:
+      dequantization: `[B, K, H, W, C]`: uniform, or standard normal for a variational
+        dequantizer.
+      posterior: standard normal `[B, K, D]`; None for a model without a posterior of z.
+    """
+
+    dequantization: tf.Tensor
+    posterior: tf.Tensor | None
+
+
+class CodeNoise(NamedTuple):
+    """The random draws behind codes from the prior.
+
+    Attributes:
+      local: standard normal `[B, H, W, C]`.
+      prior: standard normal `[B, D]`; of a class-conditional model uniform `[B]`; None
+        for a model without z.
+    """
+
+    local: tf.Tensor
+    prior: tf.Tensor | None

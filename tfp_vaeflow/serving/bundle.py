@@ -1,0 +1,189 @@
+"""What TensorFlow Serving is given: a SavedModel, and the files beside it.
+
+NAME/1/                       a version: SavedModel and warm-up requests
+NAME/models.config            --model_config_file
+NAME/batching.config          --batching_parameters_file
+NAME/signatures.md            what each signature takes and gives
+NAME/requests/SIGNATURE.json  a request for each, for curl
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from tfp_vaeflow import files
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.serving import folding, warmup
+from tfp_vaeflow.serving.signatures import (
+    LARGEST_POSITION,
+    LARGEST_TEMPERATURE,
+    Signature,
+    Signatures,
+)
+
+# Batches that a server forms have one of these sizes; it fills them up.
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_BATCHING = """\
+max_batch_size {{ value: {largest} }}
+batch_timeout_micros {{ value: 2000 }}
+max_enqueued_batches {{ value: 100 }}
+{allowed}
+"""
+_MEANINGS = {
+    "image": "an image",
+    "image_a": "an image, a",
+    "image_b": "an image, b",
+    "image_bytes": "a PNG or JPEG file (an output: a PNG file)",
+    "label": "the class; in `sample` -1 draws one",
+    "seed": "of the random draws, 0 to 2^31 - 1; `seed + (i << 31)` gives image i of "
+    "what Python's `sample(n, seed=seed)` gives",
+    "temperature": f"factor on v, 0 to {LARGEST_TEMPERATURE:g}",
+    "alpha": f"where z lies, 0 at a and 1 at b; at most {LARGEST_POSITION:g} to "
+    "either side",
+    "beta": "where v lies, likewise",
+    "z": "the global code; of `encode` the mean of its posterior",
+    "v": "the local code",
+    "scale": "the standard deviation of z's posterior",
+    "z_a_v_b": "the image of a's global and b's local code",
+    "z_a_v_b_bytes": "the same, a PNG file",
+    "z_b_v_a": "the image of b's global and a's local code",
+    "z_b_v_a_bytes": "the same, a PNG file",
+    "total": "bits/dim, the sum of the others",
+    "generation": "bits/dim of x given z",
+    "kl": "bits/dim of z",
+    "dequantization": "bits/dim of u",
+    "is_finite": "false where an input or a result of the row was NaN, infinite or out "
+    "of range; it was then replaced by the nearest allowed value, NaN by 0",
+}
+
+
+def _versions(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    return [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
+
+
+def _publish(temporary: Path, directory: Path) -> Path:
+    """Renames a finished version to the next free number."""
+    while True:
+        target = directory / str(max(_versions(directory), default=0) + 1)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.exists():  # not just another export that was faster
+                raise
+        else:
+            return target
+
+
+def _save(path: Path, signatures: dict[str, Signature]) -> dict[str, dict]:
+    """Writes a SavedModel; returns the outputs of each signature."""
+    root = tf.Module()
+    functions = {
+        name: tf.function(signature.function, autograph=False).get_concrete_function(
+            **{spec.name: spec for spec in signature.inputs}
+        )
+        for name, signature in signatures.items()
+    }
+    used = {v.ref(): v for f in functions.values() for v in f.variables}
+    root.weights = list(used.values())  # all that is saved
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(root, str(path), functions, options)
+    return {name: f.structured_outputs for name, f in functions.items()}
+
+
+def _table(tensors: dict[str, tf.TensorSpec]) -> list[str]:
+    lines = ["| name | type | shape | meaning |", "|---|---|---|---|"]
+    for name, spec in tensors.items():
+        shape = ", ".join(["batch", *map(str, spec.shape[1:])])
+        lines.append(
+            f"| `{name}` | {spec.dtype.name} | [{shape}] | {_MEANINGS[name]} |"
+        )
+    return lines
+
+
+def _description(
+    name: str, signatures: dict[str, Signature], outputs: dict[str, dict]
+) -> str:
+    lines = [
+        f"# Signatures of {name}",
+        "",
+        "Row i of every output goes by row i of the inputs alone. The commands are for "
+        "a server at port 8501, from this folder.",
+    ]
+    for key, signature in signatures.items():
+        lines += ["", f"## {key}", "", signature.summary, "", "Inputs:", ""]
+        lines += _table({spec.name: spec for spec in signature.inputs})
+        lines += ["", "Outputs:", "", *_table(outputs[key]), ""]
+        url = f"http://localhost:8501/v1/models/{name}:predict"
+        lines += ["```bash", f"curl -d @requests/{key}.json {url}", "```"]
+    return "\n".join(lines) + "\n"
+
+
+def export(
+    model: VAEFlowCore, directory: str | os.PathLike, num_samples: int = 1
+) -> Path:
+    """Writes a model for TensorFlow Serving, as a version with the next free number.
+
+    The model is folded (see `folding`) and good for nothing else afterwards.
+
+    Args:
+      model: initialised.
+      directory: of all versions; its name is the model's.
+      num_samples: K, samples an image in `score`.
+
+    Returns:
+      The version's directory.
+
+    Raises:
+      UserError: if the model is not initialised, or the directory is something else.
+    """
+    if not tf.convert_to_tensor(model.initialized):
+        raise UserError("the model is not initialised; train it, or load a trained one")
+    directory = Path(directory).absolute()
+    name = directory.name
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; expected a directory for the versions")
+    directory.mkdir(parents=True, exist_ok=True)
+    config = model.config
+    folding.fold(model)
+    signatures = Signatures(model, num_samples).all()
+    temporary = directory / f".{os.getpid()}.tmp"
+    try:
+        outputs = _save(temporary, signatures)
+        records = temporary / warmup.RECORDS
+        warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
+        version = _publish(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _write_companions(directory, config, signatures, outputs)
+    return version
+
+
+def _write_companions(directory, config, signatures, outputs) -> None:
+    name = directory.name
+    for key, signature in signatures.items():
+        row = {spec.name: warmup.example(config, spec) for spec in signature.inputs}
+        request = {"signature_name": key, "instances": [warmup.json_row(row)]}
+        files.write_text(
+            directory / "requests" / f"{key}.json", json.dumps(request) + "\n"
+        )
+    models = model_server_config_pb2.ModelServerConfig()
+    models.model_config_list.config.add(
+        name=name, base_path=f"/models/{name}", model_platform="tensorflow"
+    )
+    files.write_text(directory / "models.config", text_format.MessageToString(models))
+    batching = _BATCHING.format(
+        largest=BATCH_SIZES[-1],
+        allowed="\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES),
+    )
+    files.write_text(directory / "batching.config", batching)
+    files.write_text(
+        directory / "signatures.md", _description(name, signatures, outputs)
+    )

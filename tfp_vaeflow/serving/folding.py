@@ -1,0 +1,226 @@
+"""Folding: the same function with less to compute, for a model that is trained.
+
+    weight norm                     -> its kernel
+    ActNorm, 1x1 convolution        -> one affine map of the channels, and its inverse
+    convolution, batch norm         -> a convolution with bias
+    log-dets of all these           -> numbers
+
+Matrices are multiplied and inverted once, in float64, and kept in float32.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow.bijectors import ActNorm, Conv1x1, FlowBijector, Sequential
+from tfp_vaeflow.bijectors.base import per_example
+from tfp_vaeflow.bijectors.masked_conv import MaskedConv
+from tfp_vaeflow.bijectors.steps import SplitPrior
+from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
+from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.networks import (
+    BatchNormalization,
+    CouplingNetwork,
+    WeightNormLinear,
+    apply_kernel,
+)
+
+
+def _constant(value: np.ndarray, dtype: tf.DType) -> tf.Variable:
+    """A weight that no training changes: a variable, which a SavedModel holds once."""
+    return tf.Variable(tf.cast(value, dtype), trainable=False)
+
+
+class FoldedLinear(tf.Module):
+    """A dense layer or convolution with bias, in place of a weight-normed one.
+
+    Args:
+      kernel: `[in, out]` or `[kh, kw, in, out]`.
+      bias: `[out]`.
+    """
+
+    def __init__(self, kernel: tf.Tensor, bias: tf.Tensor):
+        super().__init__()
+        self.weight = _constant(kernel, kernel.dtype)
+        self.bias = _constant(bias, kernel.dtype)
+
+    def kernel(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.weight)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return apply_kernel(x, self.weight) + self.bias
+
+
+class ChannelMap(FlowBijector):
+    """An affine map of the channels, the same at every position.
+
+        inverse:  v = x W + b              (x * w + b for a vector w)
+        forward:  x = v W^-1 - b W^-1
+        inverse log-det:  H W log |det W|
+
+    Shapes: `[B, H, W, C]` or `[B, C]`; the conditioning is ignored.
+
+    Args:
+      weight: float64 W, `[C, C]`, or its diagonal w, `[C]`.
+      bias: float64 b, `[C]`.
+      event_ndims: 3 for images, 1 for vectors.
+      name: names the layer.
+      dtype: of inputs.
+    """
+
+    def __init__(
+        self,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        event_ndims: int,
+        name: str,
+        dtype: tf.DType,
+    ):
+        super().__init__(event_ndims, name, dtype)
+        if weight.ndim == 1:
+            inverse, back = 1 / weight, -bias / weight
+            self._log_det = float(np.sum(np.log(np.abs(weight))))
+        else:
+            inverse = np.linalg.inv(weight)
+            back = -bias @ inverse
+            self._log_det = float(np.linalg.slogdet(weight)[1])
+        self._inverse_map = _constant(weight, dtype), _constant(bias, dtype)
+        self._forward_map = _constant(inverse, dtype), _constant(back, dtype)
+
+    @staticmethod
+    def _apply(x: tf.Tensor, weight: tf.Variable, bias: tf.Variable) -> tf.Tensor:
+        if weight.shape.rank == 1:
+            return x * weight + bias
+        flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight) + bias
+        result = tf.reshape(flat, tf.shape(x))
+        result.set_shape(x.shape)
+        return result
+
+    def forward_and_log_det(self, x, conditioning=None):
+        return self._apply(x, *self._forward_map), per_example(-self._log_det, x)
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        return self._apply(y, *self._inverse_map), per_example(self._log_det, y)
+
+
+def _affine(layer: ActNorm | Conv1x1) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's `inverse` as `x W + b`: W `[C, C]` or its diagonal, and b, float64."""
+    if isinstance(layer, ActNorm):
+        return np.exp(np.float64(layer.log_scale)), np.float64(layer.bias)
+    matrix = layer.channel_matrix()
+    return np.float64(matrix), np.zeros(len(matrix))
+
+
+def _joined(layers: Sequence[ActNorm | Conv1x1]) -> ChannelMap:
+    """Neighbouring layers as one, in the order in which `inverse` passes them."""
+    first, *rest = layers
+    weight, bias = _affine(first)
+    for layer in rest:
+        next_weight, next_bias = _affine(layer)
+        left, right = (np.diag(w) if w.ndim == 1 else w for w in (weight, next_weight))
+        weight, bias = left @ right, bias @ right + next_bias
+    return ChannelMap(
+        weight, bias, first.forward_min_event_ndims, first.name, first.dtype
+    )
+
+
+def _fold_members(chain: Sequential) -> None:
+    folded = []
+    groups = itertools.groupby(
+        chain.members, lambda member: isinstance(member, (ActNorm, Conv1x1))
+    )
+    for affine, members in groups:
+        folded += [_joined(list(members))] if affine else members
+    chain.members = folded
+
+
+def _scale_and_shift(norm: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm with running statistics, as `x * scale + shift`."""
+    gamma, beta, mean, variance = (
+        np.float64(value)
+        for value in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
+
+
+def _fold_network(network: CouplingNetwork) -> None:
+    network.last = _fold_weight_norm(network.last)
+    for linear, norm in (("first", "norm1"), ("second", "norm2")):
+        layer = getattr(getattr(network, norm), "layer", None)
+        if isinstance(layer, BatchNormalization):
+            kernel = getattr(network, linear).kernel
+            scale, shift = (tf.cast(v, kernel.dtype) for v in _scale_and_shift(layer))
+            setattr(network, linear, FoldedLinear(kernel * scale, shift))
+            setattr(network, norm, None)
+
+
+def _fold_weight_norm(layer: WeightNormLinear) -> FoldedLinear:
+    return FoldedLinear(layer.kernel(), tf.convert_to_tensor(layer.bias))
+
+
+def _normalized_convolution(norm: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The convolution whose output a batch norm gets, cropped or not."""
+    source = norm.input._keras_history.operation
+    if isinstance(source, keras.layers.Cropping2D):
+        source = source.input._keras_history.operation
+    convolutions = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    return source if isinstance(source, convolutions) else None
+
+
+def _folded_resnet(resnet: keras.Model) -> keras.Model:
+    """A ResNet whose batch norms have become part of the convolutions before them."""
+    norms = {}
+    for layer in resnet.layers:
+        if isinstance(layer, BatchNormalization):
+            convolution = _normalized_convolution(layer)
+            if convolution is not None:
+                norms[convolution.name] = layer
+    gone = {norm.name for norm in norms.values()}
+
+    def clone(layer):
+        if layer.name in gone:
+            return keras.layers.Identity(name=layer.name)
+        if layer.name in norms:
+            return type(layer).from_config({**layer.get_config(), "use_bias": True})
+        return layer
+
+    def call(layer, *args, **kwargs):
+        # A batch norm was called with a mask, which Identity does not know.
+        return args[0] if layer.name in gone else layer(*args, **kwargs)
+
+    folded = keras.models.clone_model(resnet, clone_function=clone, call_function=call)
+    for name, norm in norms.items():
+        scale, shift = _scale_and_shift(norm)
+        kernel = np.float64(resnet.get_layer(name).kernel)
+        if isinstance(resnet.get_layer(name), keras.layers.Conv2DTranspose):
+            scale = scale[:, np.newaxis]  # the kernel is [kh, kw, out, in]
+        folded.get_layer(name).set_weights([kernel * scale, shift])
+    return folded
+
+
+def fold(model: VAEFlowCore) -> None:
+    """Folds all that can be folded, in place.
+
+    The model then computes what it did before, but can be neither trained nor saved as
+    a checkpoint. Group and instance norm stay, and so does batch norm that does not
+    follow a convolution.
+    """
+    for module in [*model.submodules]:
+        if isinstance(module, Sequential):
+            _fold_members(module)
+        elif isinstance(module, SplitPrior):
+            module.conv1x1 = _joined([module.conv1x1])
+            module.actnorm = _joined([module.actnorm])
+        elif isinstance(module, CouplingNetwork):
+            _fold_network(module)
+        elif isinstance(module, MaskedConv):
+            module.last = _fold_weight_norm(module.last)
+        elif isinstance(module, GaussianEncoder):
+            module.head = _fold_weight_norm(module.head)
+            module.resnet = _folded_resnet(module.resnet)
+        elif isinstance(module, LocalEncoder):
+            module.resnet = _folded_resnet(module.resnet)

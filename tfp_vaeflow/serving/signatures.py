@@ -1,0 +1,276 @@
+"""The signatures of a served model: what each takes, computes and gives.
+
+Every input and output has the batch dimension first, and row i of the outputs depends
+on row i of the inputs alone.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vaeflow.bijectors import FlowBijector, MultiScaleFlow
+from tfp_vaeflow.config import ModelConfig
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.objective import bits_per_dim_terms
+from tfp_vaeflow.serving import pictures
+from tfp_vaeflow.serving.rows import Checks, draw
+
+tfd = tfp.distributions
+
+DEFAULT = "serving_default"
+LARGEST_TEMPERATURE = 100.0
+LARGEST_POSITION = 100.0  # of alpha and beta, to either side
+
+
+class Signature(NamedTuple):
+    """One signature.
+
+    Attributes:
+      function: from the inputs, as keyword arguments, to a dict of outputs.
+      inputs: the inputs' shapes and types.
+      summary: what it does, in a line.
+    """
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    inputs: list[tf.TensorSpec]
+    summary: str
+
+
+class _SharedFlow(FlowBijector):
+    """A flow whose two directions are one function each, that all signatures call."""
+
+    def __init__(self, flow: MultiScaleFlow, config: ModelConfig):
+        super().__init__(3, "shared_flow", flow.dtype, flow.conditioning_ndims)
+        specs = [tf.TensorSpec([None, *config.image_shape], flow.dtype)]
+        if config.latent_dim:
+            specs.append(tf.TensorSpec([None, config.latent_dim], flow.dtype))
+        self._forward_function = tf.function(
+            flow.forward_and_log_det, specs, autograph=False
+        )
+        self._inverse_function = tf.function(
+            flow.inverse_and_log_det, specs, autograph=False
+        )
+
+    def forward_and_log_det(self, x, conditioning=None):
+        return self._forward_function(*_given(x, conditioning))
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        return self._inverse_function(*_given(y, conditioning))
+
+
+def _given(*values):
+    return [value for value in values if value is not None]
+
+
+class Signatures:
+    """The functions behind the signatures of one model.
+
+    Args:
+      model: initialised; folded or not.
+      num_samples: K, samples an image in `score`.
+
+    Raises:
+      UserError: if K is not positive.
+    """
+
+    def __init__(self, model: VAEFlowCore, num_samples: int):
+        if num_samples < 1:
+            raise UserError(f"num_samples is {num_samples}; expected at least 1")
+        self._model = model
+        self._config = config = model.config
+        self._num_samples = num_samples
+        model.flow = _SharedFlow(model.flow, config)
+        model.decoder = tfd.TransformedDistribution(
+            model.decoder.distribution, model.flow
+        )
+
+    def all(self) -> dict[str, Signature]:
+        """The signatures that this kind of model has, by name."""
+        config = self._config
+
+        def rows(name, dtype, *shape):
+            return tf.TensorSpec([None, *shape], dtype, name)
+
+        def image(name="image"):
+            return rows(name, tf.uint8, *config.image_shape)
+
+        label = [rows("label", tf.int64)] if config.is_class_conditional else []
+        seed = rows("seed", tf.int64)
+        codes = [rows("z", tf.float32, config.latent_dim)] if config.latent_dim else []
+        codes.append(rows("v", tf.float32, *config.image_shape))
+        found = {
+            "encode": Signature(
+                self.encode, [image(), *label], "The codes of an image."
+            ),
+            "encode_bytes": Signature(
+                self.encode_bytes,
+                [rows("image_bytes", tf.string), *label],
+                "The codes of a PNG or JPEG file of any size, cropped and resized.",
+            ),
+            "decode": Signature(self.decode, codes, "The image of two codes."),
+            "sample": Signature(
+                self.sample,
+                [seed, rows("temperature", tf.float32), *label],
+                "An image from the model.",
+            ),
+            "reconstruct": Signature(
+                self.reconstruct,
+                [image(), seed, *label],
+                "An image encoded with sampled z and u, and decoded.",
+            ),
+            "score": Signature(
+                self.score,
+                [image(), seed, *label],
+                "bits/dim of an image, and its terms.",
+            ),
+        }
+        if config.has_posterior:
+            pair = [image("image_a"), image("image_b")]
+            found["interpolate"] = Signature(
+                self.interpolate,
+                [*pair, rows("alpha", tf.float32), rows("beta", tf.float32)],
+                "Between two images: z at alpha, v at beta.",
+            )
+            found["switch"] = Signature(
+                self.switch, pair, "Two images with their global codes exchanged."
+            )
+        found[DEFAULT] = found["encode"]
+        return found
+
+    # The functions.
+
+    def encode(self, image, label=None):
+        checks = Checks(_named(image=image, label=label))
+        return self._codes(image, label, checks)
+
+    def encode_bytes(self, image_bytes, label=None):
+        checks = Checks(_named(image_bytes=image_bytes, label=label))
+        shape = self._config.image_shape
+        image = tf.map_fn(
+            lambda data: pictures.read(data, shape),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+        )
+        return {"image": image, **self._codes(image, label, checks)}
+
+    def decode(self, v, z=None):
+        checks = Checks(_named(z=z, v=v))
+        z = None if z is None else checks.finite(z)
+        return _image(self._pixels(z, checks.finite(v), checks), checks)
+
+    def sample(self, seed, temperature, label=None):
+        checks = Checks(_named(seed=seed, temperature=temperature, label=label))
+        draws = draw(self._code_noise, seed)
+        drawn = None
+        if label is not None:
+            drawn = self._model.prior.labels_from_noise(draws.prior)
+            label = self._known(label, checks, low=-1)
+            drawn = tf.where(label < 0, drawn, label)
+        temperature = checks.within(temperature, 0.0, LARGEST_TEMPERATURE)
+        z, v = self._model.codes_from_noise(draws, _as_map(temperature), drawn)
+        return _image(self._pixels(z, v, checks), checks)
+
+    def reconstruct(self, image, seed, label=None):
+        checks = Checks(_named(image=image, seed=seed, label=label))
+        label = self._known(label, checks)
+        z, v = self._model.sampled_codes(image, self._loss_noise(seed, 1), label)
+        return _image(self._pixels(z, v, checks), checks)
+
+    def score(self, image, seed, label=None):
+        checks = Checks(_named(image=image, seed=seed, label=label))
+        losses = self._model.losses_given_noise(
+            image,
+            self._loss_noise(seed, self._num_samples),
+            labels=self._known(label, checks),
+        )
+        terms = bits_per_dim_terms(losses, self._config)
+        outputs = {name: checks.finite(term) for name, term in terms.items()}
+        return {**outputs, "is_finite": checks.is_finite}
+
+    def interpolate(self, image_a, image_b, alpha, beta):
+        checks = Checks(
+            _named(image_a=image_a, image_b=image_b, alpha=alpha, beta=beta)
+        )
+        (z_a, z_b), (v_a, v_b) = self._codes_of_pair(image_a, image_b)
+        limit = LARGEST_POSITION
+        alpha = checks.within(alpha, -limit, limit)[:, tf.newaxis]
+        beta = _as_map(checks.within(beta, -limit, limit))
+        z = (1 - alpha) * z_a + alpha * z_b
+        v = (1 - beta) * v_a + beta * v_b
+        return _image(self._pixels(z, v, checks), checks)
+
+    def switch(self, image_a, image_b):
+        checks = Checks(_named(image_a=image_a, image_b=image_b))
+        z, (v_a, v_b) = self._codes_of_pair(image_a, image_b)
+        both = self._flow_output(tf.concat(z, 0), tf.concat([v_b, v_a], 0))
+        z_a_v_b, z_b_v_a = (
+            self._model.to_pixels(checks.finite(x)) for x in tf.split(both, 2)
+        )
+        return {
+            "z_a_v_b": z_a_v_b,
+            "z_a_v_b_bytes": tf.io.encode_png(z_a_v_b),
+            "z_b_v_a": z_b_v_a,
+            "z_b_v_a_bytes": tf.io.encode_png(z_b_v_a),
+            "is_finite": checks.is_finite,
+        }
+
+    # Helpers.
+
+    def _known(self, label, checks, low=0):
+        """Labels of classes that there are."""
+        if label is None:
+            return None
+        return checks.within(label, low, self._config.prior.num_classes - 1)
+
+    def _code_noise(self, seed, position):
+        return self._model.draw_code_noise(seed, 1, position)
+
+    def _loss_noise(self, seeds, num_samples):
+        return draw(
+            lambda seed, first: self._model.draw_loss_noise(
+                seed, 1, num_samples, first
+            ),
+            seeds,
+        )
+
+    def _codes(self, image, label, checks):
+        z, outputs = None, {}
+        if self._config.has_posterior:
+            posterior = self._model.encoder(self._model.noise_free(image)).distribution
+            z, outputs["scale"] = posterior.loc, checks.finite(posterior.scale)
+        elif label is not None:
+            z = self._model.prior.codes(self._known(label, checks))
+        v = self._model.local_code(image, z, 0.5)
+        if z is not None:
+            outputs["z"] = checks.finite(z)
+        return {**outputs, "v": checks.finite(v), "is_finite": checks.is_finite}
+
+    def _codes_of_pair(self, image_a, image_b):
+        """`(z_a, z_b), (v_a, v_b)`, in one pass."""
+        codes = self._model.encode_batch(tf.concat([image_a, image_b], 0), 0.5)
+        return [tf.split(code, 2) for code in codes]
+
+    def _flow_output(self, z, v):
+        return self._model.flow.forward_and_log_det(v, z)[0]
+
+    def _pixels(self, z, v, checks):
+        return self._model.to_pixels(checks.finite(self._flow_output(z, v)))
+
+
+def _image(image, checks):
+    """The outputs of a signature that makes an image."""
+    png = tf.io.encode_png(image)
+    return {"image": image, "image_bytes": png, "is_finite": checks.is_finite}
+
+
+def _named(**inputs):
+    """The inputs that this kind of model has."""
+    return {name: value for name, value in inputs.items() if value is not None}
+
+
+def _as_map(factor):
+    """`[B]` -> `[B, 1, 1, 1]`."""
+    return factor[:, tf.newaxis, tf.newaxis, tf.newaxis]
