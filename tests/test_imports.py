@@ -15,13 +15,15 @@ ROWS = [
     ["bijectors"],
     ["encoders", "priors", "dequantizers"],
     ["objective", "model"],
+    ["serving"],
     ["checkpoints", "wolf"],
     ["data"],
     ["figures", "plots", "evaluation", "summaries"],
     ["cost", "distribution", "optimization", "progress", "trainer"],
     ["experiment"],
     ["command"],
-    ["train", "evaluate", "synthesize"],
+    ["transports", "client"],
+    ["train", "evaluate", "synthesize", "export", "explore"],
 ]
 ORDER = [room for row in ROWS for room in row]
 ENTRY_POINTS = ROWS[-1]
@@ -61,6 +63,7 @@ INNER = {
         "profile",
         "writer",
     ],
+    "serving": ["folding", "pictures", "rows", "signatures", "warmup", "bundle"],
     "trainer": ["step", "diagnosis", "dry_run", "loop"],
     "wolf": ["archive", "schema", "mapping"],
 }

@@ -108,7 +108,9 @@ def _start_tensorflow() -> None:
                     print(line, file=sys.stderr)
 
 
-def run_main(main: Callable[[], None], description: str) -> None:
+def run_main(
+    main: Callable[[], None], description: str, with_tensorflow: bool = True
+) -> None:
     """Parses the flags and runs a command.
 
     A wrong flag, a `UserError` or a file that cannot be read or written ends with one
@@ -118,6 +120,7 @@ def run_main(main: Callable[[], None], description: str) -> None:
     Args:
       main: the command; reads its flags from `FLAGS`.
       description: what `--help` begins with.
+      with_tensorflow: whether to start TensorFlow before.
     """
     arguments = sys.argv[1:]
     if {"--help", "-help", "-h"} & set(arguments):
@@ -135,7 +138,8 @@ def run_main(main: Callable[[], None], description: str) -> None:
         _fail(error)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    _start_tensorflow()
+    if with_tensorflow:
+        _start_tensorflow()
     try:
         main()
     except (UserError, OSError) as error:  # OSError: a disk or a path, not a bug

@@ -11,6 +11,18 @@ def _on_white(rgba: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.floor(rgb + 0.5), tf.uint8)
 
 
+def _decoded_png(data: tf.Tensor) -> tf.Tensor:
+    """uint8 RGB of a PNG file."""
+    # The header has the bits a channel, then the kind of pixels, 0 being grey. With an
+    # alpha channel asked for, TensorFlow spoils grey of less than 8 bits.
+    header = tf.io.decode_raw(tf.strings.substr(data, 24, 2), tf.uint8, fixed_length=2)
+    return tf.cond(
+        (header[0] < 8) & (header[1] == 0),
+        lambda: tf.io.decode_png(data, channels=3),
+        lambda: _on_white(tf.io.decode_png(data, channels=4)),
+    )
+
+
 def _grey(rgb: tf.Tensor) -> tf.Tensor:
     """uint8 RGB -> uint8 luma, ITU-R 601, rounded as Pillow does."""
     weights = tf.constant([19595, 38470, 7471])
@@ -38,7 +50,7 @@ def read(data: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
         tf.io.is_jpeg(data),
         # As Pillow decodes.
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _on_white(tf.io.decode_png(data, channels=4)),
+        lambda: _decoded_png(data),
     )
     image = _grey(rgb) if image_shape[2] == 1 else rgb
     size = tf.shape(image)[:2]

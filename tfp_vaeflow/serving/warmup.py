@@ -44,7 +44,7 @@ def json_row(values: dict[str, np.ndarray]) -> dict:
     """One row of inputs `[1, ...]` as TensorFlow Serving's REST API takes it."""
     return {
         name: {"b64": base64.b64encode(value[0]).decode()}
-        if value.dtype == object
+        if value.dtype.hasobject
         else value[0].tolist()
         for name, value in values.items()
     }

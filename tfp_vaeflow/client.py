@@ -1,0 +1,316 @@
+"""Talking to a served model, by the names of the Python API.
+
+    from tfp_vaeflow import client
+
+    model = client.connect("http://localhost:8501/v1/models/digits")  # REST
+    model = client.connect("grpc://localhost:8500/digits")
+    model = client.connect("serving/digits")     # a SavedModel, in this process
+    z, v = model.encode(images)
+    images = model.decode(z, v)
+
+Arrays come and go as numpy. Importing this module loads no TensorFlow; running a model
+in process does, and so does gRPC, whose messages are TensorFlow's.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.transports import (
+    GrpcTransport,
+    LocalTransport,
+    RestTransport,
+    ServerError,
+    Transport,
+)
+
+__all__ = ["Client", "ServerError", "connect"]
+
+DEFAULT_BATCH_SIZE = 32
+_POSITION_BIT = 31  # a row's seed has the position from this bit on
+
+
+class Client:
+    """A model behind a transport, with the methods of `VAEFlow`.
+
+    Many rows are sent `batch_size` at a time; no result depends on it, but for
+    rounding. What is wrong with the arguments raises `UserError`, what goes wrong on
+    the way or in the server `ServerError`.
+
+    Attributes:
+      image_shape: `(H, W, C)`.
+      latent_dim: length D of z; 0 for a model without z.
+      needs_labels: whether the model is class-conditional.
+      methods: names of the signatures that the model has.
+
+    Args:
+      transport: what `connect` chooses by an address.
+      batch_size: rows a request.
+    """
+
+    def __init__(self, transport: Transport, batch_size: int = DEFAULT_BATCH_SIZE):
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; expected at least 1")
+        self._transport = transport
+        self._batch_size = batch_size
+        self._inputs = transport.inputs()
+        missing = {"encode", "decode"} - set(self._inputs)
+        if missing:
+            raise UserError(
+                f"{transport.address} serves no model of tfp_vaeflow: it has the "
+                f"signatures {sorted(self._inputs)}"
+            )
+        self.methods = sorted(self._inputs)
+        self.image_shape = tuple(self._inputs["encode"]["image"].shape[1:])
+        z = self._inputs["decode"].get("z")
+        self.latent_dim = 0 if z is None else z.shape[1]
+        self.needs_labels = "label" in self._inputs["encode"]
+
+    def encode(
+        self, images: np.ndarray, labels: Sequence[int] | None = None
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Codes of uint8 images: z `[B, D]` (None without z) and v `[B, H, W, C]`."""
+        images = self._images(images)
+        found = self._run("encode", image=images, **self._labels(labels, len(images)))
+        return found.get("z"), found["v"]
+
+    def encode_bytes(
+        self, pictures: Sequence[bytes], labels: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Codes of PNG or JPEG files of any size.
+
+        They are sent one by one, so that one that cannot be read spoils no other.
+
+        Args:
+          pictures: the files' contents.
+          labels: `[B]`, for a class-conditional model.
+
+        Returns:
+          The images as the model sees them, uint8 `[B, H, W, C]`; z; v.
+        """
+        for number, picture in enumerate(pictures):
+            if not isinstance(picture, bytes):
+                raise UserError(
+                    f"picture {number} is {type(picture).__name__}; expected the bytes "
+                    "of a PNG or JPEG file"
+                )
+        rows = {
+            "image_bytes": np.array(pictures, object),
+            **self._labels(labels, len(pictures)),
+        }
+        found = self._run_rows("encode_bytes", rows, 1)
+        return found["image"], found.get("z"), found["v"]
+
+    def decode(self, z: np.ndarray | None, v: np.ndarray) -> np.ndarray:
+        """Codes -> uint8 images `[B, H, W, C]`; z is None for a model without z."""
+        v = self._array("v", v, np.float32, self.image_shape)
+        rows = {"v": v}
+        if self.latent_dim:
+            if z is None:
+                raise UserError("z is None; expected the global codes of the images")
+            rows["z"] = self._array("z", z, np.float32, (self.latent_dim,))
+        elif z is not None:
+            raise UserError("z is given, but this model has none; pass None")
+        return self._run("decode", **rows)["image"]
+
+    def sample(
+        self,
+        num_images: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+        labels: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Images from the model, uint8 `[num_images, H, W, C]`.
+
+        The same ones as `VAEFlow.sample` gives; `sample(16, seed=1)[:8]` equals
+        `sample(8, seed=1)`.
+
+        Args:
+          num_images: how many.
+          temperature: factor on the local code v; z keeps temperature 1.
+          seed: of the codes, below 2**31.
+          labels: what to show, for a class-conditional model; drawn without.
+        """
+        if num_images < 1:
+            raise UserError(f"num_images is {num_images}; expected at least 1")
+        if not 0 <= temperature < np.inf:
+            raise UserError(f"temperature is {temperature}; expected at least 0")
+        if self.needs_labels and labels is None:
+            labels = np.full(num_images, -1)
+        return self._run(
+            "sample",
+            seed=self._seeds(seed, num_images),
+            temperature=np.full(num_images, temperature, np.float32),
+            **self._labels(labels, num_images),
+        )["image"]
+
+    def reconstruct(
+        self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Encodes with sampled z and u, decodes with the same z; uint8 images."""
+        images = self._images(images)
+        return self._run(
+            "reconstruct",
+            image=images,
+            seed=self._seeds(seed, len(images)),
+            **self._labels(labels, len(images)),
+        )["image"]
+
+    def score(
+        self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """bits/dim of each image: `total` and its terms, each `[B]`.
+
+        The number of samples an image was fixed when the model was exported.
+        """
+        images = self._images(images)
+        found = self._run(
+            "score",
+            image=images,
+            seed=self._seeds(seed, len(images)),
+            **self._labels(labels, len(images)),
+        )
+        return {name: value for name, value in found.items() if name != "is_finite"}
+
+    def switch(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`."""
+        found = self._run("switch", image_a=self._images(a), image_b=self._images(b))
+        return found["z_a_v_b"], found["z_b_v_a"]
+
+    def interpolate(
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        alphas: Sequence[float],
+        betas: Sequence[float],
+    ) -> np.ndarray:
+        """Between two images: z by alpha, v by beta, 0 being a and 1 being b.
+
+        Args:
+          a, b: uint8 images `[H, W, C]`.
+          alphas, betas: positions along z and along v.
+
+        Returns:
+          uint8 `[len(alphas), len(betas), H, W, C]`.
+        """
+        pairs = [(alpha, beta) for alpha in alphas for beta in betas]
+        if not pairs:
+            raise UserError(f"alphas and betas are {alphas} and {betas}; one is empty")
+        alpha, beta = np.array(pairs, np.float32).T
+        first, second = (
+            np.repeat(self._images(np.asarray(image)[np.newaxis]), len(pairs), 0)
+            for image in (a, b)
+        )
+        images = self._run(
+            "interpolate", image_a=first, image_b=second, alpha=alpha, beta=beta
+        )["image"]
+        return images.reshape(len(alphas), len(betas), *self.image_shape)
+
+    # Helpers.
+
+    def _array(self, name, value, dtype, shape) -> np.ndarray:
+        value = np.asarray(value)
+        if value.ndim != len(shape) + 1 or value.shape[1:] != shape or not len(value):
+            raise UserError(
+                f"{name} is of shape {value.shape}; expected (batch, "
+                f"{', '.join(map(str, shape))}) with at least one row"
+            )
+        if dtype == np.uint8 and value.dtype != np.uint8:
+            raise UserError(f"{name} are {value.dtype}; expected uint8")
+        value = value.astype(dtype)
+        if dtype == np.float32 and not np.isfinite(value).all():
+            raise UserError(f"{name} holds NaN or infinity; expected finite codes")
+        return value
+
+    def _images(self, images) -> np.ndarray:
+        return self._array("images", images, np.uint8, self.image_shape)
+
+    def _labels(self, labels, count: int) -> dict[str, np.ndarray]:
+        if not self.needs_labels:
+            if labels is not None:
+                raise UserError("labels are given, but this model has no classes")
+            return {}
+        if labels is None:
+            raise UserError("labels are missing; this model is class-conditional")
+        labels = np.asarray(labels)
+        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(
+                f"labels are {labels.dtype} of shape {labels.shape}; expected integers "
+                f"of shape ({count},)"
+            )
+        return {"label": labels.astype(np.int64)}
+
+    @staticmethod
+    def _seeds(seed: int, count: int) -> np.ndarray:
+        """A seed for each row, which says its position too."""
+        if not 0 <= seed < 1 << _POSITION_BIT:
+            raise UserError(f"seed is {seed}; expected 0 to {(1 << _POSITION_BIT) - 1}")
+        return seed + (np.arange(count, dtype=np.int64) << _POSITION_BIT)
+
+    def _run(self, signature: str, **rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self._run_rows(signature, rows, self._batch_size)
+
+    def _run_rows(self, signature, rows, batch_size) -> dict[str, np.ndarray]:
+        expected = self._inputs.get(signature)
+        if expected is None:
+            raise UserError(
+                f"this model has no {signature}; it has {', '.join(self.methods)}"
+            )
+        counts = {name: len(value) for name, value in rows.items()}
+        if len(set(counts.values())) > 1:
+            raise UserError(f"unequal numbers of rows: {counts}")
+        count = max(counts.values())
+        if count == 0:
+            raise UserError(
+                f"{signature} got an empty batch; expected at least one row"
+            )
+        parts = [
+            self._transport.predict(
+                signature,
+                {name: value[at : at + batch_size] for name, value in rows.items()},
+            )
+            for at in range(0, count, batch_size)
+        ]
+        found = {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+        bad = np.flatnonzero(~found["is_finite"])
+        if len(bad):
+            raise UserError(
+                f"{signature}: NaN, infinite or out of range in row "
+                f"{', '.join(map(str, bad[:10]))}; see the model's signatures.md"
+            )
+        return found
+
+
+def connect(
+    address: str | os.PathLike,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    timeout: float = 60.0,
+    retries: int = 3,
+) -> Client:
+    """Connects to a served model, or loads one into this process.
+
+    All requests are pure functions of what they send, so those that find no server, an
+    overloaded one or none in time are sent again, after a growing pause.
+
+    Args:
+      address: `http://HOST:PORT/v1/models/NAME[/versions/V]` (or https), the address of
+        TensorFlow Serving's REST API; `grpc://HOST:PORT/NAME[/V]`; or a directory, of a
+        SavedModel or of its versions, of which the last is taken.
+      batch_size: rows a request.
+      timeout: seconds for one request.
+      retries: how often a request is sent again.
+
+    Raises:
+      UserError: if the address is none of these.
+      ServerError: if there is no such server or model.
+    """
+    text = os.fspath(address)
+    if text.startswith(("http://", "https://")):
+        return Client(RestTransport(text, timeout, retries), batch_size)
+    if text.startswith("grpc://"):
+        return Client(GrpcTransport(text, timeout, retries), batch_size)
+    return Client(LocalTransport(text), batch_size)

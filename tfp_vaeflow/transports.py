@@ -1,0 +1,302 @@
+"""How a client's requests reach a model: REST, gRPC, or a call in this process."""
+
+import abc
+import base64
+import json
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tfp_vaeflow.errors import UserError
+
+_RETRIED_STATUS = (429, 502, 503, 504)
+_FIRST_PAUSE = 0.1  # seconds; doubles with each try
+
+
+class ServerError(RuntimeError):
+    """A request failed on its way or in the server: says where, and what came back."""
+
+
+class Input(NamedTuple):
+    """An input of a signature.
+
+    Attributes:
+      shape: None in place of the batch.
+      dtype: object for bytes.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+
+class Transport(abc.ABC):
+    """Runs signatures of one model.
+
+    Attributes:
+      address: what errors name.
+    """
+
+    address: str
+
+    @abc.abstractmethod
+    def inputs(self) -> dict[str, dict[str, Input]]:
+        """The inputs of every signature, by name."""
+
+    @abc.abstractmethod
+    def predict(
+        self, signature: str, rows: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Outputs, by name, for inputs of equally many rows; bytes are objects.
+
+        Raises:
+          ServerError: if there is no answer, or it is an error.
+        """
+
+
+# TensorFlow's types by the numbers and names that describe them in messages.
+_DTYPES = {
+    "DT_FLOAT": np.dtype(np.float32),
+    "DT_UINT8": np.dtype(np.uint8),
+    "DT_INT64": np.dtype(np.int64),
+    "DT_STRING": np.dtype(object),
+    "DT_BOOL": np.dtype(bool),
+}
+
+
+class RestTransport(Transport):
+    """TensorFlow Serving's REST API, in its column format.
+
+    Args:
+      address: `http://HOST:PORT/v1/models/NAME[/versions/V]`.
+      timeout: seconds for a request.
+      retries: how often a request is sent again.
+    """
+
+    def __init__(self, address: str, timeout: float, retries: int):
+        import requests
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
+        self.address = address.rstrip("/")
+        if "/v1/models/" not in self.address:
+            raise UserError(
+                f"{address} is no address of a model; expected "
+                "http://HOST:PORT/v1/models/NAME"
+            )
+        self._timeout = timeout
+        self._failures = requests.RequestException
+        self._session = requests.Session()
+        retry = Retry(
+            retries,
+            status_forcelist=_RETRIED_STATUS,
+            allowed_methods=None,  # a predict is a POST, but changes nothing
+            backoff_factor=_FIRST_PAUSE,
+            raise_on_status=False,
+        )
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._dtypes = {}
+
+    def _ask(self, method: str, suffix: str, body: dict | None = None) -> dict:
+        url = self.address + suffix
+        try:
+            response = self._session.request(
+                method, url, json=body, timeout=self._timeout
+            )
+            answer = response.json()
+        except self._failures as error:
+            raise ServerError(f"{url}: no answer that can be read: {error}") from error
+        if response.status_code != 200 or "error" in answer:
+            message = answer.get("error", "no reason given")
+            raise ServerError(f"{url}: {response.status_code}, {message}")
+        return answer
+
+    def inputs(self):
+        metadata = self._ask("GET", "/metadata")["metadata"]
+        signatures = metadata["signature_def"]["signature_def"]
+        found = {}
+        for name, signature in signatures.items():
+            tensors = signature["inputs"]
+            if not all(info["dtype"] in _DTYPES for info in tensors.values()):
+                continue  # the loader's own
+            found[name] = {
+                key: Input(_shape_of_json(info), _DTYPES[info["dtype"]])
+                for key, info in tensors.items()
+            }
+            self._dtypes[name] = {
+                key: _DTYPES[info["dtype"]]
+                for key, info in signature["outputs"].items()
+            }
+        return found
+
+    def predict(self, signature, rows):
+        inputs = {name: _to_json(value) for name, value in rows.items()}
+        body = {"signature_name": signature, "inputs": inputs}
+        outputs = self._ask("POST", ":predict", body)["outputs"]
+        return {
+            name: _from_json(outputs[name], dtype)
+            for name, dtype in self._dtypes[signature].items()
+        }
+
+
+def _shape_of_json(info: dict) -> tuple[int | None, ...]:
+    sizes = [int(dim["size"]) for dim in info["tensor_shape"]["dim"]]
+    return tuple(None if size < 0 else size for size in sizes)
+
+
+def _to_json(value: np.ndarray) -> list:
+    if value.dtype.hasobject:
+        return [{"b64": base64.b64encode(item).decode()} for item in value]
+    return value.tolist()
+
+
+def _from_json(value: list, dtype: np.dtype) -> np.ndarray:
+    if dtype.hasobject:
+        return np.array([base64.b64decode(item["b64"]) for item in value], object)
+    return np.array(value, dtype)
+
+
+class GrpcTransport(Transport):
+    """TensorFlow Serving's gRPC API.
+
+    Args:
+      address: `grpc://HOST:PORT/NAME[/VERSION]`.
+      timeout: seconds for a request, all tries together.
+      retries: how often a request is sent again; gRPC allows 4.
+    """
+
+    def __init__(self, address: str, timeout: float, retries: int):
+        import grpc
+        from tensorflow_serving.apis import model_pb2, prediction_service_pb2_grpc
+
+        parts = urlsplit(address)
+        name, _, version = parts.path.strip("/").partition("/")
+        if not parts.netloc or not name or not (version or "0").isdecimal():
+            raise UserError(
+                f"{address} is no address of a model; expected grpc://HOST:PORT/NAME"
+            )
+        self.address = address
+        self._timeout = timeout
+        self._failure = grpc.RpcError
+        self._spec = model_pb2.ModelSpec(name=name)
+        if version:
+            self._spec.version.value = int(version)
+        policy = {
+            "maxAttempts": min(retries, 4) + 1,
+            "initialBackoff": f"{_FIRST_PAUSE}s",
+            "maxBackoff": "5s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+        }
+        config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+        options = {
+            "grpc.service_config": json.dumps(config if retries else {}),
+            "grpc.max_receive_message_length": -1,
+            "grpc.max_send_message_length": -1,
+        }
+        channel = grpc.insecure_channel(parts.netloc, list(options.items()))
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def _ask(self, method: str, request):
+        try:
+            return getattr(self._stub, method)(request, timeout=self._timeout)
+        except self._failure as error:
+            raise ServerError(
+                f"{self.address}: {error.code().name}, {error.details()}"
+            ) from error
+
+    def inputs(self):
+        from tensorflow.core.framework import types_pb2
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=self._spec, metadata_field=["signature_def"]
+        )
+        packed = self._ask("GetModelMetadata", request).metadata["signature_def"]
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        packed.Unpack(signatures)
+        found = {}
+        for name, signature in signatures.signature_def.items():
+            dtypes = {
+                key: _DTYPES.get(types_pb2.DataType.Name(info.dtype))
+                for key, info in signature.inputs.items()
+            }
+            if None in dtypes.values():
+                continue  # the loader's own
+            found[name] = {
+                key: Input(
+                    tuple(
+                        None if dim.size < 0 else dim.size
+                        for dim in info.tensor_shape.dim
+                    ),
+                    dtypes[key],
+                )
+                for key, info in signature.inputs.items()
+            }
+        return found
+
+    def predict(self, signature, rows):
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest(model_spec=self._spec)
+        request.model_spec.signature_name = signature
+        for name, value in rows.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+        outputs = self._ask("Predict", request).outputs
+        return {name: tf.make_ndarray(proto) for name, proto in outputs.items()}
+
+
+class LocalTransport(Transport):
+    """A SavedModel in this process.
+
+    Args:
+      directory: of a SavedModel, or of numbered versions, of which the last is taken.
+
+    Raises:
+      UserError: if there is no SavedModel.
+    """
+
+    def __init__(self, directory: str):
+        path = Path(directory)
+        versions = [
+            child
+            for child in (path.iterdir() if path.is_dir() else [])
+            if child.name.isdecimal() and (child / "saved_model.pb").exists()
+        ]
+        if versions:
+            path = max(versions, key=lambda child: int(child.name))
+        if not (path / "saved_model.pb").exists():
+            raise UserError(
+                f"{directory} holds no SavedModel; expected what "
+                "`python -m tfp_vaeflow.export --export_dir=...` wrote, or an address "
+                "http://... or grpc://..."
+            )
+        import tensorflow as tf
+
+        self.address = str(path)
+        self._failure = tf.errors.OpError
+        self._constant = tf.constant
+        self._model = tf.saved_model.load(str(path))
+
+    def inputs(self):
+        return {
+            name: {
+                key: Input(tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+                for key, spec in function.structured_input_signature[1].items()
+            }
+            for name, function in self._model.signatures.items()
+        }
+
+    def predict(self, signature, rows):
+        inputs = {name: self._constant(value) for name, value in rows.items()}
+        try:
+            outputs = self._model.signatures[signature](**inputs)
+        except self._failure as error:
+            # The first lines say where in the graph, the last ones repeat it.
+            reason = error.message.partition("<stack traces unavailable>")[2].strip()
+            reason = (reason or error.message).splitlines()[0]
+            raise ServerError(f"{self.address}: {signature}: {reason}") from error
+        return {name: value.numpy() for name, value in outputs.items()}
