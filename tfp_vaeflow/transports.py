@@ -3,6 +3,7 @@
 import abc
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -119,10 +120,13 @@ class RestTransport(Transport):
         found = {}
         for name, signature in signatures.items():
             tensors = signature["inputs"]
-            if not all(info["dtype"] in _DTYPES for info in tensors.values()):
-                continue  # the loader's own
+            if not tensors:
+                continue  # what the server runs when it loads a model
             found[name] = {
-                key: Input(_shape_of_json(info), _DTYPES[info["dtype"]])
+                key: Input(
+                    _shape(int(dim["size"]) for dim in info["tensor_shape"]["dim"]),
+                    _DTYPES[info["dtype"]],
+                )
                 for key, info in tensors.items()
             }
             self._dtypes[name] = {
@@ -141,8 +145,7 @@ class RestTransport(Transport):
         }
 
 
-def _shape_of_json(info: dict) -> tuple[int | None, ...]:
-    sizes = [int(dim["size"]) for dim in info["tensor_shape"]["dim"]]
+def _shape(sizes: Iterable[int]) -> tuple[int | None, ...]:
     return tuple(None if size < 0 else size for size in sizes)
 
 
@@ -219,19 +222,12 @@ class GrpcTransport(Transport):
         packed.Unpack(signatures)
         found = {}
         for name, signature in signatures.signature_def.items():
-            dtypes = {
-                key: _DTYPES.get(types_pb2.DataType.Name(info.dtype))
-                for key, info in signature.inputs.items()
-            }
-            if None in dtypes.values():
-                continue  # the loader's own
+            if not signature.inputs:
+                continue  # what the server runs when it loads a model
             found[name] = {
                 key: Input(
-                    tuple(
-                        None if dim.size < 0 else dim.size
-                        for dim in info.tensor_shape.dim
-                    ),
-                    dtypes[key],
+                    _shape(dim.size for dim in info.tensor_shape.dim),
+                    _DTYPES[types_pb2.DataType.Name(info.dtype)],
                 )
                 for key, info in signature.inputs.items()
             }

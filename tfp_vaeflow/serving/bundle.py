@@ -21,6 +21,8 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
 from tfp_vaeflow.serving.signatures import (
+    DEFAULT,
+    DEFAULT_IS,
     LARGEST_POSITION,
     LARGEST_TEMPERATURE,
     Signature,
@@ -69,7 +71,7 @@ def _versions(directory: Path) -> list[int]:
     return [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
 
 
-def _publish(temporary: Path, directory: Path) -> Path:
+def publish(temporary: Path, directory: Path) -> Path:
     """Renames a finished version to the next free number."""
     while True:
         target = directory / str(max(_versions(directory), default=0) + 1)
@@ -85,12 +87,13 @@ def _publish(temporary: Path, directory: Path) -> Path:
 def _save(path: Path, signatures: dict[str, Signature]) -> dict[str, dict]:
     """Writes a SavedModel; returns the outputs of each signature."""
     root = tf.Module()
-    functions = {
-        name: tf.function(signature.function, autograph=False).get_concrete_function(
-            **{spec.name: spec for spec in signature.inputs}
-        )
-        for name, signature in signatures.items()
-    }
+    functions = {}
+    for name, signature in signatures.items():
+        if name != DEFAULT:
+            function = tf.function(signature.function, autograph=False)
+            specs = {spec.name: spec for spec in signature.inputs}
+            functions[name] = function.get_concrete_function(**specs)
+    functions[DEFAULT] = functions[DEFAULT_IS]
     used = {v.ref(): v for f in functions.values() for v in f.variables}
     root.weights = list(used.values())  # all that is saved
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -159,7 +162,7 @@ def export(
         outputs = _save(temporary, signatures)
         records = temporary / warmup.RECORDS
         warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
-        version = _publish(temporary, directory)
+        version = publish(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _write_companions(directory, config, signatures, outputs)

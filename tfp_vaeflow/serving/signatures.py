@@ -20,7 +20,7 @@ from tfp_vaeflow.serving.rows import Checks, draw
 
 tfd = tfp.distributions
 
-DEFAULT = "serving_default"
+DEFAULT, DEFAULT_IS = "serving_default", "encode"
 LARGEST_TEMPERATURE = 100.0
 LARGEST_POSITION = 100.0  # of alpha and beta, to either side
 
@@ -137,7 +137,7 @@ class Signatures:
             found["switch"] = Signature(
                 self.switch, pair, "Two images with their global codes exchanged."
             )
-        found[DEFAULT] = found["encode"]
+        found[DEFAULT] = found[DEFAULT_IS]
         return found
 
     # The functions.
