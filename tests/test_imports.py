@@ -22,7 +22,7 @@ ROWS = [
     ["cost", "distribution", "optimization", "progress", "trainer"],
     ["experiment"],
     ["command"],
-    ["transports", "client"],
+    ["transports", "client", "exploration"],
     ["train", "evaluate", "synthesize", "export", "explore"],
 ]
 ORDER = [room for row in ROWS for room in row]

@@ -14,18 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from testing import load_digits, tiny_experiment
 from tfp_vaeflow import summaries, trainer
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="needs Debian's packages chromium and chromium-driver",
-    ),
-]
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--enable-unsafe-swiftshader --window-size=1500,1000"
-)
+pytestmark = [pytest.mark.slow, needs_browser]
 # Text, pictures and drawings on the page, in shadow roots and frames too.
 _LOOK = """
 const seen = {text: "", images: 0, canvases: 0, nodes: 0};

@@ -1,0 +1,351 @@
+"""The page of `explore`, as a person uses it: in a browser, by keyboard, on a phone."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from sklearn.datasets import load_digits
+
+from browser import needs_browser, start_browser
+from exports import export_tiny, grey_digits
+from tfp_vaeflow import client, exploration
+
+ROOT = Path(__file__).parents[1]
+AXE = "axe-core@4.14.1"
+COMMAND = [sys.executable, "-m", "tfp_vaeflow.explore"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+NUM_PICTURES = 5
+# Violations inside Gradio's own markup: (rule, part of the selector).
+GRADIO = []
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The directory of an exported model, that of some pictures, and these."""
+    root = tmp_path_factory.mktemp("explore")
+    export_tiny(root / "tiny", **grey_digits())
+    images = np.ceil(256 * load_digits().images[:NUM_PICTURES] / 17).astype(np.uint8)
+    (root / "pictures").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(root / "pictures" / f"{number}.png")
+    return root / "tiny", root / "pictures", images[..., np.newaxis]
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return client.connect(digits[0])
+
+
+# What the page shows, without one.
+
+
+def test_codes_between(model, digits):
+    pair = digits[2][:2]
+    codes = exploration.Codes(*model.encode(pair))
+    for position in (0, 1):
+        chosen = exploration.between(codes, position, position)
+        np.testing.assert_array_equal(model.decode(*chosen)[0], pair[position])
+    half = exploration.between(codes, 0.5, 0.0)
+    np.testing.assert_allclose(half.z[0], codes.z.mean(0))
+    np.testing.assert_array_equal(half.v[0], codes.v[0])
+    assert exploration.between(codes._replace(z=None), 0.5, 0.5).z is None
+    added = exploration.moved(half, np.array([1]), [2.0])
+    np.testing.assert_allclose(added.z - half.z, [[0, 2, 0, 0]])
+
+
+def test_a_long_z_gets_sliders_where_images_differ():
+    z = np.zeros((2, 100), np.float32)
+    z[1, 50:] = np.arange(50)
+    dims = exploration.slider_dims(exploration.Codes(z, None))
+    np.testing.assert_array_equal(dims, np.arange(68, 100))
+
+
+def test_all_pairs(model, digits):
+    images = digits[2][:3]
+    pairs = exploration.all_pairs(model, images)
+    for i in range(3):
+        np.testing.assert_array_equal(pairs[i, i], images[i])
+    first, second = model.switch(images[:1], images[1:2])
+    np.testing.assert_array_equal(pairs[0, 1], first[0])
+    np.testing.assert_array_equal(pairs[1, 0], second[0])
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "expected --saved_model or --server"),
+        (["--saved_model=/nothing"], "/nothing holds no SavedModel"),
+        (["--server=http://127.0.0.1:9/v1/models/m"], "Connection refused"),
+    ],
+)
+def test_mistakes(arguments, message):
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def page(digits):
+    """The page in a browser."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [
+        f"--saved_model={digits[0]}",
+        f"--pictures={digits[1]}",
+        f"--port={port}",
+    ]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    browser = start_browser()
+    try:
+        wait(lambda: listens(port), 120, process)
+        browser.get(f"http://127.0.0.1:{port}")
+        wait(lambda: browser.find_elements(By.CSS_SELECTOR, "#mix img"), 60)
+        yield browser
+    finally:
+        browser.quit()
+        process.terminate()
+        process.communicate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait(condition, seconds=20, process=None):
+    """Waits until a condition holds; returns what it gives."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if process is not None and process.poll() is not None:
+            pytest.fail(process.stderr.read())
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.05)
+    return found
+
+
+def pictures(page, selector: str) -> np.ndarray:
+    """The pixels of the images that an element shows."""
+    sources = page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(e => e.src)",
+        f"{selector} img",
+    )
+    data = [base64.b64decode(source.partition(",")[2]) for source in sources]
+    return np.array([Image.open(io.BytesIO(item)) for item in data])[..., np.newaxis]
+
+
+def shows(page, selector: str, expected: np.ndarray):
+    """Waits until an element shows these images."""
+    wait(lambda: np.array_equal(pictures(page, selector), expected))
+
+
+def slider(page, label: str):
+    return page.find_element(
+        By.CSS_SELECTOR, f"input[type=range][aria-label*='{label}']"
+    )
+
+
+def move(page, label: str, value: float) -> None:
+    page.execute_script(
+        "arguments[0].value = arguments[1];"
+        "arguments[0].dispatchEvent(new Event('input', {bubbles: true}))",
+        slider(page, label),
+        str(value),
+    )
+
+
+def press(page, text: str) -> None:
+    page.find_element(By.XPATH, f"//button[normalize-space()='{text}']").send_keys(
+        Keys.ENTER
+    )
+
+
+def mixed(model, images, alpha, beta, offsets=None) -> np.ndarray:
+    codes = exploration.Codes(*model.encode(images))
+    chosen = exploration.between(codes, alpha, beta)
+    if offsets is not None:
+        chosen = exploration.moved(chosen, np.arange(model.latent_dim), offsets)
+    return model.decode(*chosen)
+
+
+def choose(page, label: str, number: int) -> None:
+    """Types a number into a list of numbers."""
+    field = page.find_element(By.CSS_SELECTOR, f"input[aria-label='{label}']")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(str(number), Keys.ENTER)
+
+
+@needs_browser
+def test_pick_and_move(page, model, digits):
+    images = digits[2]
+    shows(page, "#images", images)
+    shows(page, "#a", images[:1])
+    shows(page, "#b", images[1:2])
+    choose(page, "Image A", 3)
+    shows(page, "#a", images[2:3])
+    choose(page, "Image B", 5)
+    shows(page, "#b", images[4:5])
+    pair = images[[2, 4]]
+    shows(page, "#mix", mixed(model, pair, 0.5, 0.5))
+    move(page, "Alpha", 0)
+    move(page, "Beta", 0)
+    shows(page, "#mix", pair[:1])
+    slider(page, "Alpha").send_keys(Keys.END)
+    shows(page, "#mix", mixed(model, pair, 1, 0))
+    slider(page, "Beta").send_keys(Keys.END)
+    shows(page, "#mix", pair[1:])
+    slider(page, "Beta").send_keys(Keys.ARROW_LEFT)
+    shows(page, "#mix", mixed(model, pair, 1, 0.99))
+    move(page, "z 2", -3)
+    shows(page, "#mix", mixed(model, pair, 1, 0.99, [0, -3, 0, 0]))
+    chart = page.find_element(By.CSS_SELECTOR, "svg.vf-chart")
+    assert "4 entries" in chart.get_attribute("aria-label")
+    press(page, "Set all to 0")
+    shows(page, "#mix", mixed(model, pair, 1, 0.99))
+
+
+@needs_browser
+def test_bits_per_dim(page, model, digits):
+    choose(page, "Image A", 1)
+    choose(page, "Image B", 2)
+    totals = model.score(digits[2][:2])["total"]
+    text = " ".join(f"{total:.3f}" for total in totals)
+    wait(lambda: text in page.find_element(By.ID, "scores").text)
+
+
+@needs_browser
+def test_switch(page, model, digits):
+    press(page, "Make the table")
+    images = digits[2][:4]
+    pairs = exploration.all_pairs(model, images)
+    rows = [np.concatenate([images[i : i + 1], pairs[i]]) for i in range(4)]
+    shows(page, "#switches", np.concatenate([images, *rows]))
+
+
+@needs_browser
+def test_sample_and_pick_from_the_samples(page, model, digits):
+    move(page, "Temperature", 0.5)
+    move(page, "How many", 3)
+    page.execute_script("document.querySelector('#samples img')?.remove()")
+    press(page, "Sample")
+    wait(lambda: len(pictures(page, "#samples")) > 0)
+    samples = pictures(page, "#samples")
+    np.testing.assert_array_equal(samples, model.sample(len(samples), 0.5, 1))
+    press(page, "Add them to the images above")
+    shows(page, "#images", np.concatenate([digits[2], samples]))
+    choose(page, "Image A", NUM_PICTURES + 1)
+    shows(page, "#a", samples[:1])
+
+
+@needs_browser
+def test_upload(page, model, digits, tmp_path):
+    before = pictures(page, "#images")
+    bad, good = tmp_path / "bad.png", digits[1] / "0.png"
+    bad.write_bytes(b"no picture")
+    page.find_element(By.XPATH, "//button[contains(., 'More images')]").click()
+
+    def upload(path):
+        wait(lambda: page.find_elements(By.CSS_SELECTOR, "#files input[type=file]"))
+        page.find_element(By.CSS_SELECTOR, "#files input[type=file]").send_keys(
+            str(path)
+        )
+
+    upload(bad)
+    wait(
+        lambda: (
+            "Unknown image file format" in page.find_element(By.TAG_NAME, "body").text
+        )
+    )
+    press_clear(page)
+    upload(good)
+    shows(page, "#images", np.concatenate([before, digits[2][:1]]))
+
+
+def press_clear(page) -> None:
+    for button in page.find_elements(
+        By.CSS_SELECTOR, "#files button[aria-label='Clear']"
+    ):
+        button.click()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The text of axe-core, from npm."""
+    if not shutil.which("npm"):
+        pytest.skip("needs npm, for axe-core")
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(
+        ["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"npm gives no {AXE}: {done.stderr.splitlines()[-1:]}")
+    (archive,) = folder.glob("*.tgz")
+    shutil.unpack_archive(archive, folder)
+    return (folder / "package" / "axe.min.js").read_text()
+
+
+def set_width(page, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_accessibility(page, axe, width):
+    set_width(page, width)
+    wait(lambda: page.execute_script("return innerWidth") == width)
+    images = page.execute_script(
+        "return [...document.images].map(e => [e.naturalWidth > 0, e.alt])"
+    )
+    assert len(images) > 8 and all(loaded and alt for loaded, alt in images)
+    page.execute_script(axe)
+    found = page.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    ours = [
+        (violation["id"], node["target"])
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+        if not any(
+            violation["id"] == rule and part in str(node["target"])
+            for rule, part in GRADIO
+        )
+    ]
+    assert not ours
+    scrolled = "return document.documentElement.scrollWidth <= innerWidth"
+    assert page.execute_script(scrolled)
+
+
+@needs_browser
+def test_no_request_leaves_the_machine(page):
+    asked = set()
+    for entry in page.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.add(urlsplit(message["params"]["request"]["url"]))
+    web = {url.hostname for url in asked if url.scheme not in ("data", "blob")}
+    assert web == {"127.0.0.1"}
