@@ -1,6 +1,5 @@
 """TensorBoard itself on a run, in a real browser: every tab shows what it should."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -8,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
+from browser import needs_browser, start_browser
 from testing import load_digits, tiny_experiment
 from tfp_vaeflow import summaries, trainer
 
@@ -62,11 +60,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in _FLAGS.split():
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    driver = start_browser()
     yield driver
     driver.quit()
 

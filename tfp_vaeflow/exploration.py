@@ -30,7 +30,7 @@ STYLE = """
 .vf-chart .vf-bar { fill: var(--color-accent); }
 .vf-chart text { fill: var(--body-text-color); font: 14px system-ui, sans-serif; }
 .vf-chart line { stroke: var(--body-text-color); opacity: 0.4; }
-.min_value, .max_value { color: var(--body-text-color) !important; }
+.min_value, .max_value, #files .or { color: var(--body-text-color) !important; }
 """
 
 

@@ -99,6 +99,7 @@ def build_page(model, images, name):
     import numpy as np
 
     from tfp_vaeflow import exploration as ex
+    from tfp_vaeflow.client import ServerError
 
     has_z, switches = model.latent_dim > 0, "switch" in model.methods
     count = ex.slider_count(model.latent_dim)
@@ -135,7 +136,13 @@ def build_page(model, images, name):
         return images, ex.numbered(images, "image"), numbers, numbers
 
     def upload(images, files):
-        return *extended(images, _read(model, files)), None
+        read = [images[:0]]
+        for number, file in enumerate(files, 1):
+            try:
+                read.append(_read(model, [file]))
+            except ServerError as error:  # the others may be good
+                gr.Warning(f"File {number} of {len(files)} cannot be read: {error}")
+        return *extended(images, np.concatenate(read)), None
 
     def draw(number, temperature, seed, label):
         labels = None
@@ -270,20 +277,25 @@ def build_page(model, images, name):
 
 
 def main() -> None:
-    # Before it is imported: it would ask for its latest version, and send statistics.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
-    from tfp_vaeflow import client, exploration
+    from tfp_vaeflow import client
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
     if (flag.saved_model is None) == (flag.server is None):
         raise UserError("expected --saved_model or --server, and not both; see --help")
     address = flag.saved_model or flag.server
-    model = client.connect(address)
-    images = _first_images(model)
+    try:
+        model = client.connect(address)
+        images = _first_images(model)
+    except client.ServerError as error:
+        raise UserError(str(error)) from error
     name = flag.server.rstrip("/").split("/")[-1] if flag.server else _name(address)
+    # Before it is imported: it would ask for its latest version, and send statistics.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+
+    from tfp_vaeflow import exploration
+
     fonts = ["system-ui", "sans-serif"]  # of the machine; Gradio's would be fetched
     print(f"the page: http://{flag.host}:{flag.port} (Ctrl-C ends it)", flush=True)
     try:
