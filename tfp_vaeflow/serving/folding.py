@@ -4,6 +4,7 @@
     ActNorm, 1x1 convolution        -> one affine map of the channels, and its inverse
     convolution, batch norm         -> a convolution with bias
     log-dets of all these           -> numbers
+    every layer's h(z)              -> parts of one product of z
 
 Matrices are multiplied and inverted once, in float64, and kept in float32.
 """
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors import ActNorm, Conv1x1, FlowBijector, Sequential
 from tfp_vaeflow.bijectors.base import per_example
@@ -24,9 +26,12 @@ from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import (
     BatchNormalization,
     CouplingNetwork,
+    GlobalLinear,
     WeightNormLinear,
     apply_kernel,
 )
+
+tfd = tfp.distributions
 
 
 def _constant(value: np.ndarray, dtype: tf.DType) -> tf.Variable:
@@ -95,15 +100,67 @@ class ChannelMap(FlowBijector):
         if weight.shape.rank == 1:
             return x * weight + bias
         flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight) + bias
-        result = tf.reshape(flat, tf.shape(x))
-        result.set_shape(x.shape)
-        return result
+        return tf.reshape(flat, [-1, *x.shape[1:]])
 
     def forward_and_log_det(self, x, conditioning=None):
         return self._apply(x, *self._forward_map), per_example(-self._log_det, x)
 
     def inverse_and_log_det(self, y, conditioning=None):
         return self._apply(y, *self._inverse_map), per_example(self._log_det, y)
+
+
+class _Part(tf.Module):
+    """One of the parts of `SharedConditioning`, in place of a `GlobalLinear`."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self._number = number
+
+    def __call__(self, x: tf.Tensor, conditioning: list[tf.Tensor]) -> tf.Tensor:
+        return conditioning[self._number]
+
+
+class SharedConditioning(FlowBijector):
+    """A flow conditioned on z by one dense layer, of which each layer gets a part.
+
+    Shapes: as those of the flow.
+
+    Args:
+      flow: conditioned by `global_linear`; its conditioners are replaced.
+    """
+
+    def __init__(self, flow: FlowBijector):
+        super().__init__(3, flow.name, flow.dtype)
+        self.flow = flow
+        users = [
+            module
+            for module in flow.submodules
+            if isinstance(getattr(module, "conditioner", None), GlobalLinear)
+        ]
+        layers = [user.conditioner for user in users]
+        for number, user in enumerate(users):
+            user.conditioner = _Part(number)
+        self._sizes = [layer.kernel.shape[1] for layer in layers]
+        self._kernel = _constant(
+            tf.concat([one.kernel for one in layers], 1), flow.dtype
+        )
+        self._bias = _constant(tf.concat([one.bias for one in layers], 0), flow.dtype)
+
+    def _parts(self, z: tf.Tensor) -> list[tf.Tensor]:
+        h = tf.matmul(z, self._kernel) + self._bias
+        return tf.split(h[:, tf.newaxis, tf.newaxis], self._sizes, axis=-1)
+
+    def forward_and_log_det(self, x, conditioning=None):
+        return self.flow.forward_and_log_det(x, self._parts(conditioning))
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        return self.flow.inverse_and_log_det(y, self._parts(conditioning))
+
+
+def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:
+    """Puts another flow in the place of a model's."""
+    model.flow = flow
+    model.decoder = tfd.TransformedDistribution(model.decoder.distribution, flow)
 
 
 def _affine(layer: ActNorm | Conv1x1) -> tuple[np.ndarray, np.ndarray]:
@@ -224,3 +281,6 @@ def fold(model: VAEFlowCore) -> None:
             module.resnet = _folded_resnet(module.resnet)
         elif isinstance(module, LocalEncoder):
             module.resnet = _folded_resnet(module.resnet)
+    config = model.config
+    if config.latent_dim and config.flow.conditioning == "global_linear":
+        set_flow(model, SharedConditioning(model.flow))

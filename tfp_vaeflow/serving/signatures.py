@@ -8,17 +8,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors import FlowBijector, MultiScaleFlow
+from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.objective import bits_per_dim_terms
 from tfp_vaeflow.serving import pictures
+from tfp_vaeflow.serving.folding import set_flow
 from tfp_vaeflow.serving.rows import Checks, draw
-
-tfd = tfp.distributions
 
 DEFAULT, DEFAULT_IS = "serving_default", "encode"
 LARGEST_TEMPERATURE = 100.0
@@ -39,11 +37,11 @@ class Signature(NamedTuple):
     summary: str
 
 
-class _SharedFlow(FlowBijector):
+class _TracedFlow(FlowBijector):
     """A flow whose two directions are one function each, that all signatures call."""
 
-    def __init__(self, flow: MultiScaleFlow, config: ModelConfig):
-        super().__init__(3, "shared_flow", flow.dtype, flow.conditioning_ndims)
+    def __init__(self, flow: FlowBijector, config: ModelConfig):
+        super().__init__(3, "traced_flow", flow.dtype, flow.conditioning_ndims)
         specs = [tf.TensorSpec([None, *config.image_shape], flow.dtype)]
         if config.latent_dim:
             specs.append(tf.TensorSpec([None, config.latent_dim], flow.dtype))
@@ -82,10 +80,7 @@ class Signatures:
         self._model = model
         self._config = config = model.config
         self._num_samples = num_samples
-        model.flow = _SharedFlow(model.flow, config)
-        model.decoder = tfd.TransformedDistribution(
-            model.decoder.distribution, model.flow
-        )
+        set_flow(model, _TracedFlow(model.flow, config))
 
     def all(self) -> dict[str, Signature]:
         """The signatures that this kind of model has, by name."""
