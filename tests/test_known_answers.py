@@ -159,6 +159,7 @@ def test_an_ignored_z(labels):
     np.testing.assert_allclose(usage["kl_by_dimension"], 0, atol=1e-9)
     for name in likelihood.OTHER_CODES:
         assert result[f"{name}_z_gap_nats"] == pytest.approx(0, abs=1e-4)
+    assert "regression on" not in page.table(result)  # there are no labels
     same = result["decoupling"]["consistency"]
     assert same["median_rank"] == same["median_rank_by_chance"]
 
@@ -167,6 +168,7 @@ def test_a_z_that_is_the_label(labels):
     """Which the decoder does not look at: the picture of a switch is b."""
     result = evaluated(labels, ignored=False)
     assert all(found["z"]["mean"] == 1.0 for found in result["probes"].values())
+    assert result["probe"]["pixels"] > 0.8  # which hold the label too, less plainly
     information = result["usage"]["mutual_information"]
     assert 0.2 < information["nats"] < np.log(5)
     found = result["decoupling"]

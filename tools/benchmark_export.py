@@ -1,6 +1,7 @@
 """How fast an exported model is: python tools/benchmark_export.py --model_dir=DIR
 
-Times decode and encode in one process and by turns, so that a machine whose speed
+Exports a model and says how long that takes, how large it is and how long the signatures
+take. Then, with --compare, in one process and by turns, so that a machine whose speed
 changes favours none: the Python API against the exported model, and the graph of the
 signature before and after folding. Takes a trained model, or the architecture of an
 experiment with random weights (--gin_file).
@@ -19,13 +20,14 @@ from tfp_vaeflow import command
 flags.DEFINE_string("model_dir", None, "Directory of a trained model.")
 flags.DEFINE_string("gin_file", None, "Or an experiment, for random weights.")
 flags.DEFINE_multi_integer("batch_size", [1, 64], "Images at a time.")
-flags.DEFINE_multi_enum(
-    "signature", ["decode", "encode"], ["decode", "encode"], "What to time."
-)
+flags.DEFINE_multi_string("signature", ["sample", "encode", "decode"], "What to time.")
+flags.DEFINE_bool("compare", True, "Whether to compare decode and encode.")
 flags.DEFINE_integer("rounds", 50, "How often each is timed.")
 
 
 def _model():
+    import numpy as np
+
     from tfp_vaeflow import checkpoints, experiment
     from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.model import build_model
@@ -36,8 +38,18 @@ def _model():
     if flag.model_dir is not None:
         return checkpoints.load(flag.model_dir)
     model = build_model(experiment.load([flag.gin_file]).model)
-    model.initialized.assign(True)
+    shape = (4, *model.config.image_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape)
+    model.initialize(images.astype(np.uint8))
     return model
+
+
+def _rows(config, specs, size):
+    import tensorflow as tf
+
+    from tfp_vaeflow.serving.warmup import example
+
+    return {spec.name: tf.repeat(example(config, spec), size, axis=0) for spec in specs}
 
 
 def _milliseconds(runs, rounds) -> dict[str, float]:
@@ -52,36 +64,27 @@ def _milliseconds(runs, rounds) -> dict[str, float]:
     return {kind: 1e3 * statistics.median(times) for kind, times in seconds.items()}
 
 
-def main() -> None:
+def _compare(python, exported) -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow.serving import bundle, folding
+    from tfp_vaeflow.serving import folding
     from tfp_vaeflow.serving.signatures import Signatures
-    from tfp_vaeflow.serving.warmup import example
 
     flag = command.FLAGS
-    python, unfolded, folded = _model(), _model(), _model()
-    config = python.config
-    with tempfile.TemporaryDirectory() as directory:
-        version = bundle.export(_model(), Path(directory) / "model")
-        exported = tf.saved_model.load(str(version)).signatures
+    unfolded, folded = _model(), _model()
     folding.fold(folded)
     before, after = (Signatures(model, 1).all() for model in (unfolded, folded))
-    calls = {"decode": ("z", "v"), "encode": ("image",)}
-    for name in flag.signature:
-        specs = {spec.name: spec for spec in before[name].inputs}
+    for name, keys in (("decode", ("z", "v")), ("encode", ("image",))):
+        inputs = before[name].inputs
         graphs = [
             tf.function(
                 signatures[name].function, autograph=False
-            ).get_concrete_function(**specs)
+            ).get_concrete_function(**{spec.name: spec for spec in inputs})
             for signatures in (before, after)
         ]
         for size in flag.batch_size:
-            rows = {
-                key: tf.repeat(example(config, spec), size, 0)
-                for key, spec in specs.items()
-            }
-            arguments = [rows.get(key) for key in calls[name]]
+            rows = _rows(python.config, inputs, size)
+            arguments = [rows.get(key) for key in keys]
             runs = {
                 "Python API": functools.partial(getattr(python, name), *arguments),
                 "exported": functools.partial(exported[name], **rows),
@@ -96,6 +99,34 @@ def main() -> None:
                     f"  {slow} {times[slow]:.2f} ms, {fast} {times[fast]:.2f} ms: "
                     f"{times[slow] / times[fast]:.2f}x as fast"
                 )
+
+
+def main() -> None:
+    import tensorflow as tf
+
+    from tfp_vaeflow.serving import bundle
+
+    flag = command.FLAGS
+    model = _model()
+    config = model.config
+    with tempfile.TemporaryDirectory() as directory:
+        start = time.perf_counter()
+        version = bundle.export(model, Path(directory) / "model")
+        seconds = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in version.rglob("*"))
+        print(f"exported in {seconds:.1f} s: {size / 1e6:.1f} MB", flush=True)
+        start = time.perf_counter()
+        loaded = tf.saved_model.load(str(version))
+    print(f"loaded in {time.perf_counter() - start:.1f} s", flush=True)
+    exported = loaded.signatures
+    for name in flag.signature:
+        specs = exported[name].structured_input_signature[1].values()
+        for size in flag.batch_size:
+            run = functools.partial(exported[name], **_rows(config, specs, size))
+            times = _milliseconds({name: run}, flag.rounds)
+            print(f"{name}, batch {size}: {times[name]:.2f} ms", flush=True)
+    if flag.compare:
+        _compare(_model(), exported)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def decoupling(
     train: Split,
     split: Split,
     classifier: ImageClassifier | None,
+    z: np.ndarray | None,
     config: EvaluationConfig,
 ) -> dict:
     """The decoupling score: whose class a switched picture shows.
@@ -84,6 +85,7 @@ def decoupling(
       train: labelled images that the encoder's classifier is fit on.
       split: images to switch, two or more.
       classifier: of real images; None where there are no labels.
+      z: posterior means of the split's images, `[N, D]`; None without z.
       config: `switch_pairs`, at most `probe_images` of the training part, sizes, seed.
 
     Returns:
@@ -103,7 +105,6 @@ def decoupling(
     if model.encoder is None:
         pictures = model.decode(z_of_b, v, batch_size).numpy()
     else:
-        z = posteriors(model, split, batch_size).mean
         pictures = model.decode(z[a], v, batch_size).numpy()
         again = posteriors(model, in_memory(pictures, None), batch_size).mean
         result["consistency"] = _consistency(z, again, a, b)

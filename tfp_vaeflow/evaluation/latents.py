@@ -66,13 +66,13 @@ class MutualInformation(NamedTuple):
 
     Attributes:
       nats: the estimate.
-      standard_error: over images.
+      standard_error: over images; None for a single one.
       ceiling: `log N`, which it cannot exceed.
       saturated: whether it is within 1 nat of that: then it is only a lower bound.
     """
 
     nats: float
-    standard_error: float
+    standard_error: float | None
     ceiling: float
     saturated: bool
 
@@ -103,12 +103,18 @@ def mutual_information(found: Posteriors, seed: int) -> MutualInformation:
         ratios.append(own - np.logaddexp.reduce(log_q, axis=1) + np.log(count))
     ratios = np.concatenate(ratios)
     nats, ceiling = float(ratios.mean()), float(np.log(count))
-    error = float(ratios.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
-    return MutualInformation(nats, error, ceiling, nats > ceiling - _SATURATION_MARGIN)
+    saturated = nats > ceiling - _SATURATION_MARGIN
+    error = None if count == 1 else float(ratios.std(ddof=1) / np.sqrt(count))
+    return MutualInformation(nats, error, ceiling, saturated)
 
 
-def usage(model: VAEFlow, split: Split, batch_size: int, seed: int) -> dict:
+def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
     """How a model uses z on a split.
+
+    Args:
+      model: a trained model with a posterior of z.
+      found: the posteriors of the split.
+      seed: of samples.
 
     Returns:
       `kl_by_dimension` (nats, `[D]`), `active_units`, `dimensions`,
@@ -116,7 +122,6 @@ def usage(model: VAEFlow, split: Split, batch_size: int, seed: int) -> dict:
       deviation by dimension of the aggregate posterior and of the prior (of 10,000
       samples).
     """
-    found = posteriors(model, split, batch_size)
     dim = found.mean.shape[1]
     drawn = noise.normal(noise.as_seed(seed), Stream.PRIOR, _PRIOR_SAMPLES, (dim,))
     prior = model.prior.from_noise(drawn).numpy().astype(np.float64)

@@ -59,6 +59,9 @@ def evaluate(
         network = fidelity.load_network(
             config.feature_network, config.feature_pixel_range, config.batch_size
         )
+    found = None
+    if model.encoder is not None:
+        found = latents.posteriors(model, split, config.batch_size)
     say(f"bits/dim of {split.num_images} images")
     result = {
         "split": split_name,
@@ -67,12 +70,12 @@ def evaluate(
         "parameters": model.parameter_counts()["total"],
         **_likelihood(model, split, config),
         "usage": None,
-        **_labelled(model, splits.train, split, config, network, say),
+        **_labelled(model, splits.train, split, found, config, network, say),
         "novelty": None,
     }
-    if model.encoder is not None:
+    if found is not None:
         say("the use of z")
-        result["usage"] = latents.usage(model, split, config.batch_size, config.seed)
+        result["usage"] = latents.usage(model, found, config.seed)
     if others is not None:
         say(f"telling {config.other_data} from the model's own")
         result["novelty"] = novelty.novelty(
@@ -128,8 +131,9 @@ def _likelihood(model: VAEFlow, split: Split, config: EvaluationConfig) -> dict:
     }
 
 
-def _labelled(model, train, split, config, network, say) -> dict:
+def _labelled(model, train, split, found, config, network, say) -> dict:
     """The parts that learn from labels, or do without where they can."""
+    z = None if found is None else found.mean
     size, seed = config.batch_size, config.seed
     if split.labels is not None and len(np.unique(train.labels)) < 2:
         split = Split(split.num_images, split.read, None)  # one class tells nothing
@@ -160,7 +164,7 @@ def _labelled(model, train, split, config, network, say) -> dict:
     if not model.config.is_class_conditional and split.num_images > 1:
         say("switches")
         result["decoupling"] = decoupling.decoupling(
-            model, train, split, classifier, config
+            model, train, split, classifier, z, config
         )
     if network is None and classifier is not None:
         known = probes.at_most(train, config.probe_images, seed=0)
