@@ -204,6 +204,16 @@ def test_synthesize(run, model_dir, tmp_path, mode, arguments, files):
         assert image.ndim == 2 and image.std() > 0  # grey, and something on it
 
 
+def test_export(run, model_dir, tmp_path):
+    directory = tmp_path / "serving" / "digits"
+    arguments = f"--model_dir={model_dir}", f"--export_dir={directory}"
+    result = run("export", *arguments, "--num_samples=2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"wrote {directory / '1'} (" in result.stdout
+    assert f"how to call them: {directory / 'signatures.md'}" in result.stdout
+    assert (directory / "1" / "saved_model.pb").exists()
+
+
 def test_dry_run(run, tmp_path):
     arguments = train_arguments(tmp_path / "run", 10)
     result = run("train", *arguments, "--dry_run", cwd=tmp_path)
@@ -231,7 +241,9 @@ def test_a_second_trainer_is_refused(run, model_dir, tmp_path):
     assert str(model_dir) in line and "another process" in line
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "synthesize"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "synthesize", "export", "explore"]
+)
 def test_help_comes_at_once(command, tmp_path):
     """With exit code 0 and without importing TensorFlow."""
     code = (
@@ -254,7 +266,8 @@ def test_help_comes_at_once(command, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert f"python -m tfp_vaeflow.{command}" in result.stdout
-    assert "--model_dir" in result.stdout
+    flag = "--server" if command == "explore" else "--model_dir"
+    assert flag in result.stdout
 
 
 # What the user did, and the line that answers it. {run} is a trained model directory,
@@ -370,6 +383,16 @@ MISTAKES = [
     (
         "synthesize --model_dir={damaged}",
         "cannot be read",
+    ),
+    ("export --model_dir={run}", "--export_dir is missing"),
+    ("export --model_dir={tmp} --export_dir={tmp}/x", "is not a model directory"),
+    (
+        "export --model_dir={run} --export_dir={run}/model.json",
+        "model.json is a file; expected a directory for the versions",
+    ),
+    (
+        "export --model_dir={run} --export_dir={tmp}/x --num_samples=0",
+        "num_samples is 0; expected at least 1",
     ),
 ]
 

@@ -1,6 +1,6 @@
 """How fast an exported model is: python tools/benchmark_export.py --model_dir=DIR
 
-Exports a model and says how long that takes, how large it is and how long the signatures
+Exports a model and says how long that takes, how large it is and how long signatures
 take. Then, with --compare, in one process and by turns, so that a machine whose speed
 changes favours none: the Python API against the exported model, and the graph of the
 signature before and after folding. Takes a trained model, or the architecture of an
