@@ -20,8 +20,9 @@ from selenium.webdriver.common.keys import Keys
 from sklearn.datasets import load_digits
 
 from browser import needs_browser, start_browser
-from exports import export_tiny, grey_digits
-from tfp_vaeflow import client, exploration
+from exports import DirectTransport, build, export_tiny, grey_digits
+from tfp_vaeflow import client, exploration, explore
+from tfp_vaeflow import config as cfg
 
 ROOT = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
@@ -85,6 +86,26 @@ def test_all_pairs(model, digits):
     first, second = model.switch(images[:1], images[1:2])
     np.testing.assert_array_equal(pairs[0, 1], first[0])
     np.testing.assert_array_equal(pairs[1, 0], second[0])
+
+
+@pytest.mark.parametrize("latent_dim", [4, 0])
+def test_pages_of_other_models(latent_dim):
+    """Class-conditional ones, and those without z: there is nothing to switch."""
+    prior = cfg.PriorConfig("categorical", num_classes=3) if latent_dim else None
+    changes = {"latent_dim": latent_dim, "prior": prior, "encoder": None}
+    model = client.Client(DirectTransport(build(**{**grey_digits(), **changes})))
+    images = model.sample(2)
+    page = explore.build_page(model, images, "tiny")
+    labels = [getattr(b, "label", None) for b in page.blocks.values() if b.visible]
+    for label in ("Class of A", "Alpha: z from A to B"):
+        assert (label in labels) == bool(latent_dim)
+    assert "Beta: v from A to B" in labels
+    assert "How many images, from the first" not in labels
+    run = {function.name: function.fn for function in page.fns.values()}
+    codes, *shown = run["choose"](images, 1, 2, 0, 2, 1.0, 1.0)
+    assert all("<" in html for html in shown[:3])
+    (mixed, *_) = run["show"](codes, 0.0, 0.0, *[0] * latent_dim)
+    assert exploration.picture(images[0], "the mix of A and B") in mixed
 
 
 # The command.

@@ -48,10 +48,8 @@ def _first_images(model):
         raise UserError(f"--num_pictures is {flag.num_pictures}; expected at least 2")
     if flag.pictures is None:
         return model.sample(flag.num_pictures, temperature=0.7)
-    kinds = {".png", ".jpg", ".jpeg"}
-    found = sorted(
-        p for p in Path(flag.pictures).rglob("*") if p.suffix.lower() in kinds
-    )
+    files = sorted(Path(flag.pictures).rglob("*"))
+    found = [path for path in files if path.suffix.lower() in _KINDS]
     if len(found) < 2:
         raise UserError(
             f"--pictures={flag.pictures} has {len(found)} PNG and JPEG files; expected "

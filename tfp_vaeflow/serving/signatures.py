@@ -67,7 +67,8 @@ class Signatures:
     """The functions behind the signatures of one model.
 
     Args:
-      model: initialised; folded or not.
+      model: initialised; folded or not. Its flow is replaced by one that is traced
+        once.
       num_samples: K, samples an image in `score`.
 
     Raises:
