@@ -271,3 +271,50 @@ def test_write_folder(tmp_path):
     wrong = tool("write_folder", "--data=nothing", "--output=x", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "error: DataConfig.name is 'nothing'" in wrong.stderr
+
+
+def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / name, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    """Of a tiny model: the figures and what they are compared with."""
+    bindings = [
+        "FlowConfig.num_steps=[0,[1],1]",
+        "FlowConfig.hidden=[8,8,8]",
+        "EncoderConfig.planes=[4]",
+        "TrainingConfig.initialization_images=32",
+    ]
+    done = run_tool(
+        "benchmark.py",
+        "--gin_file=gin/digits.gin",
+        "--batch_size=16",
+        "--steps=2",
+        f"--output={tmp_path / 'a.json'}",
+        *(f"--gin_bindings={binding}" for binding in bindings),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["settings"]["batch_size"] == 16
+    for name in ("train", "density", "encode", "sample"):
+        assert found[f"{name}_images_per_s"] > 0
+    assert 0 < found["utilisation"] < 1
+    rate, flops = found["train_images_per_s"], found["flops_per_image"]
+    product = max(found["product_flops_per_s"])
+    assert found["utilisation"] == pytest.approx(rate * flops / product)
+    assert found["seconds_to_first_step"] > found["seconds_to_initialize"] > 0
+    found["utilisation"] *= 2
+    found["peak_memory_mb"] *= 2
+    (tmp_path / "b.json").write_text(json.dumps(found))
+    both = tmp_path / "a.json", tmp_path / "b.json"
+    done = run_tool("benchmark.py", "--compare", *both)
+    lines = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
+    assert lines["utilisation"] == "2.00" and lines["peak_memory_mb"] == "0.50"
+    assert lines["encode_images_per_s"] == "1.00"

@@ -86,7 +86,7 @@ def _is_noise(line: str) -> bool:
     )
 
 
-def _start_tensorflow() -> None:
+def start_tensorflow() -> None:
     """Imports TensorFlow and finds its devices, without the notes that it prints.
 
     Its C++ side prints them before it looks at any log level. Other lines pass.
@@ -139,7 +139,7 @@ def run_main(
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     if with_tensorflow:
-        _start_tensorflow()
+        start_tensorflow()
     try:
         main()
     except (UserError, OSError) as error:  # OSError: a disk or a path, not a bug

@@ -30,6 +30,7 @@ STYLE = """
 .vf-chart .vf-bar { fill: var(--color-accent); }
 .vf-chart text { fill: var(--body-text-color); font: 14px system-ui, sans-serif; }
 .vf-chart line { stroke: var(--body-text-color); opacity: 0.4; }
+.vf-sliders .min_value, .vf-sliders .max_value { display: none; }
 .min_value, .max_value, #files .or { color: var(--body-text-color) !important; }
 """
 

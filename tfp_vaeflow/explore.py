@@ -207,7 +207,7 @@ def build_page(model, images, name):
                     if count < model.latent_dim:
                         gr.Markdown(f"The {count} in which A and B differ most.")
                     back = gr.Button("Set all to 0")
-                    with gr.Row():
+                    with gr.Row(elem_classes="vf-sliders"):
                         offsets = [
                             gr.Slider(
                                 -3, 3, 0, step=0.05, label=f"z {i}", min_width=120
@@ -282,6 +282,8 @@ def main() -> None:
     if (flag.saved_model is None) == (flag.server is None):
         raise UserError("expected --saved_model or --server, and not both; see --help")
     address = flag.saved_model or flag.server
+    if not address.startswith("http"):
+        command.start_tensorflow()  # the client will need it, and would do it loudly
     try:
         model = client.connect(address)
         images = _first_images(model)
@@ -295,22 +297,25 @@ def main() -> None:
     from tfp_vaeflow import exploration
 
     fonts = ["system-ui", "sans-serif"]  # of the machine; Gradio's would be fetched
-    print(f"the page: http://{flag.host}:{flag.port} (Ctrl-C ends it)", flush=True)
+    page = build_page(model, images, name)
     try:
-        build_page(model, images, name).launch(
+        page.launch(
             server_name=flag.host,
             server_port=flag.port,
             quiet=True,
+            prevent_thread_lock=True,
             footer_links=[],
             theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
             css=exploration.STYLE,
             ssr_mode=False,
         )
     except OSError as error:
+        reason = str(error).partition(". ")[0]
         raise UserError(
-            f"no page at port {flag.port} of {flag.host}, it may be taken: {error}; "
-            "name another --port"
+            f"no page at {flag.host}: {reason}; name another --port"
         ) from error
+    print(f"the page: http://{flag.host}:{flag.port} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
 
 
 def _name(directory: str) -> str:

@@ -9,9 +9,12 @@ experiment with random weights (--gin_file).
 
 import functools
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags
 

@@ -1,0 +1,240 @@
+"""What an experiment costs: throughput, time to the first step, memory, utilisation.
+
+    python tools/benchmark.py --gin_file=gin/cifar10.gin --batch_size=32 --output=A.json
+    python tools/benchmark.py --compare A.json B.json
+
+Runs the real trainer on one batch of random images that stays in memory (or on the
+experiment's data, --input=data), then density, encoding and sampling. All rates are
+medians over --steps repeats after the first, which traces.
+
+Utilisation is the FLOP/s of training over those of the best of 20 float32 matrix
+products [8192, 512] x [512, 512], measured before and after. FLOPs are those of the
+float32 model: three times the convolutions and matrix products of a forward pass.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import data, experiment, files
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.cost import costs
+from tfp_vaeflow.data.splits import in_memory
+from tfp_vaeflow.distribution import make_strategy, peak_memory_mib
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.trainer.step import Trainer
+
+_PRODUCTS = 20
+# What --compare shows, and whether more is better.
+_FIGURES = {
+    "train_images_per_s": True,
+    "density_images_per_s": True,
+    "encode_images_per_s": True,
+    "sample_images_per_s": True,
+    "seconds_to_first_step": False,
+    "seconds_to_initialize": False,
+    "peak_memory_mb": False,
+    "flops_per_image": False,
+    "utilisation": True,
+}
+
+
+def process_age() -> float:
+    """Seconds since this process began, on Linux: before Python ran a line."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds after the boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+
+
+def product_flops_per_s() -> float:
+    """The best of 20 float32 products [8192, 512] x [512, 512]."""
+    a, b = tf.random.normal([8192, 512]), tf.random.normal([512, 512])
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, b)), autograph=False)
+    product().numpy()
+    return 2 * 8192 * 512 * 512 / min(_seconds(product, _PRODUCTS))
+
+
+def _seconds(run: Callable[[], tf.Tensor], repeats: int) -> list[float]:
+    """The time of each of several runs, to the end of what they compute."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        tf.nest.map_structure(lambda t: None if t is None else t.numpy(), run())
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _random_split(config: ExperimentConfig) -> data.Split:
+    """As many random images as a step or the initialisation takes."""
+    training = config.training
+    count = max(training.batch_size, training.initialization_images)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *config.model.image_shape)).astype(np.uint8)
+    labels = None
+    if config.model.is_class_conditional:
+        labels = rng.integers(0, config.model.prior.num_classes, count)
+    return in_memory(images, labels)
+
+
+def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
+    """Runs an experiment's model for a while.
+
+    Args:
+      config: the experiment.
+      steps: repeats of everything after the first.
+      from_data: whether training reads and augments the experiment's own data.
+
+    Returns:
+      Figures by name, as `--output` takes them.
+    """
+    training = config.training
+    size = training.batch_size
+    pause = time.monotonic()
+    products = [product_flops_per_s()]
+    apart = time.monotonic() - pause  # what is no part of the way to the first step
+    if from_data:
+        split = data.load(config.data, config.model).train
+    else:
+        split = _random_split(config)
+    trainer = Trainer(config, make_strategy())
+    model = trainer.model
+    start = time.monotonic()
+    trainer.initialize(split)
+    initialize = time.monotonic() - start
+    batches = iter(
+        data.training_batches(
+            split,
+            config.data,
+            size,
+            training.seed,
+            0,
+            config.model.is_class_conditional,
+        )
+    )
+    batch = next(batches)
+
+    def step():
+        result = trainer.train_step(next(batches) if from_data else batch)
+        return result.gradient_norm
+
+    _seconds(step, 1)
+    first = process_age() - apart - initialize
+    seconds = statistics.median(_seconds(step, steps))
+    peak = peak_memory_mib()
+    labels = {}
+    if config.model.is_class_conditional:
+        labels["labels"] = batch.labels
+    uses = {
+        "density": lambda: model.losses(batch.images, batch_size=size, **labels),
+        "encode": lambda: model.encode(batch.images, batch_size=size, **labels),
+        "sample": lambda: model.sample(size, batch_size=size, **labels),
+    }
+    rates = {
+        f"{name}_images_per_s": size / statistics.median(_seconds(run, steps + 1)[1:])
+        for name, run in uses.items()
+    }
+    products.append(product_flops_per_s())
+    flops = 3 * sum(part.flops for part in costs(model).values())
+    return {
+        "train_images_per_s": size / seconds,
+        **rates,
+        "seconds_to_first_step": first - seconds,
+        "seconds_to_initialize": initialize,
+        "peak_memory_mb": peak,
+        "flops_per_image": flops,
+        "product_flops_per_s": products,
+        "utilisation": size / seconds * flops / max(products),
+    }
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3f}"
+
+
+def compare(paths: list[Path]) -> str:
+    """Two results side by side, with ratios: above 1 the second one is better."""
+    a, b = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    rows = [["", str(paths[0]), str(paths[1]), "times better"]]
+    for name, more_is_better in _FIGURES.items():
+        ratio = b[name] / a[name] if more_is_better else a[name] / b[name]
+        rows.append([name, _shown(a[name]), _shown(b[name]), f"{ratio:.2f}"])
+    return _table(rows)
+
+
+def _experiment(flag: argparse.Namespace) -> ExperimentConfig:
+    bindings = list(flag.gin_bindings)
+    for field, value in (
+        ("TrainingConfig.batch_size", flag.batch_size),
+        ("DataConfig.data_dir", flag.data_dir),
+    ):
+        if value is not None:
+            bindings.append(f"{field} = {value!r}")
+    return experiment.load([flag.gin_file], bindings)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gin_file", help="the experiment")
+    parser.add_argument("--gin_bindings", action="append", default=[])
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--steps", type=int, default=10, help="repeats of everything")
+    parser.add_argument("--input", choices=["cached", "data"], default="cached")
+    parser.add_argument("--data_dir", help="short for DataConfig.data_dir")
+    parser.add_argument("--output", type=Path, help="takes the figures as JSON")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar="JSON")
+    flag = parser.parse_args()
+    try:
+        if flag.compare:
+            print(compare(flag.compare))
+            return
+        if flag.gin_file is None or flag.steps < 1:
+            raise UserError(
+                "expected --gin_file or --compare, and --steps of 1 or more"
+            )
+        config = _experiment(flag)
+        found = measure(config, flag.steps, flag.input == "data")
+    except (UserError, OSError, ValueError, KeyError) as error:
+        parser.exit(2, f"error: {error}\n")
+    settings = {
+        "gin_file": flag.gin_file,
+        "gin_bindings": flag.gin_bindings,
+        "batch_size": config.training.batch_size,
+        "steps": flag.steps,
+        "input": flag.input,
+        "devices": [d.name for d in tf.config.list_logical_devices()],
+        "tensorflow": tf.__version__,
+    }
+    print(_table([[name, _shown(found[name])] for name in _FIGURES]))
+    before, after = (f"{flops / 1e9:.1f}" for flops in found["product_flops_per_s"])
+    print(f"float32 products, GFLOP/s: {before} before, {after} after")
+    if flag.output is not None:
+        text = json.dumps({**found, "settings": settings}, indent=2) + "\n"
+        files.write_text(flag.output, text)
+        print(f"written to {flag.output}")
+
+
+if __name__ == "__main__":
+    main()
