@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 ROWS = [
     ["errors", "files", "metrics", "config"],
     ["quantization", "noise"],
-    ["networks"],
+    ["convolutions", "networks"],
     ["bijectors"],
     ["encoders", "priors", "dequantizers"],
     ["objective", "model"],
@@ -38,6 +38,7 @@ INNER = {
         "conv1x1",
         "coupling",
         "masked_conv",
+        "step_graphs",
         "steps",
         "multiscale",
     ],

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.convolutions import apply_kernel
 from tfp_vaeflow.noise import Initializer
 
 ACTIVATIONS = {
@@ -49,16 +50,6 @@ def mean_and_std(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     count = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
     mean, variance = tf.nn.moments(x, axes)
     return mean, tf.sqrt(variance * count / (count - 1))
-
-
-def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
-
-    Convolutions have stride 1 and zero padding, so the resolution stays.
-    """
-    if kernel.shape.rank == 2:
-        return tf.matmul(x, kernel)
-    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
 
 
 class Linear(tf.Module):
@@ -118,7 +109,7 @@ class WeightNormLinear(tf.Module):
     @staticmethod
     def _norm(direction: tf.Tensor) -> tf.Tensor:
         return tf.sqrt(
-            tf.reduce_sum(direction**2, list(range(len(direction.shape) - 1)))
+            tf.reduce_sum(tf.square(direction), list(range(len(direction.shape) - 1)))
         )
 
     def kernel(self) -> tf.Tensor:

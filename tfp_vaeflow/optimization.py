@@ -57,45 +57,64 @@ class AdamW(keras.optimizers.AdamW):
             epsilon=config.epsilon,
         )
 
-    def _backend_update_step(self, gradients, variables, learning_rate):
-        # What all variables share is computed once: it is a third of the graph else.
+    def apply_if(
+        self,
+        made: tf.Tensor,
+        gradients: Sequence[tf.Tensor],
+        variables: Sequence[tf.Variable],
+        scale: float | tf.Tensor = 1.0,
+    ) -> None:
+        """Makes the update, or changes nothing; called on each replica.
+
+        Args:
+          made: bool scalar, whether to make it.
+          gradients: the same on every replica; finite if `made`.
+          variables: those that the optimizer was built for, in the same order.
+          scale: of the gradients, as `clipping_scale`.
+        """
+        # Two operations a variable, not two dozen, and no branches: both were most of
+        # the graph of a step. Each replica updates its own copies.
         step = tf.cast(self.iterations + 1, tf.float32)
-        rates = {
-            "decay": learning_rate * self.weight_decay,
-            "step": learning_rate / (1 - tf.pow(self.beta_1, step)),
-            "root": tf.sqrt(1 - tf.pow(self.beta_2, step)),
+        beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
+        learning_rate = tf.where(made, self.learning_rate, 0.0)
+        scale = tf.where(made, scale, 0.0)
+        shared = {
+            # With both at 1 the slots stay.
+            "beta1": tf.where(made, beta_1, 1.0),
+            "beta2": tf.where(made, beta_2, 1.0),
+            "beta1_power": beta_1**step,
+            "beta2_power": beta_2**step,
+            "lr": learning_rate,
+            # The operation adds epsilon to sqrt(v) and corrects the quotient.
+            "epsilon": self.epsilon * tf.sqrt(1 - beta_2**step),
         }
-        super()._backend_update_step(gradients, variables, rates)
+        decay = learning_rate * self.weight_decay
+        slots = zip(self._momentums, self._velocities, strict=True)
+        for gradient, variable, (m, v) in zip(gradients, variables, slots, strict=True):
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=decay, delta=variable
+            )
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=m.value.handle,
+                v=v.value.handle,
+                # 0 where the scale is, whatever the gradient.
+                grad=tf.raw_ops.MulNoNan(x=gradient, y=scale),
+                **shared,
+            )
+        self.iterations.assign_add(tf.cast(made, self.iterations.dtype))
 
-    def _apply_weight_decay(self, variables):
-        """`update_step` does it, in the same pass over the variables."""
 
-    def update_step(self, gradient, variable, rates):
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index], self._velocities[index]
-        self.assign_add(m, (1 - self.beta_1) * (gradient - m))
-        self.assign_add(v, (1 - self.beta_2) * (tf.square(gradient) - v))
-        step = rates["step"] * m / (tf.sqrt(v) / rates["root"] + self.epsilon)
-        self.assign_sub(variable, rates["decay"] * variable + step)
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        return grads_and_vars
-
-
-def clip_by_norm(
-    gradients: list[tf.Tensor], norm: tf.Tensor, limit: float
-) -> list[tf.Tensor]:
-    """Scales a gradient down to a global L2 norm of `limit` where it is longer.
+def clipping_scale(norm: tf.Tensor, limit: float) -> tf.Tensor:
+    """The factor that brings a gradient down to a global L2 norm of at most `limit`.
 
     Args:
-      gradients: summed over all replicas.
-      norm: their global norm.
+      norm: of the gradient, summed over all replicas.
       limit: the largest norm to let pass.
 
     Reference: Pascanu et al., arXiv 1211.5063.
     """
-    scale = limit / tf.maximum(norm, limit)
-    return [gradient * scale for gradient in gradients]
+    return limit / tf.maximum(norm, limit)
 
 
 def moving_average_decay(decay: float, updates: tf.Tensor) -> tf.Tensor:
@@ -105,31 +124,35 @@ def moving_average_decay(decay: float, updates: tf.Tensor) -> tf.Tensor:
 
 
 def update_average(
-    strategy: tf.distribute.Strategy,
     averages: Sequence[tf.Variable],
     variables: Sequence[tf.Variable],
-    decay: tf.Tensor,
+    rate: tf.Tensor,
 ) -> None:
-    """Moves averages towards the variables; called between replicas.
+    """Moves averages towards the variables; called on each replica.
 
-        average += (1 - decay) (variable - average)
+        average += rate (variable - average)
 
     What is not trainable, as the running statistics of batch norm, is copied.
 
     Args:
-      strategy: whose variables they are.
       averages, variables: in the same order.
-      decay: scalar in [0, 1).
+      rate: scalar in [0, 1]: one minus the decay; 0 to leave them.
 
     Reference: Polyak & Juditsky 1992; the exponential form of arXiv 1412.6980, 7.2.
     """
-
-    def move(average, variable, decay):
-        average.assign_add((1 - decay) * (variable - average))
-
-    def copy(average, variable, decay):
-        average.assign(variable)
-
     for average, variable in zip(averages, variables, strict=True):
-        update = move if variable.trainable else copy
-        strategy.extended.update(average, update, args=(variable, decay))
+        if variable.trainable:
+            step = rate * (variable - average)
+            tf.raw_ops.AssignAddVariableOp(resource=average.handle, value=step)
+        else:
+            assign_on_replica(average, variable)
+
+
+def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Assigns to the copy of a mirrored variable on the replica that calls.
+
+    `assign` would want all replicas to meet; for values that are the same on all of
+    them there is no need.
+    """
+    value = tf.convert_to_tensor(value)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

@@ -65,7 +65,7 @@ def _profile_steps() -> tuple[int, int] | None:
 
 def main() -> None:
     from tfp_vaeflow import checkpoints, data, experiment, trainer
-    from tfp_vaeflow.distribution import locked, make_strategy
+    from tfp_vaeflow.distribution import locked, make_strategy, tune_process
 
     flag = command.FLAGS
     model_dir = flag.model_dir
@@ -76,6 +76,7 @@ def main() -> None:
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     checkpoints.check_description(model_dir, config.model)
     splits = data.load(config.data, config.model)
+    tune_process()
     strategy = make_strategy()
     print(
         f"{config.data.data_dir or config.data.name}: "

@@ -30,7 +30,7 @@ from tfp_vaeflow import data, experiment, files
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.cost import costs
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.distribution import make_strategy, peak_memory_mib
+from tfp_vaeflow.distribution import make_strategy, peak_memory_mib, tune_process
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.trainer.step import Trainer
 
@@ -97,6 +97,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     Returns:
       Figures by name, as `--output` takes them.
     """
+    tune_process()
     training = config.training
     size = training.batch_size
     pause = time.monotonic()

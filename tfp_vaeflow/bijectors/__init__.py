@@ -7,6 +7,7 @@ from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv
 from tfp_vaeflow.bijectors.multiscale import Block, MultiScaleFlow
 from tfp_vaeflow.bijectors.squeeze import Squeezed
+from tfp_vaeflow.bijectors.step_graphs import StepGraphs
 from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "SplitPrior",
     "Squeezed",
     "StepConfig",
+    "StepGraphs",
     "watched",
 ]

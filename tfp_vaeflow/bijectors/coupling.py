@@ -35,7 +35,9 @@ class ChannelSplit:
         """`[..., C]` -> (conditioning part, transformed part)."""
         channels = x.shape[-1]
         if self._interleaved(channels):
-            first, second = x[..., 0::2], x[..., 1::2]
+            pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [channels // 2, 2]], 0))
+            pairs.set_shape([*x.shape[:-1], channels // 2, 2])
+            first, second = tf.unstack(pairs, axis=-1)
         else:
             first, second = tf.split(x, self._sizes(channels), axis=-1)
         return (first, second) if self.order == "up" else (second, first)

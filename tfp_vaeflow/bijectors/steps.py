@@ -10,6 +10,7 @@ from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
+from tfp_vaeflow.bijectors.step_graphs import run_shared
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import conditioning_ndims
 from tfp_vaeflow.noise import Initializer
@@ -29,6 +30,12 @@ class StepConfig:
     conv1x1: str = "dense"
     heads: int = 1
     kernel_size: tuple[int, int] = (2, 3)
+
+
+def _kind(config: StepConfig, *settings) -> tuple | None:
+    """What steps that may share a graph have in common."""
+    # In training batch norm changes its statistics; functions of tensors cannot.
+    return None if config.coupling.norm == "batch" else (config, *settings)
 
 
 def _step_members(
@@ -69,7 +76,21 @@ def _step_members(
     ]
 
 
-class GlowStep(Sequential):
+class _Step(Sequential):
+    """A step; those built alike share a graph where there are `StepGraphs`."""
+
+    def __init__(self, channels, config, init, name, units=lambda half: []):
+        members = _step_members(channels, config, init, name, units)
+        super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
+        self._kind = _kind(config, type(self), channels)
+
+    def inverse_and_log_det(self, y, conditioning=None):
+        return run_shared(
+            self, self._kind, Sequential.inverse_and_log_det, y, conditioning
+        )
+
+
+class GlowStep(_Step):
     """One step of the paper's Glow, on images or vectors.
 
         x -> ActNorm -> 1x1 convolution -> coupling continuous/up -> continuous/down
@@ -92,11 +113,10 @@ class GlowStep(Sequential):
         init: Initializer,
         name: str = "glow_step",
     ):
-        members = _step_members(channels, config, init, name)
-        super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
+        super().__init__(channels, config, init, name)
 
 
-class MaCowStep(Sequential):
+class MaCowStep(_Step):
     """One step of MaCow, on images: two units before each pair of couplings.
 
         x -> ActNorm -> 1x1 convolution
@@ -133,8 +153,7 @@ class MaCowStep(Sequential):
                 for number in range(2)
             ]
 
-        members = _step_members(channels, config, init, name, units)
-        super().__init__(members, 3, name, init.dtype)
+        super().__init__(channels, config, init, name, units)
 
 
 class SplitPrior(FlowBijector):
@@ -168,6 +187,7 @@ class SplitPrior(FlowBijector):
         super().__init__(3, name, init.dtype, conditioning_ndims(config.coupling))
         split = ChannelSplit("continuous", "up", factor)
         self.leaving = leaving
+        self._kind = _kind(config, type(self), channels, factor, leaving)
         self.conv1x1 = Conv1x1(
             channels, init, config.conv1x1, config.heads, name=f"{name}_conv1x1"
         )
@@ -185,6 +205,11 @@ class SplitPrior(FlowBijector):
         return y, log_det_a + log_det_b + log_det_c
 
     def inverse_and_log_det(self, y, conditioning=None):
+        return run_shared(
+            self, self._kind, SplitPrior._inverse_and_log_det, y, conditioning
+        )
+
+    def _inverse_and_log_det(self, y, conditioning):
         y, log_det_a = self.conv1x1.inverse_and_log_det(y)
         y, log_det_b = self.coupling.inverse_and_log_det(y, conditioning)
         kept, leaving = split_off(y, self.leaving)

@@ -121,6 +121,9 @@ class TrainingConfig(Settings):
       batch_size: images a step, over all devices.
       micro_batches: parts that each device takes its share of the batch in, one after
         another, to save memory. The result is that of the whole batch.
+      recompute: compute the inside of each step of the flow again for its gradient,
+        rather than keep it: a fraction of the memory for a third more time.
+      jit_compile: compile the steps of the flow with XLA.
       num_steps: updates in all.
       seed: of the initial weights, the order of the images and all noise.
       init_from: model directory whose weights a new run begins with, in place of
@@ -139,6 +142,8 @@ class TrainingConfig(Settings):
 
     batch_size: int = 64
     micro_batches: int = 1
+    recompute: bool = False
+    jit_compile: bool = False
     num_steps: int = 1000
     seed: int = 0
     init_from: str | None = None
@@ -226,9 +231,17 @@ class ExperimentConfig(Settings):
     def check(self):
         dequantizer = self.model.dequantizer
         flows = [self.model.flow, *([dequantizer.flow] if dequantizer else [])]
-        if self.training.micro_batches > 1 and "batch" in [f.norm for f in flows]:
-            raise UserError(
-                f"TrainingConfig.micro_batches is {self.training.micro_batches} with "
-                "FlowConfig.norm = 'batch', which has to see the whole batch at once; "
-                "expected 1, or another norm"
-            )
+        if "batch" not in [flow.norm for flow in flows]:
+            return
+        for field, without in (
+            ("micro_batches", 1),
+            ("recompute", False),
+            ("jit_compile", False),
+        ):
+            value = getattr(self.training, field)
+            if value != without:
+                raise UserError(
+                    f"TrainingConfig.{field} is {value} with FlowConfig.norm = "
+                    "'batch', which has to see the whole batch, and once; "
+                    f"expected {without}, or another norm"
+                )

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import data, noise
+from tfp_vaeflow.bijectors import StepGraphs
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.distribution import check_even_share, split_over_replicas
 from tfp_vaeflow.errors import UserError
@@ -14,7 +15,8 @@ from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, training_objective
 from tfp_vaeflow.optimization import (
     AdamW,
-    clip_by_norm,
+    assign_on_replica,
+    clipping_scale,
     moving_average_decay,
     update_average,
 )
@@ -55,7 +57,13 @@ class StepCounts(tf.Module):
     def __init__(self):
         super().__init__(name="step_counts")
         self.taken, self.skipped, self.skipped_in_a_row = (
-            tf.Variable(0, trainable=False, dtype=tf.int64, name=name)
+            tf.Variable(
+                0,
+                trainable=False,
+                dtype=tf.int64,
+                name=name,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
             for name in ("taken", "skipped", "skipped_in_a_row")
         )
 
@@ -89,6 +97,7 @@ class Trainer:
         self._config = config
         self._strategy = strategy
         self.average = None
+        self._graphs = StepGraphs(training.recompute, training.jit_compile)
         with strategy.scope():
             self.model = build_model(config.model, training.seed)
             if config.optimizer.ema_decay:
@@ -174,41 +183,39 @@ class Trainer:
     # Without AutoGraph, which has nothing to convert here and takes its time.
     @tf.function(autograph=False)
     def _train_step(self, batch: data.Batch) -> StepResult:
-        step = tf.identity(self.counts.taken)
+        results = self._strategy.run(self._step_on_replica, [batch])
+        # They are the same on every replica.
+        return tf.nest.map_structure(
+            lambda result: self._strategy.experimental_local_results(result)[0], results
+        )
+
+    def _step_on_replica(self, batch: data.Batch) -> StepResult:
+        """The step on a replica's share of the batch, in step with the others."""
+        config = self._config.optimizer
+        counts = self.counts
         statistics = [v for v in self.model.variables if not v.trainable]
         before = [tf.identity(v) for v in statistics]
-        losses, gradients, norm = self._strategy.run(self._gradients, [batch, step])
-        losses = Losses(*self._sum(losses))
-        # Every replica has summed the same gradients.
-        norm = self._strategy.experimental_local_results(norm)[0]
-
-        def update():
-            updates = tf.identity(self.optimizer.iterations)
-            self._strategy.run(self._apply, [gradients, norm])
-            if self.average is not None:
-                update_average(
-                    self._strategy,
-                    self.average.variables,
-                    self.model.variables,
-                    moving_average_decay(self._config.optimizer.ema_decay, updates),
-                )
-            self.counts.skipped_in_a_row.assign(0)
-            return 0
-
-        def skip():
-            for variable, value in zip(statistics, before):
-                variable.assign(value)  # the forward pass has moved them
-            self.counts.skipped.assign_add(1)
-            self.counts.skipped_in_a_row.assign_add(1)
-            return 0
-
-        finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
-        tf.cond(finite, update, skip)
-        self.counts.taken.assign_add(1)
-        return StepResult(losses, norm, tf.identity(self.counts.skipped_in_a_row))
+        losses, gradients, norm = self._gradients(batch, tf.identity(counts.taken))
+        made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
+        updates = tf.identity(self.optimizer.iterations)
+        scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0
+        self.optimizer.apply_if(made, gradients, self.model.trainable_variables, scale)
+        for variable, value in zip(statistics, before):
+            # The forward pass has moved them.
+            assign_on_replica(variable, tf.where(made, variable, value))
+        if self.average is not None:
+            rate = 1 - moving_average_decay(config.ema_decay, updates)
+            update_average(
+                self.average.variables, self.model.variables, tf.where(made, rate, 0.0)
+            )
+        skipped = tf.cast(~made, tf.int64)
+        counts.skipped.assign_add(skipped)
+        counts.skipped_in_a_row.assign((counts.skipped_in_a_row + skipped) * skipped)
+        counts.taken.assign_add(1)
+        return StepResult(losses, norm, tf.identity(counts.skipped_in_a_row))
 
     def _gradients(self, batch: data.Batch, step: tf.Tensor):
-        """On one replica: its share of the losses; the whole gradient and its norm."""
+        """On a replica: losses, gradient and its norm, all of the whole batch."""
         config = self._config
         seed = noise.step_seed(config.training.seed, step)
         encoder_variables, others = self.model.variables_by_use()
@@ -222,7 +229,7 @@ class Trainer:
             draws = self.model.draw_loss_noise(
                 seed, size, config.objective.num_samples, batch.positions[first]
             )
-            with tf.GradientTape() as tape:
+            with tf.GradientTape() as tape, self._graphs.used():
                 tape.watch(inputs)
                 losses = self.model.losses_given_features(
                     images, inputs, draws, training=True
@@ -249,8 +256,10 @@ class Trainer:
         }
         gradients = [of[v.ref()] for v in self.model.trainable_variables]
         context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        return sums, gradients, tf.linalg.global_norm(gradients)
+        sums, gradients = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, gradients]
+        )
+        return Losses(*sums), gradients, tf.linalg.global_norm(gradients)
 
     def _accumulate(self, piece, size, variables, features):
         """Sums what `piece` gives over the micro-batches, one after another."""
@@ -274,13 +283,6 @@ class Trainer:
             lambda index, *_: index < count, body, start, parallel_iterations=1
         )
         return sums, gradients, {name: a.concat() for name, a in arrays.items()}
-
-    def _apply(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
-        """On one replica: the update of every variable."""
-        if self._config.optimizer.clip_norm:
-            limit = self._config.optimizer.clip_norm
-            gradients = clip_by_norm(gradients, norm, limit)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
 
     def _sum(self, values):
         return [

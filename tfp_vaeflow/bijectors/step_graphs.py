@@ -1,0 +1,129 @@
+"""One graph for all steps of a flow that are built alike.
+
+A flow has dozens of steps, but only a few kinds of them. Traced one by one they make a
+graph of tens of thousands of operations, which takes longer to build and to optimise
+than hundreds of training steps take to run. Here a kind of step is a function of
+(input, conditioning, weights), traced once and called by each step with its own
+weights. The same function is the unit that recomputation and XLA work on.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Hashable, Iterator
+
+import keras
+import tensorflow as tf
+
+_graphs = contextvars.ContextVar("graphs", default=None)
+
+
+@contextlib.contextmanager
+def _substituted(module: tf.Module, tensors: list[tf.Tensor]) -> Iterator[None]:
+    """Lets a module compute with tensors in the place of its variables."""
+    places = list(_places(module))
+    variables = [attributes[name] for attributes, name in places]
+    try:
+        for (attributes, name), tensor in zip(places, tensors, strict=True):
+            attributes[name] = tensor
+        yield
+    finally:
+        for (attributes, name), variable in zip(places, variables):
+            attributes[name] = variable
+
+
+def _places(module: tf.Module) -> Iterator[tuple[dict, str]]:
+    """Where a module and those in it keep their variables, in a fixed order."""
+    for part in (module, *module.submodules):
+        attributes = vars(part)
+        for name, value in sorted(attributes.items()):
+            if isinstance(value, tf.Variable):
+                yield attributes, name
+            elif isinstance(value, keras.Layer):
+                for variable in value.variables:
+                    yield vars(variable), "_value"
+
+
+class StepGraphs:
+    """The graphs of a model's steps: while `used`, each kind is traced once.
+
+    Args:
+      recompute: whether the gradient computes a step's inside again from its input, so
+        that between the passes only the inputs of the steps are kept.
+      jit_compile: whether XLA compiles them.
+
+    Reference: Chen et al., *Training Deep Nets with Sublinear Memory Cost*,
+    arXiv 1604.06174 (recomputation).
+    """
+
+    def __init__(self, recompute: bool = False, jit_compile: bool = False):
+        self._recompute = recompute
+        self._jit_compile = jit_compile
+        self._functions = {}
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Steps that are called within go by these graphs."""
+        token = _graphs.set(self)
+        try:
+            yield
+        finally:
+            _graphs.reset(token)
+
+    def run(self, step: tf.Module, kind: Hashable, method: Callable, x, conditioning):
+        """`method(step, x, conditioning)` by the graph of its kind."""
+        kind = kind, conditioning is not None
+        if kind not in self._functions:
+            self._functions[kind] = self._make(step, method)
+        forward, backward = self._functions[kind]
+        weights = [tf.convert_to_tensor(at[name]) for at, name in _places(step)]
+        if not self._recompute:
+            return forward(x, conditioning, weights)
+
+        @tf.custom_gradient
+        def recomputed(x, conditioning, *weights):
+            def gradient(*upstream):
+                return backward(x, conditioning, weights, upstream)
+
+            return forward(x, conditioning, weights), gradient
+
+        return recomputed(x, conditioning, *weights)
+
+    def _make(self, step, method):
+        def compute(x, conditioning, weights):
+            with _substituted(step, weights):
+                return method(step, x, conditioning)
+
+        def gradient(x, conditioning, weights, upstream):
+            inputs = [t for t in (x, conditioning, *weights) if t is not None]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = compute(x, conditioning, weights)
+            return tape.gradient(outputs, inputs, upstream)
+
+        # Not inlined: the runtime, too, prepares each function once.
+        attributes = None if self._jit_compile else {"_noinline": True}
+        return tuple(
+            tf.function(
+                function,
+                autograph=False,
+                jit_compile=self._jit_compile or None,
+                experimental_attributes=attributes,
+            )
+            for function in (compute, gradient)
+        )
+
+
+def run_shared(step, kind: Hashable | None, method: Callable, x, conditioning):
+    """`method(step, x, conditioning)`, by the `StepGraphs` in use if any.
+
+    Args:
+      step: the object.
+      kind: equal for steps that differ in the values of their weights only; None for
+        one that cannot share a graph.
+      method: of the step; gives tensors.
+      x, conditioning: its arguments.
+    """
+    graphs = _graphs.get()
+    if graphs is None or kind is None:
+        return method(step, x, conditioning)
+    return graphs.run(step, kind, method, x, conditioning)

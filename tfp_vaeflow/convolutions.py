@@ -1,0 +1,89 @@
+"""Linear maps of channels: products, and convolutions that a CPU runs fast.
+
+TensorFlow's convolutions, and even more their gradients, reach the speed of its matrix
+products on a CPU only for some shapes. For those of coupling networks, with many
+channels on one side or on both, this module says the same in operations that do:
+`tools/benchmark.py` shows what it gives.
+"""
+
+import tensorflow as tf
+
+
+def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
+
+    Convolutions have stride 1, an odd kernel and zero padding, so the resolution stays.
+    """
+    if kernel.shape.rank == 2:
+        return tf.matmul(x, kernel)
+    *size, inputs, outputs = kernel.shape
+    if tf.config.list_logical_devices("GPU"):
+        return _conv2d(x, kernel)
+    if size == [1, 1]:
+        return _at_every_position(x, tf.reshape(kernel, [inputs, outputs]))
+    if inputs <= outputs:
+        return _conv2d(x, kernel)
+    return _narrowing_conv2d(x, tf.convert_to_tensor(kernel))
+
+
+def _conv2d(x, kernel):
+    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+
+
+def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """`x @ matrix` for x `[B, H, W, in]`, as one product."""
+    flat = tf.matmul(tf.reshape(x, [-1, matrix.shape[0]]), matrix)
+    y = tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [matrix.shape[1]]], 0))
+    y.set_shape([*x.shape[:-1], matrix.shape[1]])
+    return y
+
+
+@tf.custom_gradient
+def _narrowing_conv2d(x, kernel):
+    """A convolution to fewer channels.
+
+    Forward, one product gives what each position adds to each of its neighbours.
+    Backward, both gradients are those of a convolution from the few channels to the
+    many, that of dy with the kernel seen from the other side.
+    """
+    rows, columns, inputs, outputs = kernel.shape
+    matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, -1])
+    y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
+    y = _from_neighbours(y, columns, axis=2)
+
+    def other_side(kernel):
+        return tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+
+    def gradient(dy):
+        back = other_side(kernel)
+        dback = tf.raw_ops.Conv2DBackpropFilter(
+            input=dy,
+            filter_sizes=back.shape,
+            out_backprop=x,
+            strides=[1] * 4,
+            padding="SAME",
+        )
+        return _conv2d(dy, back), other_side(dback)
+
+    return y, gradient
+
+
+def _from_neighbours(y: tf.Tensor, size: int, axis: int) -> tf.Tensor:
+    """Sums, along an axis, what the `size` neighbours of a position have for it.
+
+    The channels are `size` blocks, each for one offset: the first one is what a
+    position has for the one that it is farthest before.
+    """
+    channels = y.shape[-1] // size
+    length = y.shape[axis] or tf.shape(y)[axis]
+    padding = [[0, 0]] * 4
+    padding[axis] = [size // 2] * 2
+    y = tf.pad(y, padding)
+    extent = [-1] * 4
+    extent[axis], extent[3] = length, channels
+    parts = []
+    for number in range(size):
+        begin = [0, 0, 0, number * channels]
+        begin[axis] = number
+        parts.append(tf.slice(y, begin, extent))
+    return tf.add_n(parts)
