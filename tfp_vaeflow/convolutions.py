@@ -13,7 +13,9 @@ def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
 
     Convolutions have stride 1, an odd kernel and zero padding, so the resolution stays.
+    The kernel is cast to the precision of x.
     """
+    kernel = tf.cast(kernel, x.dtype)
     if kernel.shape.rank == 2:
         return tf.matmul(x, kernel)
     *size, inputs, outputs = kernel.shape
@@ -23,7 +25,7 @@ def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return _at_every_position(x, tf.reshape(kernel, [inputs, outputs]))
     if inputs <= outputs:
         return _conv2d(x, kernel)
-    return _narrowing_conv2d(x, tf.convert_to_tensor(kernel))
+    return _narrowing_conv2d(x, kernel)
 
 
 def _conv2d(x, kernel):

@@ -10,6 +10,7 @@ from tfp_vaeflow.networks import (
     NORM_EPSILON,
     BatchNormalization,
     WeightNormLinear,
+    compute_dtype,
 )
 from tfp_vaeflow.noise import Initializer
 
@@ -174,6 +175,23 @@ def build_local_resnet(
     return keras.Model(inputs, builder.up(builder.down(inputs)), name="local_resnet")
 
 
+def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
+    """What a ResNet says of float32 images, in the precision that networks compute in.
+
+    Its batch norm stays float32 inside, like its variables.
+    """
+    if compute_dtype(x.dtype) == x.dtype:
+        return resnet(x, training=training)
+    policies = [layer.dtype_policy for layer in resnet.layers]
+    try:
+        for layer in resnet.layers:
+            layer.dtype_policy = "mixed_bfloat16"
+        return tf.cast(resnet(x, training=training), x.dtype)
+    finally:
+        for layer, policy in zip(resnet.layers, policies):
+            layer.dtype_policy = policy
+
+
 class LocalEncoder(tf.Module):
     """Features of an image at every position, for a dequantizer.
 
@@ -196,7 +214,7 @@ class LocalEncoder(tf.Module):
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> `[B, H, W, out_planes]`."""
-        return self.resnet(x, training=training)
+        return _run(self.resnet, x, training)
 
 
 class GaussianEncoder(tf.Module):
@@ -228,7 +246,7 @@ class GaussianEncoder(tf.Module):
 
     def statistics(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> mean and log-variance of z, `[B, 2 D]`."""
-        return self.head(self.resnet(x, training=training))
+        return self.head(_run(self.resnet, x, training))
 
     @staticmethod
     def posterior(statistics: tf.Tensor) -> tfd.Independent:

@@ -24,8 +24,9 @@ STD_EPSILON = 1e-6
 # Added to the variance by batch, group and instance norm.
 NORM_EPSILON = 1e-5
 
-# TFP's interface of bijectors has no place for this.
+# TFP's interface of bijectors has no place for these.
 _batch_statistics = contextvars.ContextVar("batch_statistics", default=False)
+_mixed_precision = contextvars.ContextVar("mixed_precision", default=False)
 
 
 @contextlib.contextmanager
@@ -39,6 +40,27 @@ def batch_statistics(used: bool) -> Iterator[None]:
         yield
     finally:
         _batch_statistics.reset(token)
+
+
+@contextlib.contextmanager
+def mixed_precision(used: bool) -> Iterator[None]:
+    """Says whether networks compute in bfloat16; what they take and give is float32.
+
+    Weights, norms and conditioners stay float32 too.
+
+    Reference: Micikevicius et al., arXiv 1710.03740; Kalamkar et al., arXiv 1905.12322
+    (bfloat16, which needs no scaling of the loss).
+    """
+    token = _mixed_precision.set(used)
+    try:
+        yield
+    finally:
+        _mixed_precision.reset(token)
+
+
+def compute_dtype(dtype: tf.DType) -> tf.DType:
+    """What networks compute in, whose inputs and weights are of this type."""
+    return tf.bfloat16 if _mixed_precision.get() else dtype
 
 
 def mean_and_std(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -83,7 +105,7 @@ class Linear(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         y = apply_kernel(x, self.kernel)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
 
 class WeightNormLinear(tf.Module):
@@ -116,7 +138,8 @@ class WeightNormLinear(tf.Module):
         return self.direction * (self.gain / self._norm(self.direction))
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return apply_kernel(x, self.kernel()) + self.bias
+        """x of any precision; the result has that of the weights."""
+        return tf.cast(apply_kernel(x, self.kernel()), self.bias.dtype) + self.bias
 
     def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
         """Makes the output on `x` have mean 0 and std `scale` in each channel."""
@@ -185,8 +208,10 @@ class Norm(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         if self._is_batch:
-            return self.layer(x, training=_batch_statistics.get())
-        return self.layer(x)
+            y = self.layer(x, training=_batch_statistics.get())
+        else:
+            y = self.layer(x)
+        return tf.cast(y, x.dtype)
 
 
 class GlobalLinear(Linear):
@@ -332,14 +357,14 @@ class CouplingNetwork(tf.Module):
         self.conditioner = make_conditioner(config, in_channels, hidden, init)
 
     def _features(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
-        y = self.first(x)
+        y = self.first(tf.cast(x, compute_dtype(x.dtype)))
         if self.norm1 is not None:
             y = self.norm1(y)
         y = self.second(self._act(y))
         if self.norm2 is not None:
             y = self.norm2(y)
         if self.conditioner is not None:
-            y = y + self.conditioner(x, conditioning)
+            y = y + tf.cast(self.conditioner(x, conditioning), y.dtype)
         return self._act(y)
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:

@@ -14,6 +14,7 @@ from tfp_vaeflow.networks import (
     Linear,
     WeightNormLinear,
     apply_kernel,
+    compute_dtype,
     conditioning_ndims,
     make_conditioner,
 )
@@ -130,7 +131,9 @@ class MaskedConv(FlowBijector):
 
         It gives kh rows less than it gets, plus one.
         """
-        return self._act(tf.nn.conv2d(rows, kernel, 1, "VALID") + h)
+        dtype = compute_dtype(rows.dtype)
+        y = tf.nn.conv2d(tf.cast(rows, dtype), tf.cast(kernel, dtype), 1, "VALID")
+        return self._act(y + tf.cast(h, dtype))
 
     def forward_and_log_det(self, x, conditioning=None):
         x = self._turn(x)
@@ -148,7 +151,7 @@ class MaskedConv(FlowBijector):
             features = self._features(
                 known, shifted, h[:, i : i + 1] if map_given else h
             )
-            params = apply_kernel(features, last) + bias
+            params = tf.cast(apply_kernel(features, last), bias.dtype) + bias
             row, log_derivative = self.transform.forward_and_log_det(
                 codes.read(i), params
             )

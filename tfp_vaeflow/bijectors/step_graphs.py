@@ -9,7 +9,7 @@ weights. The same function is the unit that recomputation and XLA work on.
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -80,13 +80,13 @@ class StepGraphs:
             return forward(x, conditioning, weights)
 
         @tf.custom_gradient
-        def recomputed(x, conditioning, *weights):
+        def recomputed(*tensors):
             def gradient(*upstream):
                 return backward(x, conditioning, weights, upstream)
 
             return forward(x, conditioning, weights), gradient
 
-        return recomputed(x, conditioning, *weights)
+        return recomputed(*_given(x, conditioning, weights))
 
     def _make(self, step, method):
         def compute(x, conditioning, weights):
@@ -94,7 +94,7 @@ class StepGraphs:
                 return method(step, x, conditioning)
 
         def gradient(x, conditioning, weights, upstream):
-            inputs = [t for t in (x, conditioning, *weights) if t is not None]
+            inputs = _given(x, conditioning, weights)
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
                 outputs = compute(x, conditioning, weights)
@@ -111,6 +111,11 @@ class StepGraphs:
             )
             for function in (compute, gradient)
         )
+
+
+def _given(x, conditioning, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The tensors among the arguments: there may be no conditioning."""
+    return [t for t in (x, conditioning, *weights) if t is not None]
 
 
 def run_shared(step, kind: Hashable | None, method: Callable, x, conditioning):

@@ -124,6 +124,9 @@ class TrainingConfig(Settings):
       recompute: compute the inside of each step of the flow again for its gradient,
         rather than keep it: a fraction of the memory for a third more time.
       jit_compile: compile the steps of the flow with XLA.
+      mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
+        flow's state, log-dets and losses stay float32, and so does all of evaluation.
+        For processors and GPUs that have bfloat16.
       num_steps: updates in all.
       seed: of the initial weights, the order of the images and all noise.
       init_from: model directory whose weights a new run begins with, in place of
@@ -144,6 +147,7 @@ class TrainingConfig(Settings):
     micro_batches: int = 1
     recompute: bool = False
     jit_compile: bool = False
+    mixed_precision: bool = False
     num_steps: int = 1000
     seed: int = 0
     init_from: str | None = None

@@ -10,6 +10,7 @@ from tfp_vaeflow.bijectors import FlowBijector, watched
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.objective import training_objective
 
 
@@ -77,7 +78,8 @@ def first_layer_not_finite(
         passed.append(layer)
 
     try:
-        with watched(_flow_layers(model), note):
+        mixed = mixed_precision(config.training.mixed_precision)
+        with mixed, watched(_flow_layers(model), note):
             for name, resnet in _resnets(model):
                 _check_resnet(model, name, resnet, batch.images)
             for first in range(0, len(batch.images), size):

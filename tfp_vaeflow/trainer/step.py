@@ -11,6 +11,7 @@ from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.distribution import check_even_share, split_over_replicas
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
+from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses, training_objective
 from tfp_vaeflow.optimization import (
@@ -195,7 +196,8 @@ class Trainer:
         counts = self.counts
         statistics = [v for v in self.model.variables if not v.trainable]
         before = [tf.identity(v) for v in statistics]
-        losses, gradients, norm = self._gradients(batch, tf.identity(counts.taken))
+        with mixed_precision(self._config.training.mixed_precision):
+            losses, gradients, norm = self._gradients(batch, tf.identity(counts.taken))
         made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
         updates = tf.identity(self.optimizer.iterations)
         scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0

@@ -1,0 +1,115 @@
+"""Mixed precision: bfloat16 inside the networks, float32 everywhere else."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from testing import load_digits, randomize, tiny_experiment, tiny_model_config
+from tfp_vaeflow import config as cfg
+from tfp_vaeflow import data
+from tfp_vaeflow.bijectors import ChannelSplit, Coupling, MaskedConv
+from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.networks import mixed_precision
+from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.trainer import Trainer
+
+CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+
+
+def types_of(graph_def, operations):
+    """How many operations of a graph, functions included, there are of each type."""
+    nodes = [
+        *graph_def.node,
+        *(n for f in graph_def.library.function for n in f.node_def),
+    ]
+    return Counter(
+        tf.as_dtype(node.attr["T"].type) for node in nodes if node.op in operations
+    )
+
+
+def steps(mixed):
+    """Losses and gradient norms of some steps of a small model, and its trainer."""
+    whole = tiny_experiment(micro_batches=1, mixed_precision=mixed)
+    config = cfg.ExperimentConfig(
+        model=tiny_model_config(
+            image_shape=(8, 8, 1),
+            n_bins=17,
+            flow=cfg.FlowConfig(num_steps=[0, 1], hidden=[4, 16], factors=[]),
+        ),
+        optimizer=whole.optimizer,
+        training=whole.training,
+    )
+    split = load_digits(config).train
+    trainer = Trainer(config, tf.distribute.MirroredStrategy(["CPU:0"]))
+    trainer.initialize(split)
+    batches = data.training_batches(split, config.data, 48, config.training.seed, 0)
+    results = []
+    for batch in batches.take(5):
+        result = trainer.train_step(batch)
+        results.append([*result.losses, result.gradient_norm])
+    return np.array(results), trainer, trainer.graph(batch).as_graph_def()
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return steps(True)
+
+
+def test_a_step_is_that_of_float32_but_for_rounding(mixed):
+    exact, _, graph = steps(False)
+    results, *_ = mixed
+    assert (results[:, 1] != exact[:, 1]).all()
+    np.testing.assert_allclose(results, exact, rtol=0.03, atol=1e-6)
+    assert set(types_of(graph, CONVOLUTIONS)) == {tf.float32}
+
+
+def test_networks_compute_in_bfloat16_and_nothing_else_does(mixed):
+    _, trainer, graph = mixed
+    assert set(types_of(graph, CONVOLUTIONS)) == {tf.bfloat16}
+    products = types_of(graph, ["MatMul"])
+    # The 1x1 convolutions of the flow and the conditioning stay exact.
+    assert products[tf.bfloat16] and products[tf.float32]
+    assert set(types_of(graph, ["Qr", "Exp", "Log"])) == {tf.float32}
+    assert set(types_of(graph, ["ResourceApplyAdam", "L2Loss"])) == {tf.float32}
+    floating = {v.dtype for v in trainer.model.variables if v.dtype.is_floating}
+    assert floating == {tf.float32}
+
+
+def test_outside_of_the_step_the_encoder_is_float32(mixed):
+    _, trainer, _ = mixed
+    encode = tf.function(trainer.model.encoder.statistics)
+    graph = encode.get_concrete_function(tf.zeros([2, 8, 8, 1])).graph.as_graph_def()
+    assert set(types_of(graph, CONVOLUTIONS)) == {tf.float32}
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize("conditioning", ["global_linear", "global_attn"])
+def test_a_coupling_takes_and_gives_float32(norm, conditioning):
+    config = CouplingConfig(
+        hidden=8, conditioning_dim=3, norm=norm, num_groups=2, conditioning=conditioning
+    )
+    check_inverse(Coupling(4, config, ChannelSplit(), Initializer()))
+
+
+def test_a_masked_convolution_takes_and_gives_float32():
+    config = CouplingConfig(hidden=8, conditioning_dim=3)
+    check_inverse(MaskedConv(4, config, "A", (2, 3), Initializer()))
+
+
+def check_inverse(bijector):
+    """Same values as in float32 but for rounding; exact round trips all the same."""
+    randomize(bijector, scale=0.1)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.standard_normal((2, 4, 4, 4)), tf.float32)
+    z = tf.constant(rng.standard_normal((2, 3)), tf.float32)
+    exact = bijector.inverse_and_log_det(x, z)
+    with mixed_precision(True):
+        value, log_det = bijector.inverse_and_log_det(x, z)
+        back, back_log_det = bijector.forward_and_log_det(value, z)
+    assert value.dtype == log_det.dtype == back.dtype == tf.float32
+    assert 0 < np.abs(value - exact[0]).max() < 0.05
+    assert 0 < np.abs(log_det - exact[1]).max() < 0.5
+    np.testing.assert_allclose(back, x, atol=1e-4)
+    np.testing.assert_allclose(back_log_det, -log_det, atol=1e-4)
