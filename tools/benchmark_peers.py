@@ -15,12 +15,13 @@ What differs:
 - Here four couplings make a step, with one 1x1 convolution and two ActNorms; the others
   have one of each with every coupling. Channels that leave pass one more coupling here,
   a single convolution in tfb.Glow, nothing in normflows.
-- The training step here is the trainer's: it adds dequantization, the norm of the
-  gradient, and a check that all is finite. Density and sampling take and give pixels.
+- What runs here is `benchmark.measure`: the trainer's step, which adds dequantization,
+  the norm of the gradient and a check that all is finite, in a process set up as that
+  of `train`; density and sampling take and give pixels.
 
-FLOPs are those of training on an image: three times the convolutions and matrix products
-on its way to the code. tfb.Glow's log_prob computes its networks twice, for the value
-and for the log-det; that is not counted.
+FLOPs are those of training on an image: three times the convolutions and products on
+its way to the code. tfb.Glow's log_prob computes its networks twice, for the value and
+for the log-det; that is not counted.
 """
 
 import argparse
@@ -277,8 +278,8 @@ def _in_new_process(library: str, python: str, settings: dict) -> dict | None:
     found = json.loads(done.stdout.splitlines()[-1])
     if "missing" in found:
         print(
-            f"{library} is left out: {python} has no module {found['missing']!r}; pip "
-            "install it into an environment of its own and give that one's --python"
+            f"{library} is left out: {python} has no module {found['missing']!r}; "
+            "--help says how to install it"
         )
         return None
     rate = found["train_images_per_s"] * found["flops_per_image"]
