@@ -4,20 +4,21 @@
     python tools/benchmark_peers.py --python=peers/bin/python --output=PEERS.json
 
 Measures this package, TensorFlow Probability's tfb.Glow and normflows, each in a
-process of its own with a thread a core. A library that is not there is left out.
+process of its own with a thread a core. A library that is not there is left out. Once
+all are ready they run by turns, so that a machine whose speed changes favours none;
+rates are medians over --repeats. Data-dependent initialisation is not timed.
 
 All have --levels levels of --steps_per_level affine couplings by networks 3x3-1x1-3x3
 of width --hidden with ReLU; between levels half of the channels leave. They are trained
-with Adam, compiled by tf.function or, normflows, eagerly. Rates are medians over
---repeats after the first; data-dependent initialisation is not timed.
+with Adam, compiled by tf.function or, normflows, eagerly.
 
 What differs:
 - Here four couplings make a step, with one 1x1 convolution and two ActNorms; the others
   have one of each with every coupling. Channels that leave pass one more coupling here,
   a single convolution in tfb.Glow, nothing in normflows.
-- What runs here is `benchmark.measure`: the trainer's step, which adds dequantization,
-  the norm of the gradient and a check that all is finite, in a process set up as that
-  of `train`; density and sampling take and give pixels.
+- What runs here is the trainer's step, which adds dequantization, the norm of the
+  gradient and a check that all is finite, in a process set up as that of `train`;
+  density and sampling take and give pixels.
 
 FLOPs are those of training on an image: three times the convolutions and products on
 its way to the code. tfb.Glow's log_prob computes its networks twice, for the value and
@@ -36,11 +37,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # What measures normflows has neither TensorFlow nor absl. And the program itself stays
-# small while it measures: a new process begins with the peak memory of its parent.
+# small: a new process begins with the peak memory of its parent.
 from tfp_vaeflow import files
 from tfp_vaeflow.errors import UserError
 
@@ -57,67 +59,53 @@ _FIGURES = [
 _CHANNELS = 3
 
 
-def _median_seconds(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+class _Model(NamedTuple):
+    """What a library's process can be told to do.
+
+    Attributes:
+      initialize: data-dependent initialisation.
+      train, density, sample: each takes or makes one batch, and waits for it.
+      cost: gives `parameters`, `flops_per_image` and `versions`.
+    """
+
+    initialize: Callable[[], object]
+    train: Callable[[], object]
+    density: Callable[[], object]
+    sample: Callable[[], object]
+    cost: Callable[[], dict]
 
 
-def _images(flag: argparse.Namespace):
-    """The images of `benchmark.measure` as a flow takes them, `[B, H, W, C]`."""
+def _pixels(flag: argparse.Namespace):
+    """The batch, uint8 `[B, H, W, C]`."""
     import numpy as np
 
     shape = (flag.batch_size, flag.image_size, flag.image_size, _CHANNELS)
-    pixels = np.random.default_rng(0).integers(0, 256, shape)
-    return ((pixels + 0.5) / 128 - 1).astype(np.float32)
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
-def _measure(
-    flag: argparse.Namespace,
-    initialize: Callable[[], object],
-    train: Callable[[], object],
-    density: Callable[[], object],
-    sample: Callable[[], object],
-) -> dict[str, float]:
-    """Runs another library's model, as `benchmark.measure` runs one of ours.
-
-    Args:
-      flag: the sizes, and when this process was started.
-      initialize: data-dependent initialisation.
-      train, density, sample: each takes or makes a batch, and waits for it.
-    """
-    start = time.monotonic()
-    initialize()
-    apart = time.monotonic() - start
-    train()
-    first = time.monotonic() - flag.started - apart
-    seconds = _median_seconds(train, flag.repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rates = {}
-    for name, run in {"density": density, "sample": sample}.items():
-        run()
-        rate = flag.batch_size / _median_seconds(run, flag.repeats)
-        rates[f"{name}_images_per_s"] = rate
-    return {
-        "train_images_per_s": flag.batch_size / seconds,
-        **rates,
-        "seconds_to_first_step": first - seconds,
-        "peak_memory_mb": peak,
-    }
+def _images(flag: argparse.Namespace):
+    """The batch as a flow takes it, float32 in [-1, 1)."""
+    return (_pixels(flag).astype("float32") + 0.5) / 128 - 1
 
 
-def _ours(flag: argparse.Namespace) -> dict:
+def _sizes(variables) -> int:
+    return sum(variable.shape.num_elements() for variable in variables)
+
+
+def _ours(flag: argparse.Namespace) -> _Model:
     from tfp_vaeflow import __version__, command, config
 
     command.start_tensorflow()
-    import benchmark
     import tensorflow as tf
 
-    from tfp_vaeflow.model import build_model
+    from tfp_vaeflow import data
+    from tfp_vaeflow.cost import costs
+    from tfp_vaeflow.data.splits import in_memory
+    from tfp_vaeflow.distribution import make_strategy, tune_process
+    from tfp_vaeflow.trainer.step import Trainer
 
+    tune_process()
+    size = flag.batch_size
     steps = flag.steps_per_level // 4
     flow = config.FlowConfig(
         # The finest level of the others begins with a squeeze.
@@ -126,23 +114,33 @@ def _ours(flag: argparse.Namespace) -> dict:
         factors=(2,) * (flag.levels - 1),
         activation="relu",
     )
-    shape = (flag.image_size, flag.image_size, _CHANNELS)
-    model = config.ModelConfig(shape, n_bins=256, latent_dim=0, flow=flow)
-    training = config.TrainingConfig(
-        batch_size=flag.batch_size, initialization_images=flag.batch_size
+    pixels = _pixels(flag)
+    experiment = config.ExperimentConfig(
+        config.ModelConfig(pixels.shape[1:], n_bins=256, latent_dim=0, flow=flow),
+        training=config.TrainingConfig(batch_size=size, initialization_images=size),
     )
-    found = benchmark.measure(
-        config.ExperimentConfig(model, training=training), flag.repeats, False
+    trainer = Trainer(experiment, make_strategy())
+    model = trainer.model
+    split = in_memory(pixels, None)
+    batch = next(iter(data.training_batches(split, experiment.data, size, 0, 0)))
+
+    def cost():
+        return {
+            "parameters": _sizes(model.trainable_variables),
+            "flops_per_image": 3 * sum(part.flops for part in costs(model).values()),
+            "versions": {"tfp_vaeflow": __version__, "tensorflow": tf.__version__},
+        }
+
+    return _Model(
+        lambda: trainer.initialize(split),
+        lambda: trainer.train_step(batch).gradient_norm.numpy(),
+        lambda: model.losses(pixels, batch_size=size).generation.numpy(),
+        lambda: model.sample(size, batch_size=size).numpy(),
+        cost,
     )
-    variables = build_model(model).trainable_variables
-    return {
-        **found,
-        "parameters": sum(variable.shape.num_elements() for variable in variables),
-        "versions": {"tfp_vaeflow": __version__, "tensorflow": tf.__version__},
-    }
 
 
-def _tfp(flag: argparse.Namespace) -> dict:
+def _tfp(flag: argparse.Namespace) -> _Model:
     from tfp_vaeflow import command
 
     command.start_tensorflow()
@@ -179,27 +177,29 @@ def _tfp(flag: argparse.Namespace) -> dict:
 
     density = tf.function(distribution.log_prob)
     sample = tf.function(lambda: distribution.sample(flag.batch_size))
-    found = _measure(
-        flag,
+
+    def cost():
+        graph = tf.function(glow.inverse).get_concrete_function(images).graph
+        flops = sum(map(flops_of, graph.get_operations())) / flag.batch_size
+        return {
+            "parameters": _sizes(variables),
+            "flops_per_image": 3 * flops,
+            "versions": {
+                "tensorflow_probability": tfp.__version__,
+                "tensorflow": tf.__version__,
+            },
+        }
+
+    return _Model(
         lambda: distribution.log_prob(images),
         lambda: train(images).numpy(),
         lambda: density(images).numpy(),
         lambda: sample().numpy(),
+        cost,
     )
-    graph = tf.function(glow.inverse).get_concrete_function(images).graph
-    flops = sum(map(flops_of, graph.get_operations())) / flag.batch_size
-    return {
-        **found,
-        "parameters": sum(variable.shape.num_elements() for variable in variables),
-        "flops_per_image": 3 * flops,
-        "versions": {
-            "tensorflow_probability": tfp.__version__,
-            "tensorflow": tf.__version__,
-        },
-    }
 
 
-def _normflows(flag: argparse.Namespace) -> dict:
+def _normflows(flag: argparse.Namespace) -> _Model:
     from importlib.metadata import version
 
     import normflows as nf
@@ -239,60 +239,122 @@ def _normflows(flag: argparse.Namespace) -> dict:
         with torch.no_grad():
             model.sample(flag.batch_size)
 
-    found = _measure(flag, density, train, density, sample)
-    with FlopCounterMode(display=False) as counter:
-        density()
-    return {
-        **found,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "flops_per_image": 3 * counter.get_total_flops() / flag.batch_size,
-        "versions": {"normflows": version("normflows"), "torch": torch.__version__},
-    }
+    def cost():
+        with FlopCounterMode(display=False) as counter:
+            density()
+        return {
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "flops_per_image": 3 * counter.get_total_flops() / flag.batch_size,
+            "versions": {"normflows": version("normflows"), "torch": torch.__version__},
+        }
+
+    return _Model(density, train, density, sample, cost)
 
 
 _LIBRARIES = {"tfp_vaeflow": _ours, "tfb.Glow": _tfp, "normflows": _normflows}
 
 
-def _in_new_process(library: str, python: str, settings: dict) -> dict | None:
-    """A library's figures; None, after a line that says so, where it is not there."""
-    threads = str(len(os.sched_getaffinity(0)))
-    names = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
-    print(f"measuring {library} ...", flush=True)
-    done = subprocess.run(
-        [
-            python,
-            __file__,
-            *(f"--{name}={value}" for name, value in settings.items()),
-            f"--library={library}",
-            f"--started={time.monotonic()}",
-        ],
-        env={**os.environ, **dict.fromkeys(names, threads), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(
-            f"{library}: its process ended with {done.returncode}; see what it wrote"
-        )
-    found = json.loads(done.stdout.splitlines()[-1])
-    if "missing" in found:
-        print(
-            f"{library} is left out: {python} has no module {found['missing']!r}; "
-            "--help says how to install it"
-        )
-        return None
-    rate = found["train_images_per_s"] * found["flops_per_image"]
-    return {**found, "train_gflops_per_s": rate / 1e9}
+def _serve(flag: argparse.Namespace) -> None:
+    """A library's process: takes its first step, then does what it reads."""
 
+    def answer(**what):
+        print(json.dumps(what), flush=True)
 
-def _measured_here(flag: argparse.Namespace) -> dict:
-    """What `_in_new_process` reads: figures, or the module that is missing."""
     try:
-        found = _LIBRARIES[flag.library](flag)
+        model = _LIBRARIES[flag.library](flag)
     except ModuleNotFoundError as error:
-        return {"missing": error.name}
-    return {name: found[name] for name in [*_FIGURES[:-1], "versions"]}
+        answer(missing=error.name)
+        return
+    start = time.monotonic()
+    model.initialize()
+    apart = time.monotonic() - start
+    model.train()
+    answer(seconds=time.monotonic() - flag.started - apart)
+    for line in sys.stdin:
+        what = line.strip()
+        start = time.perf_counter()
+        result = getattr(model, what)()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        cost = result if what == "cost" else None
+        answer(seconds=seconds, peak=peak, cost=cost)
+
+
+class _Peer:
+    """A library in a process of its own.
+
+    Attributes:
+      first: what it says after its first step.
+
+    Args:
+      library: its name.
+      python: the interpreter that has it.
+      settings: the sizes.
+    """
+
+    def __init__(self, library: str, python: str, settings: dict):
+        self.library = library
+        threads = str(len(os.sched_getaffinity(0)))
+        names = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+        sizes = [f"--{name}={value}" for name, value in settings.items()]
+        own = [f"--library={library}", f"--started={time.monotonic()}"]
+        self._process = subprocess.Popen(
+            [python, __file__, *sizes, *own],
+            env={
+                **os.environ,
+                **dict.fromkeys(names, threads),
+                "CUDA_VISIBLE_DEVICES": "",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.first = self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError(
+                f"{self.library}: its process ended with {self._process.wait()}; see "
+                "what it wrote"
+            )
+        return json.loads(line)
+
+    def run(self, what: str) -> dict:
+        """Has it do something; how long that took, and the peak memory so far."""
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _measure(peers: list[_Peer], batch_size: int, repeats: int) -> dict[str, dict]:
+    """The figures of libraries that have taken their first step, by name."""
+    found = {peer.library: {} for peer in peers}
+    for what in ("train", "density", "sample"):
+        for peer in peers:
+            peer.run(what)  # the first one traces
+        answers = {peer.library: [] for peer in peers}
+        for _ in range(repeats):
+            for peer in peers:
+                answers[peer.library].append(peer.run(what))
+        for peer in peers:
+            figures, taken = found[peer.library], answers[peer.library]
+            seconds = statistics.median(answer["seconds"] for answer in taken)
+            figures[f"{what}_images_per_s"] = batch_size / seconds
+            if what == "train":
+                figures["seconds_to_first_step"] = peer.first["seconds"] - seconds
+                figures["peak_memory_mb"] = taken[-1]["peak"]
+    for peer in peers:
+        figures = found[peer.library]
+        figures.update(peer.run("cost")["cost"])
+        rate = figures["train_images_per_s"] * figures["flops_per_image"]
+        figures["train_gflops_per_s"] = rate / 1e9
+    return found
 
 
 def _check(flag: argparse.Namespace, sizes: list[str]) -> None:
@@ -353,17 +415,25 @@ def main() -> None:
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     flag = parser.parse_args()
     if flag.library is not None:
-        print(json.dumps(_measured_here(flag)))
+        _serve(flag)
         return
     settings = {name: getattr(flag, name) for name in sizes}
+    peers = []
     try:
         _check(flag, list(sizes))
-        found = {}
         for library in _LIBRARIES:
             python = flag.python if library == "normflows" else sys.executable
-            figures = _in_new_process(library, python, settings)
-            if figures is not None:
-                found[library] = figures
+            peers.append(_Peer(library, python, settings))
+            missing = peers[-1].first.get("missing")
+            if missing is None:
+                print(f"{library} has taken its first step", flush=True)
+            else:
+                peers.pop().close()
+                print(
+                    f"{library} is left out: {python} has no module {missing!r}; "
+                    "--help says how to install it"
+                )
+        found = _measure(peers, flag.batch_size, flag.repeats)
         _print(found)
         if flag.output is not None:
             settings["threads"] = len(os.sched_getaffinity(0))
@@ -372,6 +442,9 @@ def main() -> None:
             print(f"written to {flag.output}")
     except (UserError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
+    finally:
+        for peer in peers:
+            peer.close()
 
 
 if __name__ == "__main__":
