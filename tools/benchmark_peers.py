@@ -6,7 +6,8 @@
 Measures this package, TensorFlow Probability's tfb.Glow and normflows, each in a
 process of its own with a thread a core. A library that is not there is left out. Once
 all are ready they run by turns, so that a machine whose speed changes favours none;
-rates are medians over --repeats. Data-dependent initialisation is not timed.
+rates are medians over --repeats. Data-dependent initialisation is not timed. Let
+nothing else run meanwhile: it does not slow all of them alike.
 
 All have --levels levels of --steps_per_level affine couplings by networks 3x3-1x1-3x3
 of width --hidden with ReLU; between levels half of the channels leave. They are trained
