@@ -318,3 +318,53 @@ def test_benchmark(tmp_path):
     lines = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
     assert lines["utilisation"] == "2.00" and lines["peak_memory_mb"] == "0.50"
     assert lines["encode_images_per_s"] == "1.00"
+
+
+def test_benchmark_peers_wants_sizes_that_all_can_have():
+    """Before anything is measured."""
+    for flag, complaint in (
+        ("--steps_per_level=6", "expected a multiple of 4"),
+        ("--image_size=12", "expected a multiple of 8"),
+        ("--batch_size=1", "expected at least 2"),
+        ("--levels=0", "expected at least 1"),
+        ("--python=no/python", "an environment that has normflows"),
+    ):
+        done = run_tool("benchmark_peers.py", flag)
+        assert done.returncode == 2 and done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {flag.partition('=')[0]} is ")
+        assert complaint in line
+    done = run_tool("benchmark_peers.py", "--help")
+    assert done.returncode == 0 and "--steps_per_level" in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_peers(tmp_path):
+    """Ours and TFP's, of a tiny size; normflows is left out where it is not there."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    done = run_tool(
+        "benchmark_peers.py",
+        "--image_size=8",
+        "--levels=2",
+        "--steps_per_level=4",
+        "--hidden=16",
+        "--batch_size=4",
+        "--repeats=2",
+        f"--python={python}",
+        f"--output={tmp_path / 'peers.json'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"left out: {python} has no module 'normflows'" in done.stdout
+    found = json.loads((tmp_path / "peers.json").read_text())
+    assert found["settings"]["hidden"] == 16
+    ours, theirs = found["libraries"]["tfp_vaeflow"], found["libraries"]["tfb.Glow"]
+    assert len(found["libraries"]) == 2 and ours.keys() == theirs.keys()
+    for figures in (ours, theirs):
+        assert figures.pop("versions")["tensorflow"]
+        assert all(0 < value < np.inf for value in figures.values())
+        flops = figures["train_images_per_s"] * figures["flops_per_image"]
+        assert figures["train_gflops_per_s"] == pytest.approx(flops / 1e9)
+    for name in ("parameters", "flops_per_image"):
+        assert ours[name] == pytest.approx(theirs[name], rel=0.2)

@@ -27,7 +27,8 @@ class Cost(NamedTuple):
     activation_bytes: float
 
 
-def _flops(op: tf.Operation) -> int:
+def flops_of(op: tf.Operation) -> int:
+    """Of a convolution or a matrix product of static shape; 0 for any other."""
     if op.type not in ("Conv2D", "MatMul", "BatchMatMulV2"):
         return 0
     outputs = op.outputs[0].shape.num_elements()
@@ -100,7 +101,7 @@ def costs(model: VAEFlow, num_samples: int = 1) -> dict[str, Cost]:
     }
     return {
         name: Cost(
-            sum(map(_flops, forward)) / _BATCH, _kept(set(forward), backward) / _BATCH
+            sum(map(flops_of, forward)) / _BATCH, _kept(set(forward), backward) / _BATCH
         )
         for name, (forward, backward) in parts.items()
     }
