@@ -76,7 +76,7 @@ def main() -> None:
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     checkpoints.check_description(model_dir, config.model)
     splits = data.load(config.data, config.model)
-    tune_process()
+    tune_process(save_memory=config.training.recompute)
     strategy = make_strategy()
     print(
         f"{config.data.data_dir or config.data.name}: "

@@ -97,7 +97,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     Returns:
       Figures by name, as `--output` takes them.
     """
-    tune_process()
+    tune_process(save_memory=config.training.recompute)
     training = config.training
     size = training.batch_size
     pause = time.monotonic()

@@ -47,8 +47,8 @@ class StepGraphs:
     """The graphs of a model's steps: while `used`, each kind is traced once.
 
     Args:
-      recompute: whether the gradient computes a step's inside again from its input, so
-        that between the passes only the inputs of the steps are kept.
+      recompute: whether the gradient computes the inside of each network of a step
+        again from its input, so that between the passes only the inputs are kept.
       jit_compile: whether XLA compiles them.
 
     Reference: Chen et al., *Training Deep Nets with Sublinear Memory Cost*,
@@ -56,7 +56,7 @@ class StepGraphs:
     """
 
     def __init__(self, recompute: bool = False, jit_compile: bool = False):
-        self._recompute = recompute
+        self.recompute = recompute
         self._jit_compile = jit_compile
         self._functions = {}
 
@@ -76,7 +76,7 @@ class StepGraphs:
             self._functions[kind] = self._make(step, method)
         forward, backward = self._functions[kind]
         weights = [tf.convert_to_tensor(at[name]) for at, name in _places(step)]
-        if not self._recompute:
+        if not self.recompute:
             return forward(x, conditioning, weights)
 
         @tf.custom_gradient
@@ -116,6 +116,12 @@ class StepGraphs:
 def _given(x, conditioning, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """The tensors among the arguments: there may be no conditioning."""
     return [t for t in (x, conditioning, *weights) if t is not None]
+
+
+def recomputing() -> bool:
+    """Whether the `StepGraphs` in use, if any, compute the insides of steps again."""
+    graphs = _graphs.get()
+    return graphs is not None and graphs.recompute
 
 
 def run_shared(step, kind: Hashable | None, method: Callable, x, conditioning):

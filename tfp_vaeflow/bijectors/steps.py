@@ -10,7 +10,7 @@ from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
-from tfp_vaeflow.bijectors.step_graphs import run_shared
+from tfp_vaeflow.bijectors.step_graphs import recomputing, run_shared
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import conditioning_ndims
 from tfp_vaeflow.noise import Initializer
@@ -85,9 +85,32 @@ class _Step(Sequential):
         self._kind = _kind(config, type(self), channels)
 
     def inverse_and_log_det(self, y, conditioning=None):
-        return run_shared(
-            self, self._kind, Sequential.inverse_and_log_det, y, conditioning
-        )
+        log_det = tf.zeros(tf.shape(y)[:1], y.dtype)
+        for number, part in enumerate(self._parts()):
+            kind = None if self._kind is None else (*self._kind, number)
+            y, part_log_det = run_shared(
+                part, kind, Sequential.inverse_and_log_det, y, conditioning
+            )
+            log_det += part_log_det
+        return y, log_det
+
+    def _parts(self) -> list[Sequential]:
+        """What has a graph of its own: the step, or what one network belongs to.
+
+        Recomputation keeps the input of each part, and while its gradient is computed
+        all that is inside it. Inputs are small, insides large.
+        """
+        if not recomputing():
+            return [self]
+        groups = [[]]
+        for member in self.members:
+            groups[-1].append(member)
+            if isinstance(member, (Coupling, MaCowUnit)):
+                groups.append([])
+        return [
+            Sequential(group, self.forward_min_event_ndims, self.name, self.dtype)
+            for group in groups[:-1]
+        ]
 
 
 class GlowStep(_Step):

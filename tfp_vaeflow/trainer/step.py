@@ -1,5 +1,6 @@
 """The training step: losses, gradients, and an update that is made whole or not."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -194,7 +195,7 @@ class Trainer:
         """The step on a replica's share of the batch, in step with the others."""
         config = self._config.optimizer
         counts = self.counts
-        statistics = [v for v in self.model.variables if not v.trainable]
+        statistics = self.model.non_trainable_variables
         before = [tf.identity(v) for v in statistics]
         with mixed_precision(self._config.training.mixed_precision):
             losses, gradients, norm = self._gradients(batch, tf.identity(counts.taken))
@@ -221,8 +222,7 @@ class Trainer:
         config = self._config
         seed = noise.step_seed(config.training.seed, step)
         encoder_variables, others = self.model.variables_by_use()
-        with tf.GradientTape() as encoder_tape:
-            features = self.model.features(batch.images, True, batch.labels)
+        features, encoder_gradients_of = self._features(batch, encoder_variables)
         size = batch.images.shape[0] // config.training.micro_batches
 
         def piece(first):
@@ -247,9 +247,7 @@ class Trainer:
             sums, gradients, feature_gradients = self._accumulate(
                 piece, size, others, features
             )
-        encoder_gradients = encoder_tape.gradient(
-            features, encoder_variables, output_gradients=feature_gradients
-        )
+        encoder_gradients = encoder_gradients_of(feature_gradients)
         of = {
             variable.ref(): gradient
             for variable, gradient in zip(
@@ -262,6 +260,32 @@ class Trainer:
             tf.distribute.ReduceOp.SUM, [sums, gradients]
         )
         return Losses(*sums), gradients, tf.linalg.global_norm(gradients)
+
+    def _features(self, batch: data.Batch, variables: list[tf.Variable]):
+        """What the encoders say; a function from its gradients to the variables'."""
+
+        def compute():
+            with tf.GradientTape() as tape:
+                features = self.model.features(batch.images, True, batch.labels)
+            return features, tape
+
+        def gradients_by(features, tape, of_features):
+            return tape.gradient(features, variables, output_gradients=of_features)
+
+        computed = compute()
+        if not self._config.training.recompute:
+            return computed[0], functools.partial(gradients_by, *computed)
+        statistics = [(v, tf.identity(v)) for v in self.model.non_trainable_variables]
+
+        def gradients_again(of_features):
+            # Not before it is needed, or it would be kept in the meantime after all.
+            with tf.control_dependencies(tf.nest.flatten(of_features)):
+                again = compute()
+            for variable, value in statistics:
+                assign_on_replica(variable, value)  # moved once is enough
+            return gradients_by(*again, of_features)
+
+        return computed[0], gradients_again
 
     def _accumulate(self, piece, size, variables, features):
         """Sums what `piece` gives over the micro-batches, one after another."""
