@@ -59,12 +59,12 @@ def _of_tf_config(text: str) -> Cluster | None:
     wrong = UserError(f"TF_CONFIG is {text}; expected {_FORM}")
     try:
         config = json.loads(text)
-        jobs = config.get("cluster", {})
-        task = config.get("task", {})
-        own = task.get("type")
-        unknown = {*jobs, own or "worker"} - {*_JOBS}
+        jobs, task = config.get("cluster", {}), config.get("task", {})
+        jobs = {str(job): list(addresses) for job, addresses in jobs.items()}
+        me = task.get("type"), task.get("index")
     except (ValueError, AttributeError, TypeError) as error:
         raise wrong from error
+    unknown = {*jobs, str(me[0] or "worker")} - {*_JOBS}
     if unknown:
         raise UserError(
             f"TF_CONFIG has a task of type {min(unknown)!r}; expected only 'chief' and "
@@ -79,7 +79,6 @@ def _of_tf_config(text: str) -> Cluster | None:
     ]
     addresses = [address for _, _, address in tasks]
     names = [(job, number) for job, number, _ in tasks]
-    me = own, task.get("index")
     if me not in names or not all(isinstance(a, str) and ":" in a for a in addresses):
         raise wrong
     return Cluster(addresses, names.index(me))
