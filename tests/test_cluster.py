@@ -1,5 +1,6 @@
 """Real clusters of two workers on this machine."""
 
+import contextlib
 import json
 import os
 import signal
@@ -84,10 +85,8 @@ class Run:
     def __exit__(self, *_):
         self.process.kill()
         for number in self.workers.values():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.communicate()
 
 
