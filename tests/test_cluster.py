@@ -111,6 +111,7 @@ def whole_run(tmp_path_factory):
     return model_dir, run
 
 
+@pytest.mark.slow
 def test_two_workers_are_as_one(whole_run, tmp_path):
     """Losses in training and validation; only the chief's files and words remain."""
     model_dir, run = whole_run
@@ -129,8 +130,10 @@ def test_two_workers_are_as_one(whole_run, tmp_path):
     }
     assert len(list((model_dir / "images").iterdir())) == 8
     assert not list(model_dir.with_name("run-tmp").glob("tfp_vaeflow-*"))
+    # TensorFlow may say that the chief has ended first.
     others = [line for line in run.lines if line.startswith("[1]")]
-    assert len(others) == 2 and "waits for the others" in others[1], others
+    assert "waits for the others" in others[1]
+    assert not [line for line in others if "bits/dim" in line or "trained" in line]
 
 
 @pytest.mark.slow
