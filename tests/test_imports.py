@@ -19,7 +19,7 @@ ROWS = [
     ["checkpoints", "wolf"],
     ["data"],
     ["figures", "plots", "evaluation", "summaries"],
-    ["cost", "distribution", "optimization", "progress", "trainer"],
+    ["cost", "optimization", "cluster", "distribution", "progress", "trainer"],
     ["experiment"],
     ["command"],
     ["transports", "client", "exploration"],

@@ -95,6 +95,9 @@ def check_description(
 class CheckpointKeeper:
     """Keeps the last checkpoints of a run and the best one.
 
+    Attributes:
+      best_value: the lowest so far, saved with the rest.
+
     Args:
       model_dir: where the run lives.
       keep: how many of the last checkpoints to keep.
@@ -102,8 +105,8 @@ class CheckpointKeeper:
     """
 
     def __init__(self, model_dir: str | Path, keep: int, state: dict[str, tf.Module]):
-        self._best_value = tf.Variable(float("inf"), trainable=False, dtype=tf.float64)
-        self._checkpoint = tf.train.Checkpoint(best_value=self._best_value, **state)
+        self.best_value = tf.Variable(float("inf"), trainable=False, dtype=tf.float64)
+        self._checkpoint = tf.train.Checkpoint(best_value=self.best_value, **state)
         self._last, self._best = (
             tf.train.CheckpointManager(
                 self._checkpoint,
@@ -119,9 +122,9 @@ class CheckpointKeeper:
 
     def save_if_best(self, step: int, value: float) -> bool:
         """Saves to `best/` if `value` is lower than all before; says whether it was."""
-        if not value < float(self._best_value):
+        if not value < float(self.best_value):
             return False
-        self._best_value.assign(value)
+        self.best_value.assign(value)
         self._best.save(checkpoint_number=step)
         return True
 

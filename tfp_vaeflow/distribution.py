@@ -1,18 +1,22 @@
-"""The devices that a run is spread over, its lock, and requests to stop it."""
+"""What a run is spread over: devices, workers; its lock, and requests to stop it."""
 
 import ctypes
 import fcntl
 import os
 import resource
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import tensorflow as tf
 
+from tfp_vaeflow.cluster import Cluster, find_cluster
+from tfp_vaeflow.data import Batch, Share
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.optimization import assign_on_replica
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -20,11 +24,125 @@ _M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 
 
-def make_strategy() -> tf.distribute.MirroredStrategy:
-    """Mirrors the model over all GPUs, or over all (logical) CPU devices if none."""
+class WorkerLostError(Exception):
+    """Another worker is gone; TensorFlow cannot take it in again."""
+
+
+@contextmanager
+def noticing_lost_workers(count: int) -> Iterator[None]:
+    """Raises `WorkerLostError` for what TensorFlow raises when one of several is gone.
+
+    Args:
+      count: of the workers; for one, errors stay what they are.
+    """
+    try:
+        yield
+    except (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.UnavailableError,
+    ) as error:
+        if count == 1:
+            raise
+        raise WorkerLostError(str(error).splitlines()[0]) from error
+
+
+def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Chooses what to train on; before TensorFlow looks at its devices.
+
+    Args:
+      name: `one_device`; `mirrored` over all GPUs, or all (logical) CPU devices if
+        there are none; `multi_worker` over the workers that `TF_CONFIG` or SLURM
+        names, which waits for them; `tpu`; or `auto`: the workers where there is
+        more than one, else a TPU where there is one, else `mirrored`.
+
+    Raises:
+      UserError: if the environment does not have what was asked for.
+      WorkerLostError: if another worker went while this one waited.
+    """
+    cluster = find_cluster() if name in ("auto", "multi_worker") else None
+    if name == "auto":
+        name = "mirrored"
+        if cluster is not None and len(cluster.addresses) > 1:
+            name = "multi_worker"
+        elif "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU"):
+            name = "tpu"
+    if name == "multi_worker":
+        return _multi_worker(cluster)
+    if name == "tpu":
+        return _tpu()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if name == "one_device":
+        del devices[1:]
     return tf.distribute.MirroredStrategy(devices)
+
+
+def _multi_worker(cluster: Cluster | None) -> tf.distribute.Strategy:
+    if cluster is None:
+        raise UserError(
+            "--strategy is multi_worker, and neither TF_CONFIG nor a SLURM step names "
+            "the workers; tools/launch_local.py starts some on one machine"
+        )
+    own, count = cluster.addresses[cluster.index], len(cluster.addresses)
+    print(
+        f"worker {cluster.index} of {count} at {own}: waits for the others", flush=True
+    )
+    with noticing_lost_workers(count):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster.resolver())
+    # TensorFlow has taken SIGTERM for itself, and would ignore it.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return strategy
+
+
+def _tpu() -> tf.distribute.Strategy:
+    name = os.environ.get("TPU_NAME", "local")
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+        if name != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(
+            f"there is no TPU {name!r} here: {message}; expected a TPU VM, or the "
+            "name of one in TPU_NAME"
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def share_of(strategy: tf.distribute.Strategy) -> Share:
+    """The share of a global batch that is read by this process."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return Share(0, 1)
+    resolver = strategy.cluster_resolver
+    return Share(resolver.task_id, resolver.cluster_spec().num_tasks("worker"))
+
+
+def take_from_chief(
+    strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
+) -> None:
+    """Gives all workers the values that the chief has, whatever they have.
+
+    Args:
+      strategy: all of its workers have to call this.
+      variables: in the same order everywhere.
+    """
+
+    def on_replica():
+        context = tf.distribute.get_replica_context()
+        from_chief = tf.equal(context.replica_id_in_sync_group, 0)
+        for variable in variables:
+            value = tf.convert_to_tensor(variable)
+            if variable.dtype == tf.bool:  # has no sum
+                value = tf.cast(value, tf.int32)
+            value = tf.where(from_chief, value, tf.zeros_like(value))
+            value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+            assign_on_replica(variable, tf.cast(value, variable.dtype))
+
+    if share_of(strategy).count > 1:
+        tf.function(lambda: strategy.run(on_replica), autograph=False)()
 
 
 def tune_process(save_memory: bool = False) -> None:
@@ -67,7 +185,7 @@ def check_even_share(
     Raises:
       UserError: if they cannot, naming the field that holds the batch size.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas = strategy.num_replicas_in_sync  # of all workers
     parts = replicas * micro_batches
     if batch_size % parts:
         pieces = f", in {micro_batches} micro-batches each" if micro_batches > 1 else ""
@@ -77,22 +195,23 @@ def check_even_share(
         )
 
 
-def split_over_replicas(strategy: tf.distribute.Strategy, batch):
-    """Gives each replica its consecutive part of a global batch.
+def split_over_replicas(strategy: tf.distribute.Strategy, batch: Batch) -> Batch:
+    """Gives each replica of this worker its consecutive part of the worker's share.
 
     Args:
       strategy: its replicas share the batch evenly.
-      batch: a structure of tensors with a leading batch dimension.
+      batch: tensors with a leading batch dimension.
 
     Returns:
-      The same structure of per-replica values, for `strategy.run`.
+      The same of per-replica values, for `strategy.run`.
     """
+    replicas = strategy.num_replicas_in_sync // share_of(strategy).count
 
     def share(value: tf.Tensor):
-        size = value.shape[0] // strategy.num_replicas_in_sync
+        size = value.shape[0] // replicas
 
         def part(context):
-            first = context.replica_id_in_sync_group * size
+            first = context.replica_id_in_sync_group % replicas * size
             return value[first : first + size]
 
         return strategy.experimental_distribute_values_from_function(part)
@@ -152,3 +271,21 @@ def locked(directory: str | Path) -> Iterator[None]:
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
+
+
+@contextmanager
+def run_directory(model_dir: str | Path, share: Share) -> Iterator[str | Path]:
+    """The directory that a worker writes to: the run's, locked, if it is the chief.
+
+    The others do all that the chief does, in a directory of their own that is removed:
+    so no collective operation can wait for a worker that took another way.
+
+    Raises:
+      UserError: if another process trains there.
+    """
+    if share.index == 0:
+        with locked(model_dir):
+            yield model_dir
+    else:
+        with tempfile.TemporaryDirectory(prefix="tfp_vaeflow-") as directory:
+            yield directory

@@ -19,7 +19,7 @@ class Progress:
             initial=first,
             total=last,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and sys.stdout.isatty()),
             dynamic_ncols=True,
         )
         self._first, self._last = first, last

@@ -3,8 +3,11 @@
 The same command again goes on from the last checkpoint; Ctrl-C or SIGTERM saves and
 exits with code 42. Losses go to TensorBoard
 (tensorboard --logdir=DIR) and DIR/metrics.jsonl, image grids to DIR/images.
+Several machines: docs/clusters.md; several processes on this one:
+tools/launch_local.py.
 """
 
+import os
 import sys
 
 from absl import flags
@@ -36,6 +39,14 @@ flags.DEFINE_list(
     "First and last step to profile, such as 10,20; for TensorBoard's profile plugin.",
 )
 
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
+    "What to train on; auto: the workers that TF_CONFIG or SLURM names if there are "
+    "several, else a TPU, else all GPUs, else the CPU.",
+)
+
 STOPPED = 42  # exit code: saved, start me again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
@@ -63,9 +74,42 @@ def _profile_steps() -> tuple[int, int] | None:
     return first, last
 
 
+def _lost(model_dir: str) -> None:
+    """Ends a worker that another has left: it cannot be taken in again."""
+    from tfp_vaeflow import checkpoints
+    from tfp_vaeflow.errors import UserError
+
+    try:
+        where = f"from step {checkpoints.step_of(model_dir)}"
+    except UserError:  # none yet, or not for this worker to see
+        where = "from the last checkpoint"
+    print(
+        f"a worker was lost: start all workers again; the run goes on {where}",
+        file=sys.stderr,
+        flush=True,
+    )
+    # TensorFlow would wait for the lost worker, or abort, at a regular end.
+    os._exit(STOPPED)
+
+
 def main() -> None:
+    from tfp_vaeflow.distribution import WorkerLostError
+
+    try:
+        _train()
+    except WorkerLostError:
+        _lost(command.FLAGS.model_dir)
+
+
+def _train() -> None:
     from tfp_vaeflow import checkpoints, data, experiment, trainer
-    from tfp_vaeflow.distribution import locked, make_strategy, tune_process
+    from tfp_vaeflow.distribution import (
+        make_strategy,
+        noticing_lost_workers,
+        run_directory,
+        share_of,
+        tune_process,
+    )
 
     flag = command.FLAGS
     model_dir = flag.model_dir
@@ -75,26 +119,33 @@ def main() -> None:
     )
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     checkpoints.check_description(model_dir, config.model)
-    splits = data.load(config.data, config.model)
+    strategy = make_strategy(flag.strategy)
+    share = share_of(strategy)
+    if share.index:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
     tune_process(save_memory=config.training.recompute)
-    strategy = make_strategy()
+    splits = data.load(config.data, config.model)
+    workers = f" of {share.count} workers" if share.count > 1 else ""
     print(
         f"{config.data.data_dir or config.data.name}: "
         f"{splits.train.num_images} training, "
         f"{splits.validation.num_images} validation, {splits.test.num_images} test "
-        f"images; {strategy.num_replicas_in_sync} device(s)",
+        f"images; {strategy.num_replicas_in_sync} device(s){workers}",
         flush=True,
     )
     if flag.dry_run:
         for line in trainer.dry_run(config, splits, strategy):
             print(line, flush=True)
         return
-    with locked(model_dir):
+    with (
+        noticing_lost_workers(share.count),
+        run_directory(model_dir, share) as directory,
+    ):
         for change in experiment.differences(former, config) if former else ():
             print(f"changed since the run was last started: {change}")
-        config_text = experiment.save(model_dir)
+        config_text = experiment.save(directory)
         result = trainer.train(
-            config, splits, strategy, model_dir, config_text, profile_steps
+            config, splits, strategy, directory, config_text, profile_steps
         )
     if result.step < config.training.num_steps:
         print(f"stopped and saved at step {result.step}; the same command goes on")

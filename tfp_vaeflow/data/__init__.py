@@ -3,6 +3,7 @@
 from tfp_vaeflow.config import DataConfig, ModelConfig
 from tfp_vaeflow.data.batches import (
     Batch,
+    Share,
     augment,
     evaluation_batches,
     training_batches,
@@ -14,6 +15,7 @@ from tfp_vaeflow.errors import UserError
 
 __all__ = [
     "Batch",
+    "Share",
     "Split",
     "Splits",
     "augment",

@@ -18,8 +18,28 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Stream
 
 
+class Share(NamedTuple):
+    """Which consecutive part of each global batch a worker reads.
+
+    Attributes:
+      index: of the worker; 0 is the chief.
+      count: of the workers, which has to divide the batch.
+    """
+
+    index: int
+    count: int
+
+    def positions(self, batch_size: int) -> tf.Tensor:
+        """int64 `[batch_size / count]`: those of the part in a global batch."""
+        size = batch_size // self.count
+        return self.index * size + tf.range(size, dtype=tf.int64)
+
+
+_ALL = Share(0, 1)
+
+
 class Batch(NamedTuple):
-    """One global batch.
+    """One global batch, or a worker's share of it: B examples.
 
     Attributes:
       images: uint8 `[B, H, W, C]`.
@@ -45,20 +65,26 @@ def _labels_at(split: Split, with_labels: bool):
     return lambda indices: tf.gather(table, indices)
 
 
-def augment(images: tf.Tensor, config: DataConfig, seed: tf.Tensor) -> tf.Tensor:
-    """Varies the images of one global batch, each by its own draws.
+def augment(
+    images: tf.Tensor,
+    config: DataConfig,
+    seed: tf.Tensor,
+    first: int | tf.Tensor = 0,
+) -> tf.Tensor:
+    """Varies consecutive images of one global batch, each by its own draws.
 
     Args:
       images: uint8 `[B, H, W, C]`.
       config: which variations.
       seed: of this batch.
+      first: position of the first image in the batch.
 
     Returns:
       uint8 `[B, H, W, C]`.
     """
     count = tf.shape(images)[0]
     # One draw each for the flip and the two shifts.
-    draws = noise.uniform(seed, Stream.AUGMENTATION, count, (3,))
+    draws = noise.uniform(seed, Stream.AUGMENTATION, count, (3,), first)
     if config.horizontal_flip:
         flipped = draws[:, :1, tf.newaxis, tf.newaxis] < 0.5
         images = tf.where(flipped, images[:, :, ::-1], images)
@@ -82,16 +108,18 @@ def training_batches(
     seed: int,
     first_step: int,
     with_labels: bool = False,
+    share: Share = _ALL,
 ) -> tf.data.Dataset:
-    """The endless sequence of global training batches from step `first_step` on.
+    """The endless sequence of training batches from step `first_step` on.
 
     Args:
       split: the training split.
       config: its augmentation.
-      batch_size: images a batch.
+      batch_size: images a global batch.
       seed: of order and augmentation.
       first_step: the first batch to give.
       with_labels: whether to give labels.
+      share: the part of each batch to read.
 
     Returns:
       A data set of `Batch`es.
@@ -104,41 +132,47 @@ def training_batches(
     order_seed = noise.fold_in(seed, int(Stream.ORDER))
 
     def batch(step):
-        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        positions = share.positions(batch_size)
+        (count,) = positions.shape
+        of_all = step * batch_size + positions
         # A permutation of its own for every epoch, read without ever being stored.
-        epochs = tf.cast(positions // size, tf.int32)
-        keys = tf.broadcast_to(order_seed, [batch_size, 2])
+        epochs = tf.cast(of_all // size, tf.int32)
+        keys = tf.broadcast_to(order_seed, [count, 2])
         indices = tf.raw_ops.RandomIndexShuffle(
-            index=positions % size,
+            index=of_all % size,
             seed=tf.concat([keys, epochs[:, tf.newaxis]], axis=1),
             max_index=tf.constant(size - 1, tf.int64),
         )
-        images = augment(split.read(indices), config, noise.step_seed(seed, step))
-        positions = tf.range(batch_size, dtype=tf.int64)
-        return Batch(images, positions, tf.ones([batch_size]), labels_at(indices))
+        images = split.read(indices)
+        images = augment(images, config, noise.step_seed(seed, step), positions[0])
+        return Batch(images, positions, tf.ones([count]), labels_at(indices))
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return steps.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, with_labels: bool = False
+    split: Split,
+    batch_size: int,
+    with_labels: bool = False,
+    share: Share = _ALL,
 ) -> tf.data.Dataset:
     """All images of a split once, in order; the last batch is filled up.
 
     Args:
       split: the images.
-      batch_size: images a batch.
+      batch_size: images a global batch.
       with_labels: whether to give labels.
+      share: the part of each batch to read.
 
     Returns:
-      A data set of `Batch`es of `batch_size` images each.
+      A data set of `Batch`es, all of the same size.
     """
     count = -(-split.num_images // batch_size)
     labels_at = _labels_at(split, with_labels)
 
     def batch(number):
-        positions = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+        positions = number * batch_size + share.positions(batch_size)
         real = positions < split.num_images
         indices = tf.where(real, positions, 0)
         weights = tf.cast(real, tf.float32)

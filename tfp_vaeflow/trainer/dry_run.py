@@ -56,14 +56,7 @@ def dry_run(
     trainer = Trainer(config, strategy)
     yield from _sizes(trainer, config, strategy.num_replicas_in_sync)
     training = config.training
-    batches = data.training_batches(
-        splits.train,
-        config.data,
-        training.batch_size,
-        training.seed,
-        0,
-        config.model.is_class_conditional,
-    )
+    batches = trainer.training_batches(splits.train, 0)
     names = ("first step, with tracing", "one step")
     for name, batch in zip(names, batches):
         start = time.monotonic()

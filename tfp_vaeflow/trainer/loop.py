@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import checkpoints, data
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import StopRequest, peak_memory_mib
+from tfp_vaeflow.distribution import StopRequest, peak_memory_mib, take_from_chief
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 from tfp_vaeflow.progress import Progress
@@ -109,13 +109,15 @@ def train(
 ) -> Trainer:
     """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
 
-    Ctrl-C or SIGTERM ends the run after the current step and saves it.
+    Ctrl-C or SIGTERM, to any of the workers, ends the run after the next step and saves
+    it. Each worker calls this; what the chief begins with is what all begin with.
 
     Args:
       config: the experiment.
       splits: its data.
       strategy: the devices.
-      model_dir: takes checkpoints, metrics and images.
+      model_dir: takes this worker's checkpoints, metrics and images; only the
+        chief's is read.
       config_text: shown in TensorBoard.
       profile_steps: the first and the last step to profile; None for no profile.
 
@@ -131,7 +133,9 @@ def train(
     keeper = checkpoints.CheckpointKeeper(
         model_dir, config.training.keep_checkpoints, trainer.state
     )
-    _begin(trainer, config, splits, keeper, model_dir)
+    if trainer.share.index == 0:
+        _begin(trainer, config, splits, keeper, model_dir)
+    take_from_chief(strategy, [*trainer.variables, keeper.best_value])
     writer = RunWriter(model_dir, trainer.step)
     writer.text("config", config_text)
     writer.settings(config)
@@ -156,16 +160,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
     grid_labels = None
     if config.model.is_class_conditional:
         grid_labels = shown.labels[: len(grid_images)]
-    batches = iter(
-        data.training_batches(
-            splits.train,
-            config.data,
-            training.batch_size,
-            training.seed,
-            first_step,
-            config.model.is_class_conditional,
-        )
-    )
+    batches = iter(trainer.training_batches(splits.train, first_step))
     progress = Progress(first_step, last_step)
     window = _Window(training.batch_size)
 
@@ -175,7 +170,8 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
     for step in range(first_step + 1, last_step + 1):
         batch = next(batches)
         with profile.step(step):
-            result = trainer.train_step(batch)
+            result = trainer.train_step(batch, stop.requested)
+        stopping = bool(result.stop_requests > 0)  # the same on every worker
         if step == 1:
             writer.graph(trainer.graph(batch))
         if profile.after(step):
@@ -201,7 +197,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             best = keeper.save_if_best(step, value)
             note = ", the best so far" if best else ""
             progress.note(f"step {step}: validation {value:.4f} bits/dim{note}")
-        if due(step, training.checkpoint_every) or stop.requested:
+        if due(step, training.checkpoint_every) or stopping:
             if not trainer.weights_are_finite():
                 raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
             keeper.save(step)
@@ -210,6 +206,6 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             writer.model(model, step, grid_images, grid_labels, (projected, names))
             writer.flush()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
-        if stop.requested:
+        if stopping:
             break
     progress.close()

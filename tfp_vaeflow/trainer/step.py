@@ -9,7 +9,11 @@ import tensorflow as tf
 from tfp_vaeflow import data, noise
 from tfp_vaeflow.bijectors import StepGraphs
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import check_even_share, split_over_replicas
+from tfp_vaeflow.distribution import (
+    check_even_share,
+    share_of,
+    split_over_replicas,
+)
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.networks import mixed_precision
@@ -37,11 +41,13 @@ class StepResult(NamedTuple):
       gradient_norm: global L2 norm of the gradient, before clipping.
       skipped_in_a_row: how many steps up to this one made no update; 0 if this one
         made one.
+      stop_requests: on how many replicas the run was asked to stop.
     """
 
     losses: Losses
     gradient_norm: tf.Tensor
     skipped_in_a_row: tf.Tensor
+    stop_requests: tf.Tensor
 
     def what_is_not_finite(self) -> str | None:
         """Names the first term that is not finite, with its value."""
@@ -71,19 +77,21 @@ class StepCounts(tf.Module):
 
 
 class Trainer:
-    """Model, optimizer and the steps that join them, on one or several devices.
+    """Model, optimizer and the steps that join them, on devices of one or more workers.
 
     A step's losses and gradients are those of the whole global batch, however many
     replicas share it and in however many micro-batches: the noise of an example goes by
     its position in that batch, batch norm sees all of it, and gradients are summed
     before the optimizer sees them. Where a loss term or the gradient is not finite, the
-    step changes no weight, slot, average or batch-norm statistic.
+    step changes no weight, slot, average or batch-norm statistic. Where there are more
+    workers, each has a trainer and calls the same methods in the same order.
 
     Attributes:
       model: the trained model.
       average: a model with the moving average of the weights, or None.
       optimizer: holds the slots.
       counts: of the steps.
+      share: the part of each batch that this worker reads.
 
     Args:
       config: the experiment.
@@ -98,6 +106,7 @@ class Trainer:
             check_even_share(strategy, size, f"TrainingConfig.{field}", count)
         self._config = config
         self._strategy = strategy
+        self.share = share_of(strategy)
         self.average = None
         self._graphs = StepGraphs(training.recompute, training.jit_compile)
         with strategy.scope():
@@ -152,14 +161,38 @@ class Trainer:
             for average, variable in zip(self.average.variables, self.model.variables):
                 average.assign(variable)
 
-    def train_step(self, batch: data.Batch) -> StepResult:
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All variables of `state`."""
+        parts = [self.model, self.average, self.counts]
+        variables = [v for part in parts if part is not None for v in part.variables]
+        # Keras' own variables wrap TensorFlow's.
+        return variables + [variable.value for variable in self.optimizer.variables]
+
+    def training_batches(self, split: data.Split, first_step: int) -> tf.data.Dataset:
+        """This worker's share of the batches from step `first_step` on."""
+        return data.training_batches(
+            split,
+            self._config.data,
+            self._config.training.batch_size,
+            self._config.training.seed,
+            first_step,
+            self.model.config.is_class_conditional,
+            self.share,
+        )
+
+    def train_step(self, batch: data.Batch, stop_requested: bool = False) -> StepResult:
         """One step on a global batch.
+
+        Args:
+          batch: this worker's share of it.
+          stop_requested: whether this worker was asked to stop; all learn of it.
 
         Raises:
           UserError: if a matrix of the flow is no longer invertible.
         """
         try:
-            return self._train_step(split_over_replicas(self._strategy, batch))
+            return self._train_step(*self._step_arguments(batch, stop_requested))
         except tf.errors.InvalidArgumentError as error:
             if "not invertible" not in error.message:
                 raise
@@ -170,8 +203,12 @@ class Trainer:
 
     def graph(self, batch: data.Batch) -> tf.Graph:
         """The graph of a step on a batch like this."""
-        share = split_over_replicas(self._strategy, batch)
-        return self._train_step.get_concrete_function(share).graph
+        arguments = self._step_arguments(batch, False)
+        return self._train_step.get_concrete_function(*arguments).graph
+
+    def _step_arguments(self, batch: data.Batch, stop_requested: bool):
+        batch = split_over_replicas(self._strategy, batch)
+        return batch, tf.constant(float(stop_requested))
 
     def weights_are_finite(self) -> bool:
         """Whether every weight is a finite number, so worth saving."""
@@ -184,21 +221,27 @@ class Trainer:
 
     # Without AutoGraph, which has nothing to convert here and takes its time.
     @tf.function(autograph=False)
-    def _train_step(self, batch: data.Batch) -> StepResult:
-        results = self._strategy.run(self._step_on_replica, [batch])
+    def _train_step(self, batch: data.Batch, stop_request: tf.Tensor) -> StepResult:
+        results = self._strategy.run(self._step_on_replica, [batch, stop_request])
         # They are the same on every replica.
         return tf.nest.map_structure(
             lambda result: self._strategy.experimental_local_results(result)[0], results
         )
 
-    def _step_on_replica(self, batch: data.Batch) -> StepResult:
+    def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
         """The step on a replica's share of the batch, in step with the others."""
         config = self._config.optimizer
         counts = self.counts
         statistics = self.model.non_trainable_variables
         before = [tf.identity(v) for v in statistics]
         with mixed_precision(self._config.training.mixed_precision):
-            losses, gradients, norm = self._gradients(batch, tf.identity(counts.taken))
+            sums, gradients = self._gradients(batch, tf.identity(counts.taken))
+        context = tf.distribute.get_replica_context()
+        stop_request = tf.identity(stop_request)  # now it is on the replica's device
+        sums, gradients, stop_requests = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, gradients, stop_request]
+        )
+        losses, norm = Losses(*sums), tf.linalg.global_norm(gradients)
         made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
         updates = tf.identity(self.optimizer.iterations)
         scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0
@@ -215,10 +258,11 @@ class Trainer:
         counts.skipped.assign_add(skipped)
         counts.skipped_in_a_row.assign((counts.skipped_in_a_row + skipped) * skipped)
         counts.taken.assign_add(1)
-        return StepResult(losses, norm, tf.identity(counts.skipped_in_a_row))
+        skipped_in_a_row = tf.identity(counts.skipped_in_a_row)
+        return StepResult(losses, norm, skipped_in_a_row, stop_requests)
 
     def _gradients(self, batch: data.Batch, step: tf.Tensor):
-        """On a replica: losses, gradient and its norm, all of the whole batch."""
+        """On a replica: its parts of the losses and the gradient of the whole batch."""
         config = self._config
         seed = noise.step_seed(config.training.seed, step)
         encoder_variables, others = self.model.variables_by_use()
@@ -254,12 +298,7 @@ class Trainer:
                 [*others, *encoder_variables], [*gradients, *encoder_gradients]
             )
         }
-        gradients = [of[v.ref()] for v in self.model.trainable_variables]
-        context = tf.distribute.get_replica_context()
-        sums, gradients = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [sums, gradients]
-        )
-        return Losses(*sums), gradients, tf.linalg.global_norm(gradients)
+        return sums, [of[v.ref()] for v in self.model.trainable_variables]
 
     def _features(self, batch: data.Batch, variables: list[tf.Variable]):
         """What the encoders say; a function from its gradients to the variables'."""
@@ -333,7 +372,7 @@ class Trainer:
         size = self._config.training.evaluation_batch_size
         sums = np.zeros(len(Losses._fields))
         with_labels = self.model.config.is_class_conditional
-        for batch in data.evaluation_batches(split, size, with_labels):
+        for batch in data.evaluation_batches(split, size, with_labels, self.share):
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))
