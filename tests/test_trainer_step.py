@@ -58,8 +58,8 @@ def whole(splits):
 
 @pytest.fixture(scope="module")
 def in_pieces(splits):
-    """Two devices, two micro-batches each."""
-    return steps(clipped(tiny_experiment()), splits, TWO)
+    """Two devices, two micro-batches each, their insides computed again."""
+    return steps(clipped(tiny_experiment(recompute=True)), splits, TWO)
 
 
 def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
