@@ -21,7 +21,7 @@ WAYS = {"shared": {}, "recomputed": {"recompute": True}}
 
 def make_flow(init, **changes):
     sizes = {"num_steps": [1, [2, 1], 1], "hidden": [4, 6, 4], "factors": [4]}
-    flow = MultiScaleFlow(FlowConfig(**sizes, **changes), 3, 2, init)
+    flow = MultiScaleFlow(FlowConfig(**{**sizes, **changes}), 3, 2, init)
     randomize(flow, scale=0.1)
     return flow
 
@@ -94,7 +94,8 @@ def test_steps_of_a_kind_are_traced_once():
 
 
 def test_recomputation_keeps_little():
-    flow = make_flow(Initializer())
+    """Of wide networks: what passes between them is as wide as the image."""
+    flow = make_flow(Initializer(), hidden=[32, 32, 32])
 
     def kept(recompute):
         return sum(
