@@ -48,7 +48,7 @@ def run_command(command: str, *arguments: str) -> int:
     finally:
         for source, defined in FLAGS.flags_by_module_dict().items():
             if "tfp_vaeflow" in source:  # the next command defines its own
-                for flag in defined:
+                for flag in list(defined):
                     delattr(FLAGS, flag.name)
     return 0
 

@@ -74,7 +74,7 @@ def apply(order: dict) -> None:
 
 
 def leave(order: dict) -> None:
-    """Copies what lies on a small disk to where others can see it, `DIRECTORY-after`."""
+    """Copies what lies on a small disk to `DIRECTORY-after`, where others see it."""
     if "small_disk" in order:
         directory, _ = order["small_disk"]
         shutil.copytree(directory, f"{directory}-after")

@@ -242,6 +242,11 @@ def _damage_named(path: str):
         ) from error
 
 
+def _open(path: str):
+    """A reader. `tf.train.load_checkpoint` takes `ram://a/step-1` for a directory."""
+    return tf.compat.v1.train.NewCheckpointReader(path)
+
+
 def _read_first(paths: list[str], read: Callable[[str], None]) -> str:
     """Reads the first checkpoint that is not damaged, names those passed over.
 
@@ -278,7 +283,7 @@ def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
 
 def _misfit(root: tf.train.Checkpoint, path: str) -> str | None:
     """The first variable that a checkpoint lacks or holds in another shape, if any."""
-    reader = tf.train.load_checkpoint(path)
+    reader = _open(path)
     text = reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
     nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(text).nodes
     shapes = reader.get_variable_to_shape_map()
@@ -317,7 +322,7 @@ def _paths(model_dir: str | os.PathLike, which: str) -> list[str]:
 def _holds(path: str, part: str) -> bool:
     """Whether a checkpoint holds an object of that name."""
     with _damage_named(path):
-        names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        names = _open(path).get_variable_to_shape_map()
     return any(name.startswith(f"{part}/") for name in names)
 
 

@@ -174,8 +174,12 @@ def read_text(path: AnyPath) -> str:
 
 def _write(path: str, data: bytes, mode: str) -> None:
     if not is_remote(path):
-        with open(path, mode) as file:
-            file.write(data)
+        try:
+            with open(path, mode) as file:
+                file.write(data)
+        except OSError as error:
+            error.filename = path  # which a failed `write` does not know
+            raise
         return
     with _gfile(path) as gfile, gfile.GFile(path, mode) as file:
         file.write(data)
