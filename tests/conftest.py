@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tensorflow as tf
 
+from testing import CommandServer
+
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
@@ -15,6 +17,14 @@ tf.config.set_logical_device_configuration(
 # Most of the time goes into graphs that run a few times: optimising them is not worth
 # it. The commands, run as processes of their own, do optimise.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Runs commands in forks of a process that has imported TensorFlow."""
+    server = CommandServer(tmp_path_factory.mktemp("outputs"))
+    yield server.run
+    server.close()
 
 
 def pytest_addoption(parser):

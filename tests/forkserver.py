@@ -1,7 +1,10 @@
 """Runs the project's commands in forked processes: TensorFlow is imported once.
 
-Reads one JSON object a line from stdin: `module` (such as `tfp_vaeflow.train`),
-`arguments`, `cwd`, and the files `stdout` and `stderr`; answers with the exit code.
+Reads one JSON object a line from stdin: `commands`, each a list of the command (such as
+`train`) and its arguments, `cwd`, and the files `stdout` and `stderr`; answers with the
+exit code. Several commands run one after another in one process, up to one that fails.
+
+What else an order may hold changes the surroundings: see `surroundings.apply`.
 """
 
 import json
@@ -13,6 +16,9 @@ import traceback
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
+from absl.flags import FLAGS
+
+import surroundings
 
 # What the commands import, but for the commands themselves, which define flags.
 from tfp_vaeflow import evaluation, experiment, trainer  # noqa: F401
@@ -22,16 +28,28 @@ def run(order: dict) -> int:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.chdir(order["cwd"])
-    sys.argv = [order["module"], *order["arguments"]]
+    surroundings.apply(order)
     # Graphs run a few times here: optimising them is not worth it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    codes = (run_command(*words) for words in order["commands"])
+    return next((code for code in codes if code), 0)
+
+
+def run_command(command: str, *arguments: str) -> int:
+    module = f"tfp_vaeflow.{command}"
+    sys.argv = [module, *arguments]
     try:
-        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code or 0
     except BaseException:
         traceback.print_exc()
         return 1
+    finally:
+        for source, defined in FLAGS.flags_by_module_dict().items():
+            if "tfp_vaeflow" in source:  # the next command defines its own
+                for flag in list(defined):
+                    delattr(FLAGS, flag.name)
     return 0
 
 
@@ -39,7 +57,9 @@ def main():
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            code = run(json.loads(line))
+            order = json.loads(line)
+            code = run(order)
+            surroundings.leave(order)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

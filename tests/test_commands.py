@@ -1,6 +1,5 @@
 """The commands as a person runs them: the demo's path at a tiny size, and mistakes."""
 
-import itertools
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from testing import start_server
 from tfp_vaeflow.distribution import locked
 
 ROOT = Path(__file__).parents[1]
@@ -48,34 +46,6 @@ def run_alone(command: str, *arguments: object, cwd: Path):
         timeout=300,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Runs commands likewise, in forks of a process that has imported TensorFlow."""
-    server = start_server("forkserver.py")
-    outputs = tmp_path_factory.mktemp("outputs")
-    numbers = itertools.count()
-
-    def run(command: str, *arguments: object, cwd: Path):
-        stdout, stderr = (outputs / f"{next(numbers)}" for _ in range(2))
-        order = {
-            "module": f"tfp_vaeflow.{command}",
-            "arguments": list(map(str, arguments)),
-            "cwd": str(cwd),
-            "stdout": str(stdout),
-            "stderr": str(stderr),
-        }
-        server.stdin.write(json.dumps(order) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(
-            order, code, stdout.read_text(), stderr.read_text()
-        )
-
-    yield run
-    server.stdin.close()
-    server.wait()
 
 
 def train_arguments(model_dir: Path, steps: int, images_every: int = 0) -> list[str]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfp_vaeflow import figures, files
+from tfp_vaeflow import figures
 
 
 def test_grid():
@@ -36,13 +36,3 @@ def test_png(tmp_path, channels):
     read = np.array(Image.open(path)).reshape(image.shape)
     np.testing.assert_array_equal(read, image)
     assert [p.name for p in path.parent.iterdir()] == ["image.png"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file.txt"
-    files.write_text(path, "old")
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-        temporary.write_text("half of the new")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]

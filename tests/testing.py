@@ -1,9 +1,12 @@
 """Helpers that several test modules share."""
 
 import hashlib
+import itertools
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,57 @@ def start_server(script: str) -> subprocess.Popen:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+class CommandServer:
+    """Runs the project's commands, each in a fork of one process.
+
+    Args:
+      outputs: a directory for what they print.
+    """
+
+    def __init__(self, outputs: Path):
+        self._outputs = outputs
+        self._numbers = itertools.count()
+        self._process = start_server("forkserver.py")
+
+    def run(
+        self,
+        command: str,
+        *arguments: object,
+        cwd: Path,
+        then: Sequence[Sequence[object]] = (),
+        **surroundings,
+    ) -> subprocess.CompletedProcess:
+        """Runs a command to its end.
+
+        Args:
+          command: such as `train`.
+          *arguments: its flags.
+          cwd: where it runs.
+          then: commands, each with its flags, that follow in the same process.
+          **surroundings: what changes there, see `surroundings.apply`.
+        """
+        stdout, stderr = (self._outputs / f"{next(self._numbers)}" for _ in range(2))
+        order = {
+            "commands": [
+                list(map(str, words)) for words in ([command, *arguments], *then)
+            ],
+            "cwd": str(cwd),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+            **surroundings,
+        }
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return subprocess.CompletedProcess(
+            order, code, stdout.read_text(), stderr.read_text()
+        )
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def digest(checkpoint: str | Path) -> str:

@@ -6,11 +6,18 @@ under a temporary name, renames it, and writes its index last, so a kill at any 
 leaves the last complete one in place.
 """
 
+import contextlib
 import dataclasses
 import json
-from pathlib import Path
+import os
+import re
+import socket
+import uuid
+from collections.abc import Callable
 
+import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tfp_vaeflow import files
 from tfp_vaeflow.config import ModelConfig, model_config_from_dict
@@ -20,39 +27,61 @@ from tfp_vaeflow.model import VAEFlow, build_model
 DESCRIPTION = "model.json"
 
 
-def _checkpoint_dir(model_dir: str | Path, which: str) -> Path:
-    root = Path(model_dir) / "checkpoints"
-    return root / "best" if which == "best" else root
+_FILE = re.compile(r"step-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
-def _complete(directory: str | Path) -> list[str]:
+def _checkpoint_dir(model_dir: str | os.PathLike, which: str) -> str:
+    root = os.path.join(model_dir, "checkpoints")
+    return os.path.join(root, "best") if which == "best" else root
+
+
+def _complete(directory: str) -> list[str]:
     """The checkpoints in a directory, the last step first.
 
     By the files that end them, which are written last: a run that is killed may leave
     a checkpoint that TensorFlow's list, the file `checkpoint`, does not name yet.
     """
-    paths = [path.with_suffix("") for path in Path(directory).glob("step-*.index")]
-    return [str(path) for path in sorted(paths, key=_step_of_path, reverse=True)]
+    paths = [
+        os.path.join(directory, name.removesuffix(".index"))
+        for name in files.list_dir(directory)
+        if _FILE.fullmatch(name) and name.endswith(".index")
+    ]
+    return sorted(paths, key=_step_of, reverse=True)
 
 
-def write_description(model_dir: str | Path, config: ModelConfig) -> None:
+def _step_of(path: str) -> int:
+    return int(os.path.basename(path).removeprefix("step-"))
+
+
+def _remove_unfinished(directory: str) -> None:
+    """Removes what is left of saves that did not come to their end."""
+    names = files.list_dir(directory)
+    for name in names:
+        match = _FILE.fullmatch(name)
+        whole = match and f"step-{match[1]}.index" in names
+        if name.startswith(("step-", "checkpoint.tmp")) and not whole:
+            files.remove(os.path.join(directory, name))
+
+
+def write_description(model_dir: str | os.PathLike, config: ModelConfig) -> None:
     """Writes `model.json`, from which `load` rebuilds the model."""
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    files.write_text(Path(model_dir) / DESCRIPTION, text)
+    files.write_text(os.path.join(model_dir, DESCRIPTION), text)
 
 
-def read_description(model_dir: str | Path) -> ModelConfig:
+def read_description(model_dir: str | os.PathLike) -> ModelConfig:
     """Reads `model.json`.
 
     Raises:
       UserError: if the directory or the file is missing or is something else.
     """
-    path = Path(model_dir) / DESCRIPTION
+    path = os.path.join(model_dir, DESCRIPTION)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(files.read_text(path))
     except OSError as error:
         raise UserError(
-            f"{model_dir} is not a model directory: it has no readable {DESCRIPTION}; "
+            f"{model_dir} is not a model directory: it has no readable {DESCRIPTION} "
+            f"({error.strerror}); "
             "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"
         ) from error
     except ValueError as error:
@@ -61,7 +90,7 @@ def read_description(model_dir: str | Path) -> ModelConfig:
 
 
 def check_description(
-    model_dir: str | Path, config: ModelConfig, must_exist: bool = False
+    model_dir: str | os.PathLike, config: ModelConfig, must_exist: bool = False
 ) -> None:
     """Checks that a directory with a model holds one of this architecture.
 
@@ -73,7 +102,7 @@ def check_description(
     Raises:
       UserError: naming the first field that differs.
     """
-    if not must_exist and not (Path(model_dir) / DESCRIPTION).exists():
+    if not must_exist and not files.exists(os.path.join(model_dir, DESCRIPTION)):
         return
     saved = dataclasses.asdict(read_description(model_dir))
     wanted = dataclasses.asdict(config)
@@ -97,6 +126,7 @@ class CheckpointKeeper:
 
     Attributes:
       best_value: the lowest so far, saved with the rest.
+      saved_step: of the last checkpoint that was saved or restored; None before.
 
     Args:
       model_dir: where the run lives.
@@ -104,28 +134,80 @@ class CheckpointKeeper:
       state: trackable objects to save, by name; `model` among them.
     """
 
-    def __init__(self, model_dir: str | Path, keep: int, state: dict[str, tf.Module]):
+    def __init__(
+        self, model_dir: str | os.PathLike, keep: int, state: dict[str, tf.Module]
+    ):
+        self.saved_step: int | None = None
+        self._model_dir = model_dir
+        self._name: str | None = None
         self.best_value = tf.Variable(float("inf"), trainable=False, dtype=tf.float64)
         self._checkpoint = tf.train.Checkpoint(best_value=self.best_value, **state)
         self._last, self._best = (
             tf.train.CheckpointManager(
                 self._checkpoint,
-                str(_checkpoint_dir(model_dir, which)),
+                _checkpoint_dir(model_dir, which),
                 max_to_keep=count,
                 checkpoint_name="step",
             )
             for which, count in (("latest", keep), ("best", 1))
         )
+        self._owner = os.path.join(self._last.directory, "owner")
+
+    def take_over(self) -> None:
+        """Makes the directory ready for this process to save in, and for no other.
+
+        Where there is no lock (see `distribution.locked`) a process puts its name down,
+        and one that finds another name saves no more. So a run that was killed can be
+        started again at once, and of two the one that began last goes on.
+
+        Raises:
+          OSError: if the directory cannot be written.
+        """
+        name = f"{os.getpid()} on {socket.gethostname()}, {uuid.uuid4()}\n"
+        files.write_text(self._owner, name)
+        files.make_dirs(self._best.directory)
+        for manager in (self._last, self._best):
+            _remove_unfinished(manager.directory)
+        if files.is_remote(self._model_dir):
+            self._name = name
+
+    def _check_owner(self) -> None:
+        if self._name is None:
+            return
+        found = files.read_text(self._owner)
+        if found != self._name:
+            raise UserError(
+                f"another process ({found.split(',')[0]}) has taken {self._model_dir} "
+                "over, and goes on from the last checkpoint; this one ends"
+            )
+
+    def _save(self, manager: tf.train.CheckpointManager, step: int) -> None:
+        self._check_owner()
+        path = os.path.join(manager.directory, f"step-{step}")
+        try:
+            with files.tensorflow_errors(path):
+                manager.save(checkpoint_number=step)
+        except OSError:
+            with contextlib.suppress(OSError):  # the other error is the one to tell
+                _remove_unfinished(manager.directory)
+            raise
 
     def save(self, step: int) -> None:
-        self._last.save(checkpoint_number=step)
+        """Saves a step.
+
+        Raises:
+          OSError: if it cannot be written; what was saved before is still there.
+          UserError: if another process has taken the directory over.
+        """
+        self._save(self._last, step)
+        self.saved_step = step
 
     def save_if_best(self, step: int, value: float) -> bool:
         """Saves to `best/` if `value` is lower than all before; says whether it was."""
         if not value < float(self.best_value):
             return False
         self.best_value.assign(value)
-        self._best.save(checkpoint_number=step)
+        self._save(self._best, step)
         return True
 
     def restore_latest(self) -> bool:
@@ -137,37 +219,96 @@ class CheckpointKeeper:
           UserError: if there are checkpoints, but none that can be restored.
         """
         paths = _complete(self._last.directory)
-        for number, path in enumerate(paths):
-            try:
-                _restore(self._checkpoint, path, "the model and its optimizer")
-            except DamagedCheckpointError as error:
-                if number + 1 == len(paths):
-                    raise
-                print(f"{error}; trying the one before", flush=True)
-            else:
-                return True
-        return False
+        if not paths:
+            return False
+
+        def read(path):
+            _restore(self._checkpoint, path, "the model and its optimizer")
+
+        self.saved_step = _step_of(_read_first(paths, read))
+        return True
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint whose files are not as they were written."""
 
 
-def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
+@contextlib.contextmanager
+def _damage_named(path: str):
     try:
-        status = checkpoint.read(path)
-        status.assert_existing_objects_matched().expect_partial()
+        yield
     except (tf.errors.OpError, ValueError, IndexError) as error:
-        message = str(error).splitlines()[0]
         raise DamagedCheckpointError(
-            f"checkpoint {path} cannot be read: {message}"
+            f"checkpoint {path} cannot be read: {files.reason(error)}"
         ) from error
-    except AssertionError as error:
-        message = str(error).splitlines()[0]
-        raise UserError(f"checkpoint {path} does not fit {what}: {message}") from error
 
 
-def _latest_path(model_dir: str | Path, which: str) -> str:
+def _open(path: str):
+    """A reader. `tf.train.load_checkpoint` takes `ram://a/step-1` for a directory."""
+    return tf.compat.v1.train.NewCheckpointReader(path)
+
+
+def _read_first(paths: list[str], read: Callable[[str], None]) -> str:
+    """Reads the first checkpoint that is not damaged, names those passed over.
+
+    Returns:
+      Its path.
+    """
+    *others, earliest = paths
+    for path in others:
+        try:
+            read(path)
+        except DamagedCheckpointError as error:
+            print(f"{error}; trying the one before", flush=True)
+        else:
+            return path
+    try:
+        read(earliest)
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(
+            f"{error}; there is no other to go back to: bring back a copy of "
+            f"{os.path.dirname(earliest)}"
+        ) from error
+    return earliest
+
+
+def _restore(checkpoint: tf.train.Checkpoint, path: str, what: str) -> None:
+    with _damage_named(path):
+        misfit = _misfit(checkpoint, path)
+    if misfit:
+        raise UserError(f"checkpoint {path} does not fit {what}: {misfit}")
+    with _damage_named(path):
+        status = checkpoint.read(path)
+    status.assert_existing_objects_matched().expect_partial()
+
+
+def _misfit(root: tf.train.Checkpoint, path: str) -> str | None:
+    """The first variable that a checkpoint lacks or holds in another shape, if any."""
+    reader = _open(path)
+    text = reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+    nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(text).nodes
+    shapes = reader.get_variable_to_shape_map()
+    waiting, seen = [(root, nodes[0], "")], {id(root)}
+    while waiting:
+        part, node, name = waiting.pop()
+        if isinstance(part, (tf.Variable, keras.Variable)):
+            keys = [value.checkpoint_key for value in node.attributes] if node else []
+            if not keys:
+                return f"{name} is not in it"
+            there, here = shapes[keys[0]], list(part.shape)
+            if there != here:
+                return f"{name} is of shape {there} there and {here} here"
+        children = {} if node is None else {c.local_name: c for c in node.children}
+        for key, child in tf.train.TrackableView.children(part).items():
+            if id(child) not in seen:
+                seen.add(id(child))
+                found = children.get(key)
+                node_of_child = None if found is None else nodes[found.node_id]
+                waiting.append((child, node_of_child, f"{name}/{key}".lstrip("/")))
+    return None
+
+
+def _paths(model_dir: str | os.PathLike, which: str) -> list[str]:
     if which not in ("latest", "best"):
         raise UserError(f"checkpoint is {which!r}; expected 'latest' or 'best'")
     directory = _checkpoint_dir(model_dir, which)
@@ -176,36 +317,31 @@ def _latest_path(model_dir: str | Path, which: str) -> str:
         raise UserError(
             f"there is no checkpoint in {directory}; the run has not saved one yet"
         )
-    return paths[0]
+    return paths
 
 
-def step_of(model_dir: str | Path, checkpoint: str = "latest") -> int:
-    """The training step of the checkpoint that `load` takes."""
-    return _step_of_path(_latest_path(model_dir, checkpoint))
+def last_step(model_dir: str | os.PathLike) -> int:
+    """The training step of the last checkpoint of a run.
 
-
-def _step_of_path(path: str | Path) -> int:
-    return int(Path(path).name.removeprefix("step-"))
+    Raises:
+      UserError: if there is none.
+    """
+    return _step_of(_paths(model_dir, "latest")[0])
 
 
 def _holds(path: str, part: str) -> bool:
-    """Whether a checkpoint holds an object of that name.
-
-    Raises:
-      DamagedCheckpointError: if it cannot be read.
-    """
-    try:
-        names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        message = str(error).splitlines()[0]
-        raise DamagedCheckpointError(
-            f"checkpoint {path} cannot be read: {message}"
-        ) from error
+    """Whether a checkpoint holds an object of that name."""
+    with _damage_named(path):
+        names = _open(path).get_variable_to_shape_map()
     return any(name.startswith(f"{part}/") for name in names)
 
 
-def load_into(model: VAEFlow, model_dir: str | Path, checkpoint: str = "latest") -> int:
+def load_into(
+    model: VAEFlow, model_dir: str | os.PathLike, checkpoint: str = "latest"
+) -> int:
     """Reads the weights of a model directory: the average of them where there is one.
+
+    A damaged checkpoint is named, and the one before it is taken.
 
     Args:
       model: of the architecture that lies there.
@@ -216,26 +352,36 @@ def load_into(model: VAEFlow, model_dir: str | Path, checkpoint: str = "latest")
       The training step of the weights.
 
     Raises:
-      UserError: if there is no checkpoint, or it cannot be read.
+      UserError: if there is no checkpoint, or none that can be read.
     """
-    path = _latest_path(model_dir, checkpoint)
-    part = "average" if _holds(path, "average") else "model"
-    _restore(tf.train.Checkpoint(**{part: model}), path, f"{model_dir}/{DESCRIPTION}")
-    return _step_of_path(path)
+
+    def read(path):
+        part = "average" if _holds(path, "average") else "model"
+        where = os.path.join(model_dir, DESCRIPTION)
+        _restore(tf.train.Checkpoint(**{part: model}), path, where)
+
+    return _step_of(_read_first(_paths(model_dir, checkpoint), read))
 
 
-def load(model_dir: str | Path, checkpoint: str = "latest") -> VAEFlow:
+def load_with_step(
+    model_dir: str | os.PathLike, checkpoint: str = "latest"
+) -> tuple[VAEFlow, int]:
+    """As `load`; gives the training step of the weights too."""
+    model = build_model(read_description(model_dir))
+    return model, load_into(model, model_dir, checkpoint)
+
+
+def load(model_dir: str | os.PathLike, checkpoint: str = "latest") -> VAEFlow:
     """Loads a trained model from its directory, wherever that has been moved to.
 
-    Where a moving average of the weights was kept, that is what is loaded.
+    Where a moving average of the weights was kept, that is what is loaded. A damaged
+    checkpoint is named, and the one before it is taken.
 
     Args:
       model_dir: what `tfp_vaeflow.train` wrote.
       checkpoint: `latest`, or `best` for the one that was best on validation.
 
     Raises:
-      UserError: if there is no model, or it cannot be read.
+      UserError: if there is no model, or none that can be read.
     """
-    model = build_model(read_description(model_dir))
-    load_into(model, model_dir, checkpoint)
-    return model
+    return load_with_step(model_dir, checkpoint)[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from tfp_vaeflow import files
 from tfp_vaeflow.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -142,8 +143,10 @@ def run_main(
         start_tensorflow()
     try:
         main()
-    except (UserError, OSError) as error:  # OSError: a disk or a path, not a bug
+    except UserError as error:
         _fail(error)
+    except OSError as error:  # a disk or a path, not a bug
+        _fail(files.describe(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

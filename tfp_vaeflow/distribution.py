@@ -8,11 +8,11 @@ import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import tensorflow as tf
 
+from tfp_vaeflow import files
 from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.data import Batch, Share
 from tfp_vaeflow.errors import UserError
@@ -248,17 +248,22 @@ class StopRequest:
 
 
 @contextmanager
-def locked(directory: str | Path) -> Iterator[None]:
+def locked(directory: str | os.PathLike) -> Iterator[None]:
     """Keeps other processes from training in a directory; made if it is not there.
 
-    The operating system drops the lock when the process ends, in whatever way.
+    The operating system drops the lock when the process ends, in whatever way. There is
+    none on other file systems, where the process that began last may go on alone: see
+    `checkpoints.CheckpointKeeper.take_over`.
 
     Raises:
       UserError: if another process holds the lock.
     """
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    files.make_dirs(directory)
+    if files.is_remote(directory):
+        yield
+        return
     # "a+": the holder's name must outlive the attempts of others.
-    with open(Path(directory) / ".lock", "a+", encoding="utf-8") as file:
+    with open(os.path.join(directory, ".lock"), "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -274,7 +279,9 @@ def locked(directory: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def run_directory(model_dir: str | Path, share: Share) -> Iterator[str | Path]:
+def run_directory(
+    model_dir: str | os.PathLike, share: Share
+) -> Iterator[str | os.PathLike]:
     """The directory that a worker writes to: the run's, locked, if it is the chief.
 
     The others do all that the chief does, in a directory of their own that is removed:

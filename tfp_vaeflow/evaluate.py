@@ -29,7 +29,7 @@ flags.DEFINE_string(
 
 def main() -> None:
     import json
-    from pathlib import Path
+    import os
 
     from tfp_vaeflow import checkpoints, data, experiment, files, metrics, summaries
     from tfp_vaeflow.evaluation import illustrations, page, report
@@ -45,36 +45,39 @@ def main() -> None:
     )
     config = experiment.load_saved(flag.model_dir, bindings)
     splits = data.load(config.data, config.model)
-    model = checkpoints.load(flag.model_dir, flag.checkpoint)
+    model, step = checkpoints.load_with_step(flag.model_dir, flag.checkpoint)
 
     def say(line):
         print(f"measuring {line}", flush=True)
 
-    step = checkpoints.step_of(flag.model_dir, flag.checkpoint)
-    measured = report.evaluate(model, splits, flag.split, config.evaluation, say)
+    with data.reading():
+        measured = report.evaluate(model, splits, flag.split, config.evaluation, say)
     result = {"step": step, **measured}
-    directory = Path(flag.model_dir)
+    directory = flag.model_dir
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
-    captions = illustrations.draw(
-        model,
-        splits.part(flag.split),
-        result,
-        metrics.read(directory),
-        directory / "evaluation",
-        config.evaluation.batch_size,
-    )
+    with data.reading():
+        captions = illustrations.draw(
+            model,
+            splits.part(flag.split),
+            result,
+            metrics.read(directory),
+            os.path.join(directory, "evaluation"),
+            config.evaluation.batch_size,
+        )
     result["figures"] = captions
     files.write_text(
-        directory / "evaluation.json",
+        os.path.join(directory, "evaluation.json"),
         json.dumps(result, indent=2, allow_nan=False) + "\n",
     )
     pictures = {f"evaluation/{name}": caption for name, caption in captions.items()}
-    title = f"Evaluation of {directory.resolve().name} at step {step}"
+    name = os.path.basename(files.absolute(directory))
+    title = f"Evaluation of {name} at step {step}"
     markdown = page.markdown(result, title, pictures)
-    files.write_text(directory / "evaluation.md", markdown)
+    path = os.path.join(directory, "evaluation.md")
+    files.write_text(path, markdown)
     summaries.write_text(directory, "evaluation", text, step)
-    print(f"written to {directory / 'evaluation.md'}, evaluation.json and evaluation/")
+    print(f"written to {path}, evaluation.json and evaluation/")
 
 
 if __name__ == "__main__":

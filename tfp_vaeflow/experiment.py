@@ -7,6 +7,7 @@ and so are the files that they include.
 
 import dataclasses
 import importlib.util  # noqa: F401 (gin's resource reader needs it and forgets it)
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def load(
       UserError: saying which file and line, or which field, is wrong.
     """
     paths = [_find(name) for name in gin_files]
+    return _parse(paths, bindings, _origin(gin_files, bindings))
+
+
+def _origin(names: Sequence[str], bindings: Sequence[str]) -> str:
+    where = ", ".join(names)
+    return f"{where} or --gin_bindings" if bindings else where
+
+
+def _parse(
+    paths: Sequence[str], bindings: Sequence[str], origin: str
+) -> configs.ExperimentConfig:
     gin.clear_config()
     try:
         gin.parse_config_files_and_bindings(paths, list(bindings))
@@ -69,13 +81,10 @@ def load(
         RuntimeError,
         ImportError,
     ) as error:
-        where = ", ".join(gin_files)
-        if bindings:
-            where = f"{where} or --gin_bindings"
-        raise UserError(f"in {where}: {error}") from error
+        raise UserError(f"in {origin}: {error}") from error
 
 
-def save(model_dir: str | Path) -> str:
+def save(model_dir: str | os.PathLike) -> str:
     """Writes the experiment that was read last to a model directory.
 
     `config.gin` holds what was bound, includes resolved; `operative_config.gin` every
@@ -85,8 +94,8 @@ def save(model_dir: str | Path) -> str:
       The text of `operative_config.gin`.
     """
     operative = gin.operative_config_str()
-    files.write_text(Path(model_dir) / CONFIG_FILE, gin.config_str())
-    files.write_text(Path(model_dir) / "operative_config.gin", operative)
+    files.write_text(os.path.join(model_dir, CONFIG_FILE), gin.config_str())
+    files.write_text(os.path.join(model_dir, "operative_config.gin"), operative)
     return operative
 
 
@@ -108,9 +117,9 @@ def model_bindings(model: configs.ModelConfig) -> list[str]:
     return list(lines(model))
 
 
-def is_saved(model_dir: str | Path) -> bool:
+def is_saved(model_dir: str | os.PathLike) -> bool:
     """Whether a model directory holds an experiment."""
-    return (Path(model_dir) / CONFIG_FILE).is_file()
+    return files.exists(os.path.join(model_dir, CONFIG_FILE))
 
 
 def differences(
@@ -129,17 +138,19 @@ def differences(
 
 
 def load_saved(
-    model_dir: str | Path, bindings: Sequence[str] = ()
+    model_dir: str | os.PathLike, bindings: Sequence[str] = ()
 ) -> configs.ExperimentConfig:
     """Reads the experiment that a model directory was last trained with.
 
     Raises:
       UserError: if there is none.
     """
-    path = Path(model_dir) / CONFIG_FILE
+    path = os.path.join(model_dir, CONFIG_FILE)
     if not is_saved(model_dir):
         raise UserError(
             f"{model_dir} is not a model directory: there is no {CONFIG_FILE}; "
             "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"
         )
-    return load([str(path.resolve())], bindings)
+    # As text: gin opens no files but local ones.
+    lines = [files.read_text(path), *bindings]
+    return _parse([], lines, _origin([path], bindings))

@@ -23,15 +23,17 @@ flags.DEFINE_integer("num_samples", 1, "Samples an image in the signature score.
 
 
 def main() -> None:
-    from tfp_vaeflow import checkpoints
+    import os
+
+    from tfp_vaeflow import checkpoints, files
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
     version = bundle.export(model, flag.export_dir, flag.num_samples)
-    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
-    print(f"wrote {version} ({size / 1e6:.1f} MB)")
-    print(f"signatures and how to call them: {version.parent / 'signatures.md'}")
+    print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
+    description = os.path.join(os.path.dirname(version), "signatures.md")
+    print(f"signatures and how to call them: {description}")
 
 
 if __name__ == "__main__":

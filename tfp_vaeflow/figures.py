@@ -1,5 +1,6 @@
 """Image grids as arrays and PNG files."""
 
+import io
 import os
 
 import numpy as np
@@ -47,8 +48,9 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 image `[H, W, C]`, grey or RGB, in one step."""
     if image.shape[-1] == 1:
         image = image[..., 0]
-    with files.replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, format="PNG")
+    files.write_bytes(path, png.getvalue())
 
 
 def switch_grid(

@@ -1,28 +1,224 @@
-"""Writing files so that a kill at any moment leaves the old one or the new one."""
+"""Files, on this machine or wherever TensorFlow reads and writes: all that knows which.
 
+A path with `://` in it (gs://, ram://, ...) is left to `tf.io.gfile`, every other to
+the standard library. Paths are joined by `os.path.join`: pathlib makes `gs:/a` of
+`gs://a`. Whoever finds something wrong, it is an `OSError`.
+
+A file is replaced in one step: a kill at any moment leaves the old one or the new one.
+Only files are renamed, for what lies in a directory may not come along elsewhere.
+"""
+
+import contextlib
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+AnyPath = str | os.PathLike
+_CODES = {
+    "AlreadyExistsError": errno.EEXIST,
+    "NotFoundError": errno.ENOENT,
+    "PermissionDeniedError": errno.EACCES,
+    "ResourceExhaustedError": errno.ENOSPC,
+}
 
 
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path` and renames it to `path` at the end.
+def is_remote(path: AnyPath) -> bool:
+    """Whether a path is TensorFlow's to open."""
+    return "://" in os.fspath(path)
 
-    If the block raises, the temporary file is removed and `path` is left alone.
+
+def reason(error: Exception) -> str:
+    """What an error says, without the file and the operation that TensorFlow adds."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\].*$", "", line)
+    return line.rsplit("; ", 1)[-1]
+
+
+def describe(error: OSError) -> str:
+    """The file that an error is about, and what it says."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}"
+
+
+@contextlib.contextmanager
+def tensorflow_errors(path: AnyPath) -> Iterator[None]:
+    """Raises what TensorFlow says of files in this block as an `OSError` about `path`.
+
+    Only for blocks that do nothing with TensorFlow but read and write.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    import tensorflow as tf
+
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except tf.errors.OpError as error:
+        code = _CODES.get(type(error).__name__, errno.EIO)
+        raise OSError(code, reason(error), os.fspath(path)) from error
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+@contextlib.contextmanager
+def _gfile(path: AnyPath) -> Iterator:
+    import tensorflow as tf
+
+    with tensorflow_errors(path):
+        yield tf.io.gfile
+
+
+def absolute(path: AnyPath) -> str:
+    """A path that is good from any working directory, without a slash at its end."""
+    return os.fspath(path).rstrip("/") if is_remote(path) else os.path.abspath(path)
+
+
+def exists(path: AnyPath) -> bool:
+    if not is_remote(path):
+        return os.path.exists(path)
+    with _gfile(path) as gfile:
+        return gfile.exists(path)
+
+
+def is_dir(path: AnyPath) -> bool:
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _gfile(path) as gfile:
+        return gfile.isdir(path)
+
+
+def stamp(path: AnyPath) -> str:
+    """Size and time of the last change, to tell whether a file is still the same."""
+    if not is_remote(path):
+        found = os.stat(path)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    with _gfile(path) as gfile:
+        found = gfile.stat(path)
+        return f"{found.length} {found.mtime_nsec}"
+
+
+def list_dir(path: AnyPath) -> list[str]:
+    """The names in a directory, sorted; none if there is no such directory."""
+    if not is_dir(path):
+        return []
+    if not is_remote(path):
+        return sorted(os.listdir(path))
+    with _gfile(path) as gfile:
+        # Some put a slash behind the names of directories.
+        return sorted(name.rstrip("/") for name in gfile.listdir(path))
+
+
+def find(directory: AnyPath, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """The files below a directory with a name that `wanted` accepts.
+
+    Elsewhere every question is a request, so what has such a name is not asked whether
+    it is a directory.
+    """
+    if not is_remote(directory):
+        for folder, _, names in os.walk(directory):
+            yield from (os.path.join(folder, name) for name in names if wanted(name))
+        return
+    for name in list_dir(directory):
+        path = os.path.join(directory, name)
+        if wanted(name):
+            yield path
+        elif is_dir(path):
+            yield from find(path, wanted)
+
+
+def total_size(directory: AnyPath) -> int:
+    """The bytes of all files below a directory."""
+    if not is_remote(directory):
+        return sum(
+            os.path.getsize(os.path.join(folder, name))
+            for folder, _, names in os.walk(directory)
+            for name in names
+        )
+    with _gfile(directory) as gfile:
+        return sum(
+            gfile.stat(os.path.join(folder, name)).length
+            for folder, _, names in gfile.walk(directory)
+            for name in names
+        )
+
+
+def make_dirs(path: AnyPath) -> None:
+    """Makes a directory and those above it, unless they are there."""
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+        return
+    with _gfile(path) as gfile:
+        gfile.makedirs(path)
+
+
+def remove(path: AnyPath) -> None:
+    """Removes a file, or a directory with all that lies in it."""
+    if is_remote(path):
+        with _gfile(path) as gfile:
+            (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read()
+    with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def read_text(path: AnyPath) -> str:
+    return read_bytes(path).decode("utf-8")
+
+
+def _write(path: str, data: bytes, mode: str) -> None:
+    if not is_remote(path):
+        try:
+            with open(path, mode) as file:
+                file.write(data)
+        except OSError as error:
+            error.filename = path  # which a failed `write` does not know
+            raise
+        return
+    with _gfile(path) as gfile, gfile.GFile(path, mode) as file:
+        file.write(data)
+
+
+def _rename(path: str, target: str) -> None:
+    if not is_remote(path):
+        os.replace(path, target)
+        return
+    with _gfile(target) as gfile:
+        gfile.rename(path, target, overwrite=True)
+
+
+def write_bytes(path: AnyPath, data: bytes) -> None:
+    """Replaces a file in one step; makes its directory if that is not there."""
+    path = os.fspath(path)
+    directory, name = os.path.split(path)
+    if directory:
+        make_dirs(directory)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, data, "wb")
+        _rename(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may be what could not be made
+            remove(temporary)
+        if isinstance(error, OSError):
+            error.filename = path
+        raise
+
+
+def write_text(path: AnyPath, text: str) -> None:
     """Replaces the content of a text file in one step."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"))
+
+
+def append_text(path: AnyPath, text: str) -> None:
+    """Adds to a text file.
+
+    An object store has to write the whole object anew: for small files, and seldom.
+    """
+    _write(os.fspath(path), text.encode("utf-8"), "ab")

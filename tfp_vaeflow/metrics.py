@@ -1,21 +1,23 @@
 """metrics.jsonl: one JSON object a line, `step` and `split` and named values."""
 
 import json
-from pathlib import Path
+import os
+
+from tfp_vaeflow import files
 
 FILE_NAME = "metrics.jsonl"
 
 
-def read(model_dir: str | Path) -> list[dict]:
+def read(model_dir: str | os.PathLike) -> list[dict]:
     """The records of a run, in order; none if it has no such file.
 
     What is no record is passed over: the last line of a run that was killed may be cut.
     """
-    path = Path(model_dir) / FILE_NAME
-    if not path.is_file():
+    path = os.path.join(model_dir, FILE_NAME)
+    if not files.exists(path):
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in files.read_text(path).splitlines():
         try:
             record = json.loads(line)
         except ValueError:

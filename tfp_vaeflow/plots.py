@@ -1,5 +1,6 @@
 """Plots, drawn by matplotlib without a screen; it is imported when one is drawn."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +28,9 @@ def _drawn(path: str | os.PathLike, x: str, y: str) -> Iterator:
     yield axes
     if axes.get_legend_handles_labels()[1] and axes.get_legend() is None:
         axes.legend(frameon=False)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    files.write_bytes(path, png.getvalue())
 
 
 def curves(

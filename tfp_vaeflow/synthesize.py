@@ -60,7 +60,7 @@ def _originals(config, even: bool):
 
 
 def main() -> None:
-    from pathlib import Path
+    import os
 
     import numpy as np
 
@@ -103,9 +103,9 @@ def main() -> None:
         a, b = images[0::2], images[1::2]
         switched = model.switch(a, b)
         pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)
-    output_dir = Path(flag.output_dir or Path(flag.model_dir) / "synthesis")
+    output_dir = flag.output_dir or os.path.join(flag.model_dir, "synthesis")
     for name, picture in pictures.items():
-        path = output_dir / f"{name}.png"
+        path = os.path.join(output_dir, f"{name}.png")
         figures.write_png(path, picture)
         print(f"wrote {path}")
 

@@ -80,7 +80,7 @@ def _lost(model_dir: str) -> None:
     from tfp_vaeflow.errors import UserError
 
     try:
-        where = f"from step {checkpoints.step_of(model_dir)}"
+        where = f"from step {checkpoints.last_step(model_dir)}"
     except UserError:  # none yet, or not for this worker to see
         where = "from the last checkpoint"
     print(

@@ -101,10 +101,9 @@ def main() -> None:
     import io
     import itertools
 
-    from PIL import Image
     from tqdm import tqdm
 
-    from tfp_vaeflow import files
+    from tfp_vaeflow import figures
     from tfp_vaeflow.data.pictures import THREADS, decode
     from tfp_vaeflow.errors import UserError
 
@@ -120,8 +119,7 @@ def main() -> None:
             pixels = decode(io.BytesIO(read()), shape)
         except Exception as error:  # Pillow raises all kinds
             return f"{name}: {type(error).__name__}: {error}".splitlines()[0]
-        with files.replacing(path) as temporary:
-            Image.fromarray(pixels).save(temporary)
+        figures.write_png(path, pixels)
         return None
 
     images = iter(_images(Path(flag.source)))

@@ -9,6 +9,7 @@ there already are left as they are.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -36,9 +37,10 @@ def write(split: data.Split, folder: Path, extension: str) -> int:
             if path.exists():
                 continue
             pixels = image[..., 0] if image.shape[-1] == 1 else image
-            with files.replacing(path) as temporary:
-                kind = "JPEG" if extension == "jpg" else "PNG"
-                Image.fromarray(pixels).save(temporary, format=kind)
+            encoded = io.BytesIO()
+            kind = "JPEG" if extension == "jpg" else "PNG"
+            Image.fromarray(pixels).save(encoded, format=kind)
+            files.write_bytes(path, encoded.getvalue())
     return split.num_images
 
 

@@ -10,7 +10,7 @@ from tfp_vaeflow.data.batches import (
 )
 from tfp_vaeflow.data.folder import holds_images, load_folder
 from tfp_vaeflow.data.named import load_digits_data, load_tfds
-from tfp_vaeflow.data.splits import Split, Splits
+from tfp_vaeflow.data.splits import Split, Splits, reading
 from tfp_vaeflow.errors import UserError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "evaluation_batches",
     "holds_images",
     "load",
+    "reading",
     "training_batches",
 ]
 

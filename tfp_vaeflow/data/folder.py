@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -29,55 +28,59 @@ _PARTS = ("train", "validation", "test")
 _NAMED = 5  # damaged files that are named; the rest are counted
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
 
 
-def _image_files(directory: Path) -> list[Path]:
+def _image_files(directory: str) -> list[str]:
     """The image files, by the hash of their names.
 
     Their own order goes by label, or by film; so the first of them, which initialise
     the model, are as mixed as all.
     """
-    paths = sorted(path for path in directory.rglob("*") if _is_image(path))
-    return sorted(paths, key=lambda path: hashlib.md5(path.name.encode()).hexdigest())
+
+    def key(path: str) -> tuple:
+        name = os.path.basename(path)
+        return hashlib.md5(name.encode()).hexdigest(), path.split("/")
+
+    return sorted(files.find(directory, _is_image), key=key)
 
 
-def holds_images(root: str | Path) -> bool:
+def holds_images(root: str | os.PathLike) -> bool:
     """Whether a directory looks like a folder of images."""
-    root = Path(root)
-    if not root.is_dir():
-        return False
-    return (root / "train").is_dir() or any(_is_image(path) for path in root.iterdir())
+    if files.is_dir(os.path.join(root, "train")):
+        return True
+    return any(map(_is_image, files.list_dir(root)))
 
 
-def _cache_path(root: Path) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = str(root.resolve()).strip(os.sep).replace(os.sep, "-")
-    return Path(base) / "tfp_vaeflow" / f"scan-{name}.json"
+def _cache_path(root: str) -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    whole = root if files.is_remote(root) else os.path.realpath(root)
+    name = whole.strip("/").replace("/", "-")
+    return os.path.join(base, "tfp_vaeflow", f"scan-{name}.json")
 
 
-def _readable(root: Path, paths: list[Path]) -> list[Path]:
+def _readable(root: str, paths: list[str]) -> list[str]:
     """The files that decode; prints how many do not, and names some."""
     cache_path = _cache_path(root)
     try:
-        known = json.loads(cache_path.read_text(encoding="utf-8"))
+        known = json.loads(files.read_text(cache_path))
     except (OSError, ValueError):
         known = {}
-    stats = [path.stat() for path in paths]
-    keys = [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in zip(paths, stats)]
 
-    def fault(path: Path) -> str | None:
+    def fault(path: str) -> str | None:
         try:
             decode(path, (1, 1, 3))
         except Exception as error:  # Pillow raises all kinds
             return f"{type(error).__name__}: {error}".splitlines()[0]
         return None
 
-    missing = [index for index, key in enumerate(keys) if key not in known]
-    if missing:
-        print(f"checking {len(missing)} files in {root}", flush=True)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        stamps = pool.map(files.stamp, paths)
+        keys = [f"{path} {stamp}" for path, stamp in zip(paths, stamps)]
+        missing = [index for index, key in enumerate(keys) if key not in known]
+        if missing:
+            print(f"checking {len(missing)} files in {root}", flush=True)
         faults = pool.map(fault, [paths[index] for index in missing])
         known |= {keys[index]: found for index, found in zip(missing, faults)}
     if missing:
@@ -94,15 +97,16 @@ def _readable(root: Path, paths: list[Path]) -> list[Path]:
     return [path for path, key in zip(paths, keys) if not known[key]]
 
 
-def _label(directory: Path, path: Path) -> str | None:
+def _label(directory: str, path: str) -> str | None:
     """The folder right below the part's directory that a file lies in, if any."""
-    parts = path.relative_to(directory).parts
+    parts = os.path.relpath(path, directory).split("/")
     return parts[0] if len(parts) > 1 else None
 
 
-def _list_parts(root: Path) -> tuple[dict[str, list[Path]], dict[Path, str | None]]:
+def _list_parts(root: str) -> tuple[dict[str, list[str]], dict[str, str | None]]:
     """Readable files of the parts that are there, and the label of each."""
-    directories = {part: root / part for part in _PARTS if (root / part).is_dir()}
+    directories = {part: os.path.join(root, part) for part in _PARTS}
+    directories = {part: d for part, d in directories.items() if files.is_dir(d)}
     if "train" not in directories:
         directories = {"train": root}
     parts = {part: _image_files(path) for part, path in directories.items()}
@@ -125,7 +129,7 @@ def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
         raise UserError(
             "DataConfig.name is 'folder' without a folder; name one with --data_dir"
         )
-    root = Path(config.data_dir)
+    root = config.data_dir
     if not holds_images(root):
         raise UserError(
             f"{root} holds no images; expected {root}/train/LABEL/*.jpg or *.png, or "
@@ -143,7 +147,7 @@ def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
             parts[part] = []
         elif part not in parts:
             # By name, not by path: a copy of the folder is divided in the same way.
-            names = [f"{part} {path.name}" for path in parts["train"]]
+            names = [f"{part} {os.path.basename(path)}" for path in parts["train"]]
             kept, aside = carve_indices(names, share)
             parts[part] = [parts["train"][index] for index in aside]
             parts["train"] = [parts["train"][index] for index in kept]
@@ -162,4 +166,4 @@ def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
                 )
             labels = np.array([known.index(label_of[path]) for path in paths])
         splits[part] = from_files(paths, image_shape, labels)
-    return check_sizes(Splits(**splits), str(root))
+    return check_sizes(Splits(**splits), root)

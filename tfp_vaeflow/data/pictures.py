@@ -1,20 +1,21 @@
 """Reading pictures as people have them: any size and mode, JPEG, PNG or WebP."""
 
 import concurrent.futures
+import io
 import os
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from tfp_vaeflow.data.splits import Split, from_numpy
+from tfp_vaeflow import files
+from tfp_vaeflow.data.splits import LostImageError, Split, from_numpy
 
 THREADS = os.cpu_count() or 1
 
 
 def decode(
-    source: str | Path | BinaryIO, image_shape: tuple[int, int, int]
+    source: str | os.PathLike | BinaryIO, image_shape: tuple[int, int, int]
 ) -> np.ndarray:
     """Reads one image: turned as its EXIF says, cropped to shape, resized.
 
@@ -22,7 +23,7 @@ def decode(
     palettes converted; a colour image becomes grey where the model is grey.
 
     Args:
-      source: a JPEG, PNG or WebP file, or its path.
+      source: a JPEG, PNG or WebP file, or its path, remote or not.
       image_shape: `(H, W, C)` to crop and resize to, C = 1 or 3.
 
     Returns:
@@ -32,6 +33,8 @@ def decode(
       OSError, SyntaxError or ValueError: if the file is damaged or no image.
     """
     height, width, channels = image_shape
+    if isinstance(source, (str, os.PathLike)):
+        source = io.BytesIO(files.read_bytes(source))
     with Image.open(source, formats=["JPEG", "PNG", "WEBP"]) as image:
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -54,16 +57,27 @@ def decode(
 
 
 def from_files(
-    paths: list[Path],
+    paths: list[str],
     image_shape: tuple[int, int, int],
     labels: np.ndarray | None = None,
 ) -> Split:
-    """A split of files that are decoded when they are read."""
+    """A split of files that are decoded when they are read.
+
+    Whoever makes it has seen that they can be: one that cannot is a `LostImageError`.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
 
+    def read_one(index):
+        path = paths[index]
+        try:
+            return decode(path, image_shape)
+        except Exception as error:  # Pillow raises all kinds
+            text = files.describe(error) if isinstance(error, OSError) else str(error)
+            text = " ".join(text.removeprefix(f"{path}: ").split())
+            raise LostImageError(f"{path} cannot be read any more: {text}") from error
+
     def read(indices):
-        chosen = [paths[index] for index in indices]
-        return np.stack(list(pool.map(lambda path: decode(path, image_shape), chosen)))
+        return np.stack(list(pool.map(read_one, indices)))
 
     read_labels = None if labels is None else lambda: labels
     return from_numpy(len(paths), read, image_shape, read_labels)

@@ -1,9 +1,11 @@
 """Splits: images that are read by index, and how parts are carved out of one."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +14,36 @@ import tensorflow as tf
 from tfp_vaeflow.errors import UserError
 
 
+class LostImageError(OSError):
+    """An image of a split that cannot be read, though it once could."""
+
+
+_LOST = re.compile(rf"{LostImageError.__name__}: (.*)")
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Raises a `LostImageError` from a tf.data pipeline in this block as it was.
+
+    TensorFlow makes an error of its own of it, with a trace as text.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        lost = _LOST.search(str(error))
+        if lost is None:
+            raise
+        raise LostImageError(lost[1]) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Images of one split, read by index.
 
     Attributes:
       num_images: how many.
-      read: int64 indices `[B]` -> uint8 images `[B, H, W, C]`; works in a tf.data map.
+      read: int64 indices `[B]` -> uint8 images `[B, H, W, C]`; works in a tf.data map
+        (see `reading`).
       read_labels: gives the labels, which may take a while; None where there are none.
     """
 

@@ -1,6 +1,6 @@
 """The figures of an evaluation, each a PNG."""
 
-from pathlib import Path
+import os
 
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
@@ -22,7 +22,7 @@ def draw(
     split: Split,
     result: dict,
     records: list[dict],
-    folder: Path,
+    folder: str,
     batch_size: int,
 ) -> dict[str, str]:
     """Draws all figures that a model and its evaluation have.
@@ -38,38 +38,42 @@ def draw(
     Returns:
       Captions by file name.
     """
+
+    def path_of(name):
+        return os.path.join(folder, name)
+
     captions = {}
     if any("bits_per_dim/total" in record for record in records):
         names = [f"bits_per_dim/{term}" for term in ("total", "generation")]
-        plots.learning_curves(folder / "terms.png", records, names, "bits/dim")
+        plots.learning_curves(path_of("terms.png"), records, names, "bits/dim")
         captions["terms.png"] = "Bits/dim of the ELBO and its generation term by epoch"
         small = [f"nats/{term}" for term in Losses._fields[1:]]
-        plots.learning_curves(folder / "kl.png", records, small, "nats")
+        plots.learning_curves(path_of("kl.png"), records, small, "nats")
         captions["kl.png"] = "KL and dequantization terms by epoch"
     if result["usage"] is not None:
         heights = sorted(result["usage"]["kl_by_dimension"], reverse=True)
-        plots.bars(folder / "z_dimensions.png", heights, "dimension of z", "KL, nats")
+        plots.bars(path_of("z_dimensions.png"), heights, "dimension of z", "KL, nats")
         captions["z_dimensions.png"] = (
             "KL of the posterior to the Gaussian of its aggregate, by dimension of z, "
             "largest first"
         )
     if result["fidelity"] is not None:
-        _draw_sweep(folder / "temperature.png", result["fidelity"])
+        _draw_sweep(path_of("temperature.png"), result["fidelity"])
         captions["temperature.png"] = "Distance of samples from real images"
     if model.encoder is not None and split.num_images > 3:
-        _draw_map(folder / "z_map.png", model, split, batch_size)
+        _draw_map(path_of("z_map.png"), model, split, batch_size)
         captions["z_map.png"] = "z of the images (t-SNE of the posterior means)"
         if split.labels is not None:
             captions["z_map.png"] += ", coloured by label"
         matrix = figures.switch_matrix(model, split.first(2 * _MATRIX_SIDE), batch_size)
-        figures.write_png(folder / "switch_matrix.png", matrix)
+        figures.write_png(path_of("switch_matrix.png"), matrix)
         captions["switch_matrix.png"] = (
             "Rows: z of the image at the left; columns: v of the image at the top"
         )
     return captions
 
 
-def _draw_sweep(path: Path, found: dict) -> None:
+def _draw_sweep(path: str, found: dict) -> None:
     measure = found["measure"]
     points = [
         (
@@ -84,7 +88,7 @@ def _draw_sweep(path: Path, found: dict) -> None:
     plots.curve_with_error(path, points, level, name, "temperature", measure.upper())
 
 
-def _draw_map(path: Path, model: VAEFlow, split: Split, batch_size: int) -> None:
+def _draw_map(path: str, model: VAEFlow, split: Split, batch_size: int) -> None:
     shown = at_most(split, _MAP_IMAGES, seed=0)
     z = posteriors(model, shown, batch_size).mean
     perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)

@@ -9,7 +9,7 @@ NAME/requests/SIGNATURE.json  a request for each, for curl
 
 import json
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -65,23 +65,33 @@ _MEANINGS = {
 }
 
 
-def _versions(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
+def publish(finished: Path, directory: str | os.PathLike) -> str:
+    """Gives a finished version, a local directory, the next free number.
 
-
-def publish(temporary: Path, directory: Path) -> Path:
-    """Renames a finished version to the next free number."""
+    In one step by renaming it; elsewhere, where that is not to be had, by copying its
+    files, the one last without which it is no SavedModel.
+    """
     while True:
-        target = directory / str(max(_versions(directory), default=0) + 1)
+        names = files.list_dir(directory)
+        number = max((int(name) for name in names if name.isdecimal()), default=0) + 1
+        target = os.path.join(directory, str(number))
         try:
-            os.rename(temporary, target)
+            if files.is_remote(directory):
+                _copy(finished, target)
+            else:
+                os.rename(finished, target)
         except OSError:
-            if not target.exists():  # not just another export that was faster
+            if not files.exists(target):  # not just another export that was faster
                 raise
         else:
             return target
+
+
+def _copy(source: Path, target: str) -> None:
+    paths = [path for path in source.rglob("*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: path.name == "saved_model.pb"):
+        name = str(path.relative_to(source))
+        files.write_bytes(os.path.join(target, name), path.read_bytes())
 
 
 def _save(path: Path, signatures: dict[str, Signature]) -> dict[str, dict]:
@@ -97,7 +107,8 @@ def _save(path: Path, signatures: dict[str, Signature]) -> dict[str, dict]:
     used = {v.ref(): v for f in functions.values() for v in f.variables}
     root.weights = list(used.values())  # all that is saved
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(root, str(path), functions, options)
+    with files.tensorflow_errors(path):
+        tf.saved_model.save(root, str(path), functions, options)
     return {name: f.structured_outputs for name, f in functions.items()}
 
 
@@ -131,7 +142,7 @@ def _description(
 
 def export(
     model: VAEFlowCore, directory: str | os.PathLike, num_samples: int = 1
-) -> Path:
+) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
     The model is folded (see `folding`) and good for nothing else afterwards.
@@ -149,44 +160,42 @@ def export(
     """
     if not tf.convert_to_tensor(model.initialized):
         raise UserError("the model is not initialised; train it, or load a trained one")
-    directory = Path(directory).absolute()
-    name = directory.name
-    if directory.exists() and not directory.is_dir():
+    directory = files.absolute(directory)
+    if files.exists(directory) and not files.is_dir(directory):
         raise UserError(f"{directory} is a file; expected a directory for the versions")
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_dirs(directory)
     config = model.config
     folding.fold(model)
     signatures = Signatures(model, num_samples).all()
-    temporary = directory / f".{os.getpid()}.tmp"
-    try:
-        outputs = _save(temporary, signatures)
-        records = temporary / warmup.RECORDS
+    beside = None if files.is_remote(directory) else directory  # to be renamed
+    with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:
+        finished = Path(temporary) / "version"
+        name = os.path.basename(directory)
+        outputs = _save(finished, signatures)
+        records = finished / warmup.RECORDS
         warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
-        version = publish(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        version = publish(finished, directory)
     _write_companions(directory, config, signatures, outputs)
     return version
 
 
 def _write_companions(directory, config, signatures, outputs) -> None:
-    name = directory.name
+    name = os.path.basename(directory)
     for key, signature in signatures.items():
         row = {spec.name: warmup.example(config, spec) for spec in signature.inputs}
         request = {"signature_name": key, "instances": [warmup.json_row(row)]}
-        files.write_text(
-            directory / "requests" / f"{key}.json", json.dumps(request) + "\n"
-        )
+        path = os.path.join(directory, "requests", f"{key}.json")
+        files.write_text(path, json.dumps(request) + "\n")
     models = model_server_config_pb2.ModelServerConfig()
     models.model_config_list.config.add(
         name=name, base_path=f"/models/{name}", model_platform="tensorflow"
     )
-    files.write_text(directory / "models.config", text_format.MessageToString(models))
+    text = text_format.MessageToString(models)
+    files.write_text(os.path.join(directory, "models.config"), text)
     batching = _BATCHING.format(
         largest=BATCH_SIZES[-1],
         allowed="\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES),
     )
-    files.write_text(directory / "batching.config", batching)
-    files.write_text(
-        directory / "signatures.md", _description(name, signatures, outputs)
-    )
+    files.write_text(os.path.join(directory, "batching.config"), batching)
+    text = _description(name, signatures, outputs)
+    files.write_text(os.path.join(directory, "signatures.md"), text)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
+from tfp_vaeflow import files
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.serving.signatures import Signature
 
@@ -67,7 +68,7 @@ def write_records(
       batch_sizes: one request a signature for each.
     """
     path.parent.mkdir(parents=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with files.tensorflow_errors(path), tf.io.TFRecordWriter(str(path)) as writer:
         for name, signature in signatures.items():
             for size in batch_sizes:
                 request = predict_pb2.PredictRequest(

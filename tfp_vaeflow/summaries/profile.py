@@ -1,9 +1,11 @@
 """A profile of chosen training steps."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import tensorflow as tf
+
+from tfp_vaeflow import files
 
 
 class StepProfile:
@@ -17,9 +19,11 @@ class StepProfile:
       first, last: the first and the last step of it; None for no profile.
     """
 
-    def __init__(self, model_dir: str | Path, first: int | None, last: int | None):
-        self._dir = str(model_dir)
-        self.folder = Path(model_dir) / "plugins" / "profile"
+    def __init__(
+        self, model_dir: str | os.PathLike, first: int | None, last: int | None
+    ):
+        self._dir = os.fspath(model_dir)
+        self.folder = os.path.join(model_dir, "plugins", "profile")
         self._first, self._last = first, last
         self._running = False
 
@@ -44,5 +48,6 @@ class StepProfile:
     def stop(self) -> None:
         """Ends the profile if it is running, and writes it."""
         if self._running:
-            tf.profiler.experimental.stop()
             self._running = False
+            with files.tensorflow_errors(self.folder):
+                tf.profiler.experimental.stop()

@@ -1,6 +1,6 @@
 """z of some images for TensorBoard's projector, with thumbnails and labels."""
 
-from pathlib import Path
+import os
 
 import numpy as np
 from google.protobuf import text_format
@@ -24,7 +24,7 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def write_projection(
-    logdir: Path, z: np.ndarray, images: np.ndarray, labels: np.ndarray | None
+    logdir: str, z: np.ndarray, images: np.ndarray, labels: np.ndarray | None
 ) -> None:
     """Writes what the projector shows of a run; what was there is replaced.
 
@@ -36,13 +36,14 @@ def write_projection(
     """
     names = range(len(z)) if labels is None else labels
     rows = ["\t".join(f"{value:.5g}" for value in row) for row in z]
-    files.write_text(logdir / _FOLDER / "z.tsv", "\n".join(rows) + "\n")
+    folder = os.path.join(logdir, _FOLDER)
+    files.write_text(os.path.join(folder, "z.tsv"), "\n".join(rows) + "\n")
     text = "\n".join(map(str, names)) + "\n"
-    files.write_text(logdir / _FOLDER / "labels.tsv", text)
+    files.write_text(os.path.join(folder, "labels.tsv"), text)
     cells = _thumbnails(images)
     side = int(np.ceil(np.sqrt(len(cells))))  # the sprite has to be square
     sprite = figures.grid(cells, side, min_cell=1, gap=0, rows=side)
-    figures.write_png(logdir / _FOLDER / "sprite.png", sprite)
+    figures.write_png(os.path.join(folder, "sprite.png"), sprite)
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
     embedding.tensor_name = "z"
@@ -50,5 +51,5 @@ def write_projection(
     embedding.metadata_path = f"{_FOLDER}/labels.tsv"
     embedding.sprite.image_path = f"{_FOLDER}/sprite.png"
     embedding.sprite.single_image_dim.extend([cells.shape[2], cells.shape[1]])
-    path = logdir / "projector_config.pbtxt"
+    path = os.path.join(logdir, "projector_config.pbtxt")
     files.write_text(path, text_format.MessageToString(config))

@@ -1,9 +1,9 @@
 """Writes a run's events, images and metrics."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -32,12 +32,14 @@ def _eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def write_text(model_dir: str | Path, name: str, text: str, step: int) -> None:
+def write_text(model_dir: str | os.PathLike, name: str, text: str, step: int) -> None:
     """Adds a text to the events of a run's `eval` that is not being trained."""
-    writer = tf.summary.create_file_writer(str(Path(model_dir) / "eval"))
-    with writer.as_default(step):
-        tf.summary.text(name, _verbatim(text))
-    writer.close()
+    logdir = os.path.join(model_dir, "eval")
+    with files.tensorflow_errors(logdir):
+        writer = tf.summary.create_file_writer(logdir)
+        with writer.as_default(step):
+            tf.summary.text(name, _verbatim(text))
+        writer.close()
 
 
 class RunWriter:
@@ -53,46 +55,57 @@ class RunWriter:
         was stopped after its last checkpoint, are dropped.
     """
 
-    def __init__(self, model_dir: str | Path, step: int):
-        self._dir = Path(model_dir)
-        self._writers = {
-            split: tf.summary.create_file_writer(str(self._dir / split))
-            for split in ("train", "eval", ".")
+    def __init__(self, model_dir: str | os.PathLike, step: int):
+        self._dir = os.fspath(model_dir)
+        self._logdirs = {
+            "run": self._dir,
+            "train": os.path.join(self._dir, "train"),
+            "eval": os.path.join(self._dir, "eval"),
         }
+        self._writers = {}
+        for part, logdir in self._logdirs.items():
+            with files.tensorflow_errors(logdir):
+                self._writers[part] = tf.summary.create_file_writer(logdir)
         kept = [r for r in metrics.read(self._dir) if r["step"] <= step]
-        path = self._dir / metrics.FILE_NAME
-        files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-        self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
+        self._metrics = os.path.join(self._dir, metrics.FILE_NAME)
+        files.write_text(self._metrics, "".join(json.dumps(r) + "\n" for r in kept))
+
+    @contextmanager
+    def _events(self, part: str, step: int) -> Iterator[None]:
+        """Where `tf.summary` writes within the block; nothing else belongs there."""
+        writer = self._writers[part]
+        with files.tensorflow_errors(self._logdirs[part]), writer.as_default(step):
+            yield
 
     def scalars(self, split: str, step: int, values: dict[str, float]) -> None:
         """Writes named values of one step of `train` or `eval`."""
-        with self._writers[split].as_default(step):
+        with self._events(split, step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         record = {"step": step, "split": split, **values}
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
+        files.append_text(self._metrics, json.dumps(record) + "\n")
 
     def text(self, name: str, text: str) -> None:
         """Shows a text, such as the configuration, as it is."""
-        with self._writers["train"].as_default(0):
+        with self._events("train", 0):
             tf.summary.text(name, _verbatim(text))
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Writes a uint8 image `[H, W, C]` to TensorBoard and as PNG."""
-        with self._writers["eval"].as_default(step):
+        with self._events("eval", step):
             tf.summary.image(f"pictures/{name}", image[np.newaxis])
-        figures.write_png(self._dir / "images" / f"{name}_{step:07d}.png", image)
+        path = os.path.join(self._dir, "images", f"{name}_{step:07d}.png")
+        figures.write_png(path, image)
 
     def settings(self, config: ExperimentConfig) -> None:
         """Shows the settings for comparing runs, and lays the charts out."""
-        with self._writers["."].as_default(0):
+        with self._events("run", 0):
             dashboard.write_settings(config)
             tf.summary.experimental.write_raw_pb(dashboard.layout())
 
     def graph(self, graph: tf.Graph) -> None:
         """Shows a graph."""
-        with self._writers["train"].as_default(0):
+        with self._events("train", 0):
             tf.summary.graph(graph)
 
     def model(
@@ -119,19 +132,21 @@ class RunWriter:
         few = slice(_IMAGES_IN_STATISTICS)
         of_few = None if labels is None else labels[few]
         found = statistics.model_statistics(model, originals[few], of_few)
-        with self._writers["eval"].as_default(step):
+        with self._events("eval", step):
             for name, values in found.items():
                 tf.summary.histogram(name, values)
         if model.encoder is not None:
             images, names = projected
             z = model.encoder(model.noise_free(images)).distribution.loc.numpy()
-            projector.write_projection(self._dir / "eval", z, images, names)
+            projector.write_projection(self._logdirs["eval"], z, images, names)
 
     def flush(self) -> None:
-        for writer in self._writers.values():
-            writer.flush()
+        for part, writer in self._writers.items():
+            with files.tensorflow_errors(self._logdirs[part]):
+                writer.flush()
 
     def close(self) -> None:
-        self._metrics.close()
-        for writer in self._writers.values():
-            writer.close()
+        """Writes what is waiting, and ends."""
+        for part, writer in self._writers.items():
+            with files.tensorflow_errors(self._logdirs[part]):
+                writer.close()

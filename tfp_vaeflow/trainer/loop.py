@@ -1,12 +1,13 @@
 """The loop around the training step: checkpoints, validation, metrics, pictures."""
 
+import contextlib
+import os
 import time
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import checkpoints, data
+from tfp_vaeflow import checkpoints, data, files
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.distribution import StopRequest, peak_memory_mib, take_from_chief
 from tfp_vaeflow.errors import UserError
@@ -103,7 +104,7 @@ def train(
     config: ExperimentConfig,
     splits: data.Splits,
     strategy: tf.distribute.Strategy,
-    model_dir: str | Path,
+    model_dir: str | os.PathLike,
     config_text: str,
     profile_steps: tuple[int, int] | None = None,
 ) -> Trainer:
@@ -133,6 +134,7 @@ def train(
     keeper = checkpoints.CheckpointKeeper(
         model_dir, config.training.keep_checkpoints, trainer.state
     )
+    keeper.take_over()  # before anything that takes its time
     if trainer.share.index == 0:
         _begin(trainer, config, splits, keeper, model_dir)
     take_from_chief(strategy, [*trainer.variables, keeper.best_value])
@@ -141,12 +143,29 @@ def train(
     writer.settings(config)
     profile = StepProfile(model_dir, *(profile_steps or (None, None)))
     try:
-        with StopRequest() as stop:
-            _loop(trainer, config, splits, keeper, writer, profile, stop)
-    finally:
-        profile.stop()
-        writer.close()
+        try:
+            with StopRequest() as stop, data.reading():
+                _loop(trainer, config, splits, keeper, writer, profile, stop)
+        finally:
+            profile.stop()
+            writer.close()
+    except OSError as error:
+        raise UserError(_save_the_rest(error, trainer, keeper)) from error
     return trainer
+
+
+def _save_the_rest(error: OSError, trainer, keeper) -> str:
+    """Saves the steps that were made before something failed; what to say of it."""
+    if trainer.step != keeper.saved_step and trainer.weights_are_finite():
+        with contextlib.suppress(OSError):  # what failed may be the disk for this too
+            keeper.save(trainer.step)
+    saved = "nothing"
+    if keeper.saved_step is not None:
+        saved = f"step {keeper.saved_step}"
+    return (
+        f"{files.describe(error)}; the run ends after step {trainer.step}, and {saved} "
+        "is saved: put it right, and the same command goes on"
+    )
 
 
 def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
