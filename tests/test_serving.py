@@ -264,10 +264,10 @@ def test_versions_are_counted_up(tmp_path, exported):
     for number in ("1", "2", "3"):
         finished.mkdir()
         (finished / "saved_model.pb").touch()
-        assert bundle.publish(finished, tmp_path) == tmp_path / number
+        assert bundle.publish(finished, tmp_path) == str(tmp_path / number)
     (tmp_path / "10").mkdir()
     finished.mkdir()
-    assert bundle.publish(finished, tmp_path) == tmp_path / "11"
+    assert bundle.publish(finished, tmp_path) == str(tmp_path / "11")
     assert not finished.exists()
     # Nothing but versions and what is named beside them.
     left = {path.name for path in exported[1].parent.iterdir()}

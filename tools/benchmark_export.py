@@ -116,7 +116,7 @@ def main() -> None:
         start = time.perf_counter()
         version = bundle.export(model, Path(directory) / "model")
         seconds = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in version.rglob("*"))
+        size = files.total_size(version)
         print(f"exported in {seconds:.1f} s: {size / 1e6:.1f} MB", flush=True)
         start = time.perf_counter()
         loaded = tf.saved_model.load(str(version))
