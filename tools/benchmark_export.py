@@ -107,6 +107,7 @@ def _compare(python, exported) -> None:
 def main() -> None:
     import tensorflow as tf
 
+    from tfp_vaeflow import files
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS
