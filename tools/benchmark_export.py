@@ -107,6 +107,7 @@ def _compare(python, exported) -> None:
 def main() -> None:
     import tensorflow as tf
 
+    from tfp_vaeflow import files
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS
@@ -116,7 +117,7 @@ def main() -> None:
         start = time.perf_counter()
         version = bundle.export(model, Path(directory) / "model")
         seconds = time.perf_counter() - start
-        size = sum(path.stat().st_size for path in version.rglob("*"))
+        size = files.total_size(version)
         print(f"exported in {seconds:.1f} s: {size / 1e6:.1f} MB", flush=True)
         start = time.perf_counter()
         loaded = tf.saved_model.load(str(version))
