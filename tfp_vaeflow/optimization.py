@@ -9,6 +9,8 @@ import tensorflow as tf
 from tfp_vaeflow.config import OptimizerConfig
 
 _FIRST_LEARNING_RATE = 1e-7
+# So many updates at a time at most: each needs a scaled copy of its gradient.
+_LANES = 8
 
 
 class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -90,18 +92,22 @@ class AdamW(keras.optimizers.AdamW):
         }
         decay = learning_rate * self.weight_decay
         slots = zip(self._momentums, self._velocities, strict=True)
+        lanes = [[] for _ in range(_LANES)]
         for gradient, variable, (m, v) in zip(gradients, variables, slots, strict=True):
             tf.raw_ops.ResourceApplyGradientDescent(
                 var=variable.handle, alpha=decay, delta=variable
             )
-            tf.raw_ops.ResourceApplyAdam(
+            with tf.control_dependencies(lanes.pop(0)):
+                # 0 where the scale is, whatever the gradient.
+                scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
+            update = tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.value.handle,
                 v=v.value.handle,
-                # 0 where the scale is, whatever the gradient.
-                grad=tf.raw_ops.MulNoNan(x=gradient, y=scale),
+                grad=scaled,
                 **shared,
             )
+            lanes.append([update])
         self.iterations.assign_add(tf.cast(made, self.iterations.dtype))
 
 
