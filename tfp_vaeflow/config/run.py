@@ -121,8 +121,8 @@ class TrainingConfig(Settings):
       batch_size: images a step, over all devices.
       micro_batches: parts that each device takes its share of the batch in, one after
         another, to save memory. The result is that of the whole batch.
-      recompute: compute the inside of each step of the flow again for its gradient,
-        rather than keep it: a fraction of the memory for a third more time.
+      recompute: compute the insides of encoders and of the flow's networks again for
+        their gradients, rather than keep them: half the memory for half more time.
       jit_compile: compile the steps of the flow with XLA.
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
