@@ -121,7 +121,7 @@ def main() -> None:
     plots.curves(
         flag.output / "memory.png",
         {
-            what + (", recompute" if way else ""): (
+            f"by {what}" + (", recompute" if way else ""): (
                 sizes,
                 [found[what, number, way] for number in sizes],
             )
