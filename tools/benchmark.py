@@ -112,16 +112,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     start = time.monotonic()
     trainer.initialize(split)
     initialize = time.monotonic() - start
-    batches = iter(
-        data.training_batches(
-            split,
-            config.data,
-            size,
-            training.seed,
-            0,
-            config.model.is_class_conditional,
-        )
-    )
+    batches = iter(trainer.training_batches(split, 0))
     batch = next(batches)
 
     def step():
