@@ -103,6 +103,15 @@ def test_recomputation_changes_nothing(whole, splits):
         np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=5e-3, atol=1e-3)
 
 
+def test_operations_hold_no_stack_traces(whole, splits):
+    """They would be most of the memory of a large graph."""
+    _, run = whole
+    batch = next(iter(batches_of(tiny_experiment(micro_batches=1), splits)))
+    operations = run.graph(batch).get_operations()
+    # The function's own arguments come before, and what joins replicas after them.
+    assert sum(bool(op.traceback) for op in operations) < len(operations) / 10
+
+
 def test_validation_counts_every_image_once(whole, splits):
     """144 images in batches of 100: the padding does not count."""
     _, run = whole

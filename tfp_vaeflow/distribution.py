@@ -20,7 +20,6 @@ from tfp_vaeflow.optimization import assign_on_replica
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 
 
@@ -146,23 +145,23 @@ def take_from_chief(
 
 
 def tune_process(save_memory: bool = False) -> None:
-    """Settings of a process that trains; once, before the first step.
+    """Settings of a process that trains; before TensorFlow looks at its devices.
 
     The graph optimizer takes longer over a first step than it saves in thousands. And
     memory that a step frees is kept for the next one: where the C library gives it
-    back, the system has to clear it again, for a tenth of the time of a step. What is
-    kept lies in pieces, though, a fifth of all there is.
+    back, the system has to clear it again, for a tenth of the time of a step, and for
+    half of it with recomputation. What the C library keeps lies in pieces, though, a
+    fifth of all there is.
 
     Args:
-      save_memory: whether to give memory back to the system after all.
+      save_memory: whether TensorFlow is to keep that memory instead, as it does on a
+        GPU, by sizes and so in fewer pieces.
     """
+    if save_memory:
+        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):  # glibc
-        return
-    if save_memory:
-        library.mallopt(_M_MMAP_THRESHOLD, 2**20)
-    else:
+    if not save_memory and hasattr(library, "mallopt"):  # glibc
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -142,12 +142,12 @@ class Initializer:
 
     def __init__(self, seed: int = 0, dtype: tf.DType = tf.float32):
         self.dtype = tf.as_dtype(dtype)
-        self._seed = seed
+        self._seed = fold_in(seed, int(Stream.WEIGHTS))
         self._draws = 0
 
     def _next(self) -> tf.Tensor:
         self._draws += 1
-        return fold_in(fold_in(self._seed, int(Stream.WEIGHTS)), self._draws)
+        return fold_in(self._seed, self._draws)
 
     def next_seed(self) -> int:
         """A fresh integer seed, for libraries that draw by themselves."""

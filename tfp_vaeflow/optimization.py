@@ -1,7 +1,7 @@
 """The paper's optimizer, AdamW with warm-up and decay; clipping; weight averages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -9,8 +9,45 @@ import tensorflow as tf
 from tfp_vaeflow.config import OptimizerConfig
 
 _FIRST_LEARNING_RATE = 1e-7
-# So many updates at a time at most: each needs a scaled copy of its gradient.
-_LANES = 8
+# So many variables at a time: an update needs a scaled copy of each gradient.
+_GROUP = 16
+
+
+def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
+    """Calls a function on a piece of each list at a time; lists what it gives.
+
+    The graph of a model with thousands of variables is made of what is done to each of
+    them. By one graph for any `_GROUP` of them, whatever their shapes, that becomes a
+    matter of a few hundred calls.
+
+    Args:
+      function: of a piece of each list, and of the others.
+      lists: of tensors (or variables' handles), all of the same length.
+      others: tensors.
+    """
+    function = tf.function(
+        function, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    graphs, results = {}, []
+    for first in range(0, len(lists[0]), _GROUP):
+        pieces = [list(items[first : first + _GROUP]) for items in lists]
+        size = len(pieces[0])
+        if size not in graphs:
+            specs = tf.nest.map_structure(
+                lambda tensor: tf.TensorSpec(None, tensor.dtype), [*pieces, *others]
+            )
+            graphs[size] = function.get_concrete_function(*specs)
+        results.append(graphs[size](*pieces, *others))
+    return results
+
+
+def _handles(variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+    """For operations on the copies of variables on the replica that calls."""
+    return [variable.handle for variable in variables]
+
+
+def _read(handle: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
 
 
 class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -74,13 +111,12 @@ class AdamW(keras.optimizers.AdamW):
           variables: those that the optimizer was built for, in the same order.
           scale: of the gradients, as `clipping_scale`.
         """
-        # Two operations a variable, not two dozen, and no branches: both were most of
-        # the graph of a step. Each replica updates its own copies.
+        # Two operations a variable, not two dozen, and no branches. Each replica updates
+        # its own copies.
         step = tf.cast(self.iterations + 1, tf.float32)
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         learning_rate = tf.where(made, self.learning_rate, 0.0)
-        scale = tf.where(made, scale, 0.0)
-        shared = {
+        hyperparameters = {
             # With both at 1 the slots stay.
             "beta1": tf.where(made, beta_1, 1.0),
             "beta2": tf.where(made, beta_2, 1.0),
@@ -90,25 +126,37 @@ class AdamW(keras.optimizers.AdamW):
             # The operation adds epsilon to sqrt(v) and corrects the quotient.
             "epsilon": self.epsilon * tf.sqrt(1 - beta_2**step),
         }
+        scale = tf.where(made, scale, 0.0)
         decay = learning_rate * self.weight_decay
-        slots = zip(self._momentums, self._velocities, strict=True)
-        lanes = [[] for _ in range(_LANES)]
-        for gradient, variable, (m, v) in zip(gradients, variables, slots, strict=True):
-            tf.raw_ops.ResourceApplyGradientDescent(
-                var=variable.handle, alpha=decay, delta=variable
-            )
-            with tf.control_dependencies(lanes.pop(0)):
-                # 0 where the scale is, whatever the gradient.
-                scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
-            update = tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=m.value.handle,
-                v=v.value.handle,
-                grad=scaled,
-                **shared,
-            )
-            lanes.append([update])
+        momentums, velocities = (
+            _handles([slot.value for slot in slots])
+            for slots in (self._momentums, self._velocities)
+        )
+        lists = gradients, _handles(variables), momentums, velocities
+        _in_groups(_update, lists, scale, decay, hyperparameters)
         self.iterations.assign_add(tf.cast(made, self.iterations.dtype))
+
+
+def _update(gradients, variables, momentums, velocities, scale, decay, hyperparameters):
+    """AdamW on variables and slots, given by their handles."""
+    for gradient, variable, m, v in zip(gradients, variables, momentums, velocities):
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable, alpha=decay, delta=_read(variable)
+        )
+        # 0 where the scale is, whatever the gradient.
+        scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable, m=m, v=v, grad=scaled, **hyperparameters
+        )
+
+
+def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The L2 norm of all values of all tensors."""
+
+    def half_square(tensors):
+        return tf.add_n([tf.nn.l2_loss(tensor) for tensor in tensors])
+
+    return tf.sqrt(2 * tf.add_n(_in_groups(half_square, [gradients])))
 
 
 def clipping_scale(norm: tf.Tensor, limit: float) -> tf.Tensor:
@@ -146,12 +194,20 @@ def update_average(
 
     Reference: Polyak & Juditsky 1992; the exponential form of arXiv 1412.6980, 7.2.
     """
+    moving = []
     for average, variable in zip(averages, variables, strict=True):
         if variable.trainable:
-            step = rate * (variable - average)
-            tf.raw_ops.AssignAddVariableOp(resource=average.handle, value=step)
+            moving.append((average, variable))
         else:
             assign_on_replica(average, variable)
+    _in_groups(_move, [_handles(part) for part in zip(*moving)], rate)
+
+
+def _move(averages, variables, rate):
+    """Moves averages towards variables, given by their handles."""
+    for average, variable in zip(averages, variables):
+        step = rate * (_read(variable) - _read(average))
+        tf.raw_ops.AssignAddVariableOp(resource=average, value=step)
 
 
 def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:

@@ -119,11 +119,11 @@ def _train() -> None:
     )
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     checkpoints.check_description(model_dir, config.model)
+    tune_process(save_memory=config.training.recompute)
     strategy = make_strategy(flag.strategy)
     share = share_of(strategy)
     if share.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
-    tune_process(save_memory=config.training.recompute)
     splits = data.load(config.data, config.model)
     workers = f" of {share.count} workers" if share.count > 1 else ""
     print(

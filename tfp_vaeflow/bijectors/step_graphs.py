@@ -74,19 +74,8 @@ class StepGraphs:
         kind = kind, conditioning is not None
         if kind not in self._functions:
             self._functions[kind] = self._make(step, method)
-        forward, backward = self._functions[kind]
         weights = [tf.convert_to_tensor(at[name]) for at, name in _places(step)]
-        if not self.recompute:
-            return forward(x, conditioning, weights)
-
-        @tf.custom_gradient
-        def recomputed(*tensors):
-            def gradient(*upstream):
-                return backward(x, conditioning, weights, upstream)
-
-            return forward(x, conditioning, weights), gradient
-
-        return recomputed(*_given(x, conditioning, weights))
+        return self._functions[kind](x, conditioning, weights)
 
     def _make(self, step, method):
         def compute(x, conditioning, weights):
@@ -100,16 +89,29 @@ class StepGraphs:
                 outputs = compute(x, conditioning, weights)
             return tape.gradient(outputs, inputs, upstream)
 
+        gradient = self._function(gradient)
+
+        def recomputed(x, conditioning, weights):
+            @tf.custom_gradient
+            def with_gradient(*given):
+                x, conditioning = (*given[: -len(weights)], None)[:2]
+                values = list(given[-len(weights) :])
+                return compute(x, conditioning, values), (
+                    lambda *upstream: gradient(x, conditioning, values, upstream)
+                )
+
+            return with_gradient(*_given(x, conditioning, weights))
+
+        return self._function(recomputed if self.recompute else compute)
+
+    def _function(self, function):
         # Not inlined: the runtime, too, prepares each function once.
         attributes = None if self._jit_compile else {"_noinline": True}
-        return tuple(
-            tf.function(
-                function,
-                autograph=False,
-                jit_compile=self._jit_compile or None,
-                experimental_attributes=attributes,
-            )
-            for function in (compute, gradient)
+        return tf.function(
+            function,
+            autograph=False,
+            jit_compile=self._jit_compile or None,
+            experimental_attributes=attributes,
         )
 
 

@@ -28,10 +28,12 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
     share = training.batch_size // replicas
     kept = parts["features"].activation_bytes * share
     kept += parts["losses"].activation_bytes * (share // training.micro_batches)
+    # How much less recomputation keeps is not known here.
+    about = "at most" if training.recompute else "estimated"
     for name, size in (
         ("weights and optimizer", fixed),
-        ("activations", kept),
-        ("memory a device, estimated", fixed + kept),
+        (f"activations, {about}", kept),
+        (f"memory a device, {about}", fixed + kept),
     ):
         yield f"{name:<28}{size / 2**20:>11,.1f} MB"
 

@@ -23,9 +23,11 @@ from tfp_vaeflow.optimization import (
     AdamW,
     assign_on_replica,
     clipping_scale,
+    global_norm,
     moving_average_decay,
     update_average,
 )
+from tfp_vaeflow.stack_traces import WithoutStackTraces
 
 REMEDY = (
     "a lower OptimizerConfig.learning_rate, a longer warm-up or "
@@ -229,6 +231,10 @@ class Trainer:
         )
 
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
+        with WithoutStackTraces():
+            return self._step_in_sync(batch, stop_request)
+
+    def _step_in_sync(self, batch: data.Batch, stop_request: tf.Tensor):
         """The step on a replica's share of the batch, in step with the others."""
         config = self._config.optimizer
         counts = self.counts
@@ -237,11 +243,12 @@ class Trainer:
         with mixed_precision(self._config.training.mixed_precision):
             sums, gradients = self._gradients(batch, tf.identity(counts.taken))
         context = tf.distribute.get_replica_context()
-        stop_request = tf.identity(stop_request)  # now it is on the replica's device
-        sums, gradients, stop_requests = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [sums, gradients, stop_request]
-        )
-        losses, norm = Losses(*sums), tf.linalg.global_norm(gradients)
+        # Now the request is on the replica's device.
+        to_sum = [sums, gradients, tf.identity(stop_request)]
+        if context.num_replicas_in_sync > 1:
+            to_sum = context.all_reduce(tf.distribute.ReduceOp.SUM, to_sum)
+        sums, gradients, stop_requests = to_sum
+        losses, norm = Losses(*sums), global_norm(gradients)
         made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
         updates = tf.identity(self.optimizer.iterations)
         scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0
@@ -311,9 +318,10 @@ class Trainer:
         def gradients_by(features, tape, of_features):
             return tape.gradient(features, variables, output_gradients=of_features)
 
-        computed = compute()
         if not self._config.training.recompute:
-            return computed[0], functools.partial(gradients_by, *computed)
+            features, tape = compute()
+            return features, functools.partial(gradients_by, features, tape)
+        features = self.model.features(batch.images, True, batch.labels)
         statistics = [(v, tf.identity(v)) for v in self.model.non_trainable_variables]
 
         def gradients_again(of_features):
@@ -324,7 +332,7 @@ class Trainer:
                 assign_on_replica(variable, value)  # moved once is enough
             return gradients_by(*again, of_features)
 
-        return computed[0], gradients_again
+        return features, gradients_again
 
     def _accumulate(self, piece, size, variables, features):
         """Sums what `piece` gives over the micro-batches, one after another."""
