@@ -111,8 +111,8 @@ class AdamW(keras.optimizers.AdamW):
           variables: those that the optimizer was built for, in the same order.
           scale: of the gradients, as `clipping_scale`.
         """
-        # Two operations a variable, not two dozen, and no branches. Each replica updates
-        # its own copies.
+        # Two operations a variable, not two dozen, and no branches. Each replica
+        # updates its own copies.
         step = tf.cast(self.iterations + 1, tf.float32)
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         learning_rate = tf.where(made, self.learning_rate, 0.0)
