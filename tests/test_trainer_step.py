@@ -104,7 +104,7 @@ def test_recomputation_changes_nothing(whole, splits):
 
 
 def test_operations_hold_no_stack_traces(whole, splits):
-    """They would be most of the memory of a large graph."""
+    """They would be half of the memory of a large graph."""
     _, run = whole
     batch = next(iter(batches_of(tiny_experiment(micro_batches=1), splits)))
     operations = run.graph(batch).get_operations()

@@ -29,9 +29,10 @@ def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
         function, autograph=False, experimental_attributes={"_noinline": True}
     )
     graphs, results = {}, []
-    for first in range(0, len(lists[0]), _GROUP):
-        pieces = [list(items[first : first + _GROUP]) for items in lists]
-        size = len(pieces[0])
+    rows = list(zip(*lists, strict=True))
+    for first in range(0, len(rows), _GROUP):
+        group = rows[first : first + _GROUP]
+        pieces, size = [list(piece) for piece in zip(*group)], len(group)
         if size not in graphs:
             specs = tf.nest.map_structure(
                 lambda tensor: tf.TensorSpec(None, tensor.dtype), [*pieces, *others]
@@ -151,7 +152,7 @@ def _update(gradients, variables, momentums, velocities, scale, decay, hyperpara
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The L2 norm of all values of all tensors."""
+    """The L2 norm of all values of all tensors: `tf.linalg.global_norm`, by groups."""
 
     def half_square(tensors):
         return tf.add_n([tf.nn.l2_loss(tensor) for tensor in tensors])

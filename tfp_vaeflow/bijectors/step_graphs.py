@@ -93,11 +93,9 @@ class StepGraphs:
 
         def recomputed(x, conditioning, weights):
             @tf.custom_gradient
-            def with_gradient(*given):
-                x, conditioning = (*given[: -len(weights)], None)[:2]
-                values = list(given[-len(weights) :])
-                return compute(x, conditioning, values), (
-                    lambda *upstream: gradient(x, conditioning, values, upstream)
+            def with_gradient(*_):
+                return compute(x, conditioning, weights), (
+                    lambda *upstream: gradient(x, conditioning, weights, upstream)
                 )
 
             return with_gradient(*_given(x, conditioning, weights))
