@@ -52,9 +52,10 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
     Args:
       name: `one_device`; `mirrored` over all GPUs, or all (logical) CPU devices if
-        there are none; `multi_worker` over the workers that `TF_CONFIG` or SLURM
-        names, which waits for them; `tpu`; or `auto`: the workers where there is
-        more than one, else a TPU where there is one, else `mirrored`.
+        there are none, where that is more than one; `multi_worker` over the workers
+        that `TF_CONFIG` or SLURM names, which waits for them; `tpu`; or `auto`: the
+        workers where there is more than one, else a TPU where there is one, else
+        `mirrored`.
 
     Raises:
       UserError: if the environment does not have what was asked for.
@@ -75,6 +76,9 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     if name == "one_device":
         del devices[1:]
+    if len(devices) == 1:
+        # Mirrored variables take twice the time to make.
+        return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.MirroredStrategy(devices)
 
 

@@ -11,6 +11,7 @@ floats under XLA, so the conversion is done here.
 """
 
 import enum
+import functools
 import math
 
 import numpy as np
@@ -67,17 +68,16 @@ def step_seed(seed: int | tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
     return fold_in(fold_in(seed, int(Stream.TRAINING)), step)
 
 
-def _rows(convert, seed, stream, batch, event_shape, first):
-    """Words for positions first, first + 1, ..., converted: [batch, *event_shape].
+def _rows(convert, seed, stream, batch, size, first=0):
+    """Words for positions first, first + 1, ..., converted: `[batch, size]`.
 
     Words are drawn and converted in rows of whole vectors: TensorFlow's vectorised and
     scalar code differ in the last bit, so an example's place in a vector must not
     depend on the batch.
     """
-    size = math.prod(event_shape)
     row = -(-size // _VECTOR) * _VECTOR
     key = tf.bitcast(fold_in(seed, int(stream)), tf.uint64)[tf.newaxis]
-    start = tf.cast(first, tf.uint64) * (row // _WORDS_A_COUNT)
+    start = tf.cast(first, tf.uint64) * tf.cast(row // _WORDS_A_COUNT, tf.uint64)
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=tf.stack([batch, row]),
         key=key,
@@ -85,7 +85,12 @@ def _rows(convert, seed, stream, batch, event_shape, first):
         alg=_PHILOX,
         dtype=tf.uint32,
     )
-    return tf.reshape(convert(words)[:, :size], tf.stack([batch, *event_shape]))
+    return convert(words)[:, :size]
+
+
+def _examples(convert, seed, stream, batch, event_shape, first):
+    rows = _rows(convert, seed, stream, batch, math.prod(event_shape), first)
+    return tf.reshape(rows, tf.stack([batch, *event_shape]))
 
 
 def _to_uniform(words: tf.Tensor) -> tf.Tensor:
@@ -118,7 +123,7 @@ def uniform(
     Returns:
       float32 `[batch, *event_shape]`, multiples of 2**-24.
     """
-    return _rows(_to_uniform, seed, stream, batch, event_shape, first)
+    return _examples(_to_uniform, seed, stream, batch, event_shape, first)
 
 
 def normal(
@@ -129,7 +134,23 @@ def normal(
     first: int | tf.Tensor = 0,
 ) -> tf.Tensor:
     """Standard normal noise, float32 `[batch, *event_shape]`; see `uniform`."""
-    return _rows(_to_normal, seed, stream, batch, event_shape, first)
+    return _examples(_to_normal, seed, stream, batch, event_shape, first)
+
+
+@functools.cache
+def _drawer(convert):
+    """A function of seed, number and size: the weights `[size]` of one draw.
+
+    A model has hundreds of variables; one graph for all their sizes draws them in a
+    fraction of the time that it takes operation by operation.
+    """
+
+    def draw(seed, number, size):
+        return _rows(convert, _fold(seed, number), Stream.WEIGHTS, 1, size)[0]
+
+    scalar = tf.TensorSpec([], tf.int32)
+    signature = tf.TensorSpec([2], tf.int32), scalar, scalar
+    return tf.function(draw, autograph=False).get_concrete_function(*signature)
 
 
 class Initializer:
@@ -145,20 +166,22 @@ class Initializer:
         self._seed = fold_in(seed, int(Stream.WEIGHTS))
         self._draws = 0
 
-    def _next(self) -> tf.Tensor:
-        self._draws += 1
-        return fold_in(self._seed, self._draws)
-
     def next_seed(self) -> int:
         """A fresh integer seed, for libraries that draw by themselves."""
-        return int(fold_in(self._next(), 0)[0]) & 0x7FFFFFFF
+        self._draws += 1
+        seed = fold_in(fold_in(self._seed, self._draws), 0)
+        return int(seed[0]) & 0x7FFFFFFF
+
+    def _draw(self, convert, shape):
+        self._draws += 1
+        number, size = tf.constant(self._draws), tf.constant(math.prod(shape))
+        return tf.reshape(_drawer(convert)(self._seed, number, size), shape)
 
     def normal(self, shape: tuple[int, ...], stddev: float) -> tf.Tensor:
-        draw = normal(self._next(), Stream.WEIGHTS, 1, tuple(shape))[0]
-        return tf.cast(stddev * draw, self.dtype)
+        return tf.cast(stddev * self._draw(_to_normal, shape), self.dtype)
 
     def uniform(self, shape: tuple[int, ...], limit: float) -> tf.Tensor:
-        draw = uniform(self._next(), Stream.WEIGHTS, 1, tuple(shape))[0]
+        draw = self._draw(_to_uniform, shape)
         return tf.cast(limit * (2 * draw - 1), self.dtype)
 
     def orthogonal(self, size: int) -> tf.Tensor:
