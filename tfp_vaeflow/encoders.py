@@ -1,9 +1,12 @@
 """Encoders: Keras ResNets that give the posterior q(z | x), or features of a map."""
 
+import itertools
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
@@ -11,6 +14,7 @@ from tfp_vaeflow.networks import (
     BatchNormalization,
     WeightNormLinear,
     compute_dtype,
+    statistics_move,
 )
 from tfp_vaeflow.noise import Initializer
 
@@ -19,6 +23,8 @@ tfd = tfp.distributions
 # Standard deviation of the head's outputs after data-dependent initialisation: with
 # mean and log-variance both close to 0, z starts at N(0, 1).
 INITIAL_SCALE = 0.01
+# How the names of the last layers of residual blocks end.
+_END = "_end"
 
 
 class _ResNetBuilder:
@@ -28,8 +34,13 @@ class _ResNetBuilder:
         self._config = config
         self._init = init
 
-    def act(self, x):
-        return keras.layers.Activation(ACTIVATIONS[self._config.activation])(x)
+    def act(self, x, name=None):
+        activation = ACTIVATIONS[self._config.activation]
+        return keras.layers.Activation(activation, name=name)(x)
+
+    def end(self, y, x, name):
+        """The end of a residual block."""
+        return self.act(keras.layers.add([y, x]), f"{name}{_END}")
 
     def conv(self, x, channels, size, stride, name, use_bias=False, fan="fan_in"):
         """A convolution padded by `size // 2` on every side, also when strided."""
@@ -91,7 +102,7 @@ class _ResNetBuilder:
             x = x[:, ::stride, ::stride]
             x = self.conv(x, planes, 1, 1, f"{name}_projection")
             x = self.norm(x, level, f"{name}_projection_norm")
-        return self.act(keras.layers.add([y, x]))
+        return self.end(y, x, name)
 
     def transposed_block(self, x, planes, level, stride, name):
         """The same with transposed convolutions; the shortcut of stride 2 writes the
@@ -110,7 +121,7 @@ class _ResNetBuilder:
                 x = keras.ops.pad(x, gap)
                 x = keras.ops.reshape(x, (-1, 2 * height, 2 * width, planes))
             x = self.norm(x, level, f"{name}_projection_norm")
-        return self.act(keras.layers.add([y, x]))
+        return self.end(y, x, name)
 
     def down(self, x):
         """Two residual blocks a level, the second with stride 2."""
@@ -175,21 +186,50 @@ def build_local_resnet(
     return keras.Model(inputs, builder.up(builder.down(inputs)), name="local_resnet")
 
 
+def _parts(resnet: keras.Model) -> list[keras.Model]:
+    """The residual blocks of a ResNet, and what comes after them."""
+    ends = [layer.output for layer in resnet.layers if layer.name.endswith(_END)]
+    cuts = [resnet.inputs[0], *ends]
+    if ends[-1] is not resnet.outputs[0]:
+        cuts.append(resnet.outputs[0])
+    return [keras.Model(start, end) for start, end in itertools.pairwise(cuts)]
+
+
 def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
     """What a ResNet says of float32 images, in the precision that networks compute in.
 
-    Its batch norm stays float32 inside, like its variables.
+    Its batch norm stays float32 inside, like its variables. With recomputation the
+    input of each block is kept, its inside computed again.
     """
-    if compute_dtype(x.dtype) == x.dtype:
-        return resnet(x, training=training)
-    policies = [layer.dtype_policy for layer in resnet.layers]
-    try:
-        for layer in resnet.layers:
-            layer.dtype_policy = "mixed_bfloat16"
-        return tf.cast(resnet(x, training=training), x.dtype)
-    finally:
-        for layer, policy in zip(resnet.layers, policies):
-            layer.dtype_policy = policy
+    dtype = compute_dtype(x.dtype)
+
+    def run(part, x):
+        if dtype == x.dtype:
+            return part(x, training=training)
+        policies = [layer.dtype_policy for layer in part.layers]
+        try:
+            for layer in part.layers:
+                layer.dtype_policy = "mixed_bfloat16"
+            return tf.cast(part(x, training=training), x.dtype)
+        finally:
+            for layer, policy in zip(part.layers, policies):
+                layer.dtype_policy = policy
+
+    def recomputed(part, x):
+        runs = itertools.count()
+
+        @tf.recompute_grad
+        def run_again(x):
+            with statistics_move(next(runs) == 0):
+                return run(part, x)
+
+        return run_again(x)
+
+    if not recomputing():
+        return run(resnet, x)
+    for part in _parts(resnet):
+        x = recomputed(part, x)
+    return x
 
 
 class LocalEncoder(tf.Module):

@@ -18,10 +18,11 @@ def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
 
     The graph of a model with thousands of variables is made of what is done to each of
     them. By one graph for any `_GROUP` of them, whatever their shapes, that becomes a
-    matter of a few hundred calls.
+    matter of a few hundred calls. They come one after the other: all at once, they would
+    hold a copy of every gradient.
 
     Args:
-      function: of a piece of each list, and of the others.
+      function: of a piece of each list, and of the others; gives a tensor.
       lists: of tensors (or variables' handles), all of the same length.
       others: tensors.
     """
@@ -38,7 +39,8 @@ def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
                 lambda tensor: tf.TensorSpec(None, tensor.dtype), [*pieces, *others]
             )
             graphs[size] = function.get_concrete_function(*specs)
-        results.append(graphs[size](*pieces, *others))
+        with tf.control_dependencies(results[-1:]):
+            results.append(graphs[size](*pieces, *others))
     return results
 
 
@@ -149,6 +151,7 @@ def _update(gradients, variables, momentums, velocities, scale, decay, hyperpara
         tf.raw_ops.ResourceApplyAdam(
             var=variable, m=m, v=v, grad=scaled, **hyperparameters
         )
+    return scale
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -209,6 +212,7 @@ def _move(averages, variables, rate):
     for average, variable in zip(averages, variables):
         step = rate * (_read(variable) - _read(average))
         tf.raw_ops.AssignAddVariableOp(resource=average, value=step)
+    return rate
 
 
 def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:

@@ -1,6 +1,5 @@
 """The training step: losses, gradients, and an update that is made whole or not."""
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -309,30 +308,13 @@ class Trainer:
 
     def _features(self, batch: data.Batch, variables: list[tf.Variable]):
         """What the encoders say; a function from its gradients to the variables'."""
+        with tf.GradientTape() as tape, self._graphs.used():
+            features = self.model.features(batch.images, True, batch.labels)
 
-        def compute():
-            with tf.GradientTape() as tape:
-                features = self.model.features(batch.images, True, batch.labels)
-            return features, tape
-
-        def gradients_by(features, tape, of_features):
+        def gradients_by(of_features):
             return tape.gradient(features, variables, output_gradients=of_features)
 
-        if not self._config.training.recompute:
-            features, tape = compute()
-            return features, functools.partial(gradients_by, features, tape)
-        features = self.model.features(batch.images, True, batch.labels)
-        statistics = [(v, tf.identity(v)) for v in self.model.non_trainable_variables]
-
-        def gradients_again(of_features):
-            # Not before it is needed, or it would be kept in the meantime after all.
-            with tf.control_dependencies(tf.nest.flatten(of_features)):
-                again = compute()
-            for variable, value in statistics:
-                assign_on_replica(variable, value)  # moved once is enough
-            return gradients_by(*again, of_features)
-
-        return features, gradients_again
+        return features, gradients_by
 
     def _accumulate(self, piece, size, variables, features):
         """Sums what `piece` gives over the micro-batches, one after another."""
