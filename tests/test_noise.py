@@ -53,3 +53,9 @@ def test_initial_weights_follow_the_seed():
     np.testing.assert_array_equal(first, b.normal((3, 4), 0.05))
     assert np.abs(first - a.normal((3, 4), 0.05)).max() > 0
     assert np.abs(first - c.normal((3, 4), 0.05)).max() > 0
+
+
+def test_initial_weights_are_the_draws_of_their_stream():
+    seed = noise.fold_in(noise.fold_in(3, int(Stream.WEIGHTS)), 1)
+    draw = noise.normal(seed, Stream.WEIGHTS, 1, (5, 7))[0]
+    np.testing.assert_array_equal(Initializer(3).normal((5, 7), 0.5), 0.5 * draw)

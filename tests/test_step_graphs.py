@@ -93,6 +93,18 @@ def test_steps_of_a_kind_are_traced_once():
     assert len({call.get_attr("f").name for call in found}) == 12
 
 
+def test_networks_alike_share_a_graph():
+    with StepGraphs().used():
+        run = likelihood_with_gradients(make_flow(Initializer()))
+        library = run.get_concrete_function().graph.as_graph_def().library.function
+    called = [
+        {n.attr["f"].func.name for n in function.node_def if "Partitioned" in n.op}
+        for function in library
+    ]
+    of_steps = [names for names in called if names]
+    assert of_steps and all(len(names) == 1 for names in of_steps)
+
+
 def test_recomputation_keeps_little():
     """Of wide networks: what passes between them is as wide as the image."""
     flow = make_flow(Initializer(), hidden=[32, 32, 32])

@@ -18,11 +18,10 @@ def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
 
     The graph of a model with thousands of variables is made of what is done to each of
     them. By one graph for any `_GROUP` of them, whatever their shapes, that becomes a
-    matter of a few hundred calls. They come one after the other: all at once, they would
-    hold a copy of every gradient.
+    matter of a few hundred calls.
 
     Args:
-      function: of a piece of each list, and of the others; gives a tensor.
+      function: of a piece of each list, and of the others.
       lists: of tensors (or variables' handles), all of the same length.
       others: tensors.
     """
@@ -39,8 +38,7 @@ def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
                 lambda tensor: tf.TensorSpec(None, tensor.dtype), [*pieces, *others]
             )
             graphs[size] = function.get_concrete_function(*specs)
-        with tf.control_dependencies(results[-1:]):
-            results.append(graphs[size](*pieces, *others))
+        results.append(graphs[size](*pieces, *others))
     return results
 
 
@@ -151,7 +149,6 @@ def _update(gradients, variables, momentums, velocities, scale, decay, hyperpara
         tf.raw_ops.ResourceApplyAdam(
             var=variable, m=m, v=v, grad=scaled, **hyperparameters
         )
-    return scale
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -212,7 +209,6 @@ def _move(averages, variables, rate):
     for average, variable in zip(averages, variables):
         step = rate * (_read(variable) - _read(average))
         tf.raw_ops.AssignAddVariableOp(resource=average, value=step)
-    return rate
 
 
 def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, check_conditioning
 from tfp_vaeflow.bijectors.elementwise import make_transform
+from tfp_vaeflow.bijectors.step_graphs import run_shared
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import CouplingNetwork, conditioning_ndims
@@ -116,10 +117,21 @@ class Coupling(FlowBijector):
         self._conditioned = config.conditioning_dim > 0
         self.transform = make_transform(config.transform, config.alpha)
         outputs = self.transform.num_parameters * transformed
-        self.network = CouplingNetwork(config, channels - transformed, outputs, init)
+        sizes = channels - transformed, outputs
+        self.network = CouplingNetwork(config, *sizes, init)
+        self._kind = None if config.norm == "batch" else (config, *sizes)
 
     def _check(self, conditioning) -> None:
         check_conditioning(self.name, self._conditioned, conditioning)
+
+    def _params(self, condition, conditioning):
+        return run_shared(
+            self.network,
+            self._kind,
+            CouplingNetwork.__call__,
+            condition,
+            conditioning,
+        )
 
     def _finish(self, condition, transformed, log_det):
         log_det = tf.reduce_sum(log_det, list(range(1, log_det.shape.rank)))
@@ -128,7 +140,7 @@ class Coupling(FlowBijector):
     def forward_and_log_det(self, x, conditioning=None):
         self._check(conditioning)
         condition, rest = self._split.split(x)
-        params = self.network(condition, conditioning)
+        params = self._params(condition, conditioning)
         return self._finish(
             condition, *self.transform.forward_and_log_det(rest, params)
         )
@@ -136,7 +148,7 @@ class Coupling(FlowBijector):
     def inverse_and_log_det(self, y, conditioning=None):
         self._check(conditioning)
         condition, rest = self._split.split(y)
-        params = self.network(condition, conditioning)
+        params = self._params(condition, conditioning)
         return self._finish(
             condition, *self.transform.inverse_and_log_det(rest, params)
         )

@@ -4,7 +4,8 @@ A flow has dozens of steps, but only a few kinds of them. Traced one by one they
 graph of tens of thousands of operations, which takes longer to build and to optimise
 than hundreds of training steps take to run. Here a kind of step is a function of
 (input, conditioning, weights), traced once and called by each step with its own
-weights. The same function is the unit that recomputation and XLA work on.
+weights; and so is, within it, a kind of network. The function of a step is also the
+unit that recomputation and XLA work on.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import keras
 import tensorflow as tf
 
 _graphs = contextvars.ContextVar("graphs", default=None)
+_within = contextvars.ContextVar("within", default=False)  # the graph of a step
 
 
 @contextlib.contextmanager
@@ -32,11 +34,14 @@ def _substituted(module: tf.Module, tensors: list[tf.Tensor]) -> Iterator[None]:
 
 
 def _places(module: tf.Module) -> Iterator[tuple[dict, str]]:
-    """Where a module and those in it keep their variables, in a fixed order."""
+    """Where a module and those in it keep their variables, in a fixed order.
+
+    Or the tensors in their places: of a graph's tensors, a module holds no others.
+    """
     for part in (module, *module.submodules):
         attributes = vars(part)
         for name, value in sorted(attributes.items()):
-            if isinstance(value, tf.Variable):
+            if isinstance(value, tf.Variable) or tf.is_symbolic_tensor(value):
                 yield attributes, name
             elif isinstance(value, keras.Layer):
                 for variable in value.variables:
@@ -59,6 +64,7 @@ class StepGraphs:
         self.recompute = recompute
         self._jit_compile = jit_compile
         self._functions = {}
+        self._inner_functions = {}
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
@@ -72,15 +78,16 @@ class StepGraphs:
     def run(self, step: tf.Module, kind: Hashable, method: Callable, x, conditioning):
         """`method(step, x, conditioning)` by the graph of its kind."""
         kind = kind, conditioning is not None
-        if kind not in self._functions:
-            self._functions[kind] = self._make(step, method)
+        make, functions = self._make, self._functions
+        if _within.get():
+            make, functions = self._make_inner, self._inner_functions
+        if kind not in functions:
+            functions[kind] = make(step, method)
         weights = [tf.convert_to_tensor(at[name]) for at, name in _places(step)]
-        return self._functions[kind](x, conditioning, weights)
+        return functions[kind](x, conditioning, weights)
 
     def _make(self, step, method):
-        def compute(x, conditioning, weights):
-            with _substituted(step, weights):
-                return method(step, x, conditioning)
+        compute = _computation(step, method)
 
         def gradient(x, conditioning, weights, upstream):
             inputs = _given(x, conditioning, weights)
@@ -102,15 +109,33 @@ class StepGraphs:
 
         return self._function(recomputed if self.recompute else compute)
 
-    def _function(self, function):
+    def _make_inner(self, part, method):
+        """Of a part of a step: computing it again is up to the step."""
+        return self._function(_computation(part, method), inlined=True)
+
+    def _function(self, function, inlined=False):
         # Not inlined: the runtime, too, prepares each function once.
-        attributes = None if self._jit_compile else {"_noinline": True}
+        attributes = None if self._jit_compile or inlined else {"_noinline": True}
         return tf.function(
             function,
             autograph=False,
             jit_compile=self._jit_compile or None,
             experimental_attributes=attributes,
         )
+
+
+def _computation(part: tf.Module, method: Callable) -> Callable:
+    """`method` as a function of (x, conditioning, weights)."""
+
+    def compute(x, conditioning, weights):
+        token = _within.set(True)
+        try:
+            with _substituted(part, weights):
+                return method(part, x, conditioning)
+        finally:
+            _within.reset(token)
+
+    return compute
 
 
 def _given(x, conditioning, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
