@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 ROWS = [
     ["errors", "files", "metrics", "config"],
     ["quantization", "noise"],
-    ["convolutions", "networks"],
+    ["convolutions", "norms", "networks"],
     ["bijectors"],
     ["encoders", "priors", "dequantizers"],
     ["objective", "model"],
@@ -39,6 +39,7 @@ ENTRY_POINTS = ROWS[-1]
 INNER = {
     "config": ["checks", "flow", "model", "run"],
     "bijectors": [
+        "step_graphs",
         "base",
         "elementwise",
         "squeeze",
@@ -46,7 +47,6 @@ INNER = {
         "conv1x1",
         "coupling",
         "masked_conv",
-        "step_graphs",
         "steps",
         "multiscale",
     ],

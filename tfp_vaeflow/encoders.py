@@ -10,13 +10,11 @@ from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
-    NORM_EPSILON,
-    BatchNormalization,
     WeightNormLinear,
     compute_dtype,
-    statistics_move,
 )
 from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization, statistics_move
 
 tfd = tfp.distributions
 

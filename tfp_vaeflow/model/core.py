@@ -12,8 +12,8 @@ from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.dequantizers import build_dequantizer
 from tfp_vaeflow.encoders import GaussianEncoder
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
-from tfp_vaeflow.networks import batch_statistics
 from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.norms import batch_statistics
 from tfp_vaeflow.objective import Losses
 from tfp_vaeflow.priors import build_prior, log_ratio
 

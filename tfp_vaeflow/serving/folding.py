@@ -24,12 +24,12 @@ from tfp_vaeflow.bijectors.steps import SplitPrior
 from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import (
-    BatchNormalization,
     CouplingNetwork,
     GlobalLinear,
     WeightNormLinear,
     apply_kernel,
 )
+from tfp_vaeflow.norms import BatchNormalization
 
 tfd = tfp.distributions
 

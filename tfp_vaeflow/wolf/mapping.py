@@ -18,11 +18,11 @@ from tfp_vaeflow.encoders import GaussianEncoder
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.networks import (
-    BatchNormalization,
     GlobalAttention,
     Linear,
     WeightNormLinear,
 )
+from tfp_vaeflow.norms import BatchNormalization
 
 # Suffixes of tensors that are no parameters: an inverse kept by hand, and a counter.
 IGNORED = (".weight_inv", ".num_batches_tracked")
