@@ -8,6 +8,8 @@ channels on one side or on both, this module says the same in operations that do
 
 import tensorflow as tf
 
+_BAND = 32  # rows
+
 
 def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
@@ -28,6 +30,11 @@ def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return _narrowing_conv2d(x, kernel)
 
 
+def _other_side(kernel):
+    """The kernel `[kh, kw, out, in]` of the convolution that goes back."""
+    return tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+
+
 def _conv2d(x, kernel):
     return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
 
@@ -38,6 +45,42 @@ def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     y = tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [matrix.shape[1]]], 0))
     y.set_shape([*x.shape[:-1], matrix.shape[1]])
     return y
+
+
+@tf.custom_gradient
+def even_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A convolution between like numbers of channels, on images of a known height.
+
+    Its gradient by x is the convolution that goes back: TensorFlow's own takes up to
+    twice the time on a CPU. That by the kernel goes over bands of rows, for it copies
+    all neighbours of each position that it is given.
+    """
+
+    def gradient(dy):
+        bands = []
+        for begin in range(0, x.shape[1], _BAND):
+            with tf.control_dependencies(bands[-1:]):
+                bands.append(_kernel_gradient_of_rows(x, kernel, dy, begin))
+        return _conv2d(dy, _other_side(kernel)), tf.add_n(bands)
+
+    return _conv2d(x, kernel), gradient
+
+
+def _kernel_gradient_of_rows(x, kernel, dy, begin):
+    """What the rows of dy from `begin` on, a band of them, add to the gradient."""
+    height, (rows, columns) = x.shape[1], kernel.shape[:2]
+    end = min(begin + _BAND, height)
+    above, below = begin - rows // 2, end + rows // 2
+    outside = [max(-above, 0), max(below - height, 0)]
+    return tf.raw_ops.Conv2DBackpropFilter(
+        # The identities keep the slices behind the band before.
+        input=tf.identity(x)[:, max(above, 0) : min(below, height)],
+        filter_sizes=kernel.shape,
+        out_backprop=tf.identity(dy)[:, begin:end],
+        strides=[1] * 4,
+        padding="EXPLICIT",
+        explicit_paddings=[0, 0, *outside, *[columns // 2] * 2, 0, 0],
+    )
 
 
 @tf.custom_gradient
@@ -53,11 +96,8 @@ def _narrowing_conv2d(x, kernel):
     y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
     y = _from_neighbours(y, columns, axis=2)
 
-    def other_side(kernel):
-        return tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-
     def gradient(dy):
-        back = other_side(kernel)
+        back = _other_side(kernel)
         dback = tf.raw_ops.Conv2DBackpropFilter(
             input=dy,
             filter_sizes=back.shape,
@@ -65,7 +105,7 @@ def _narrowing_conv2d(x, kernel):
             strides=[1] * 4,
             padding="SAME",
         )
-        return _conv2d(dy, back), other_side(dback)
+        return _conv2d(dy, back), _other_side(dback)
 
     return y, gradient
 

@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
+from tfp_vaeflow.convolutions import even_conv2d
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
     WeightNormLinear,
@@ -25,30 +26,11 @@ INITIAL_SCALE = 0.01
 _END = "_end"
 
 
-class _Conv2D(keras.layers.Conv2D):
-    """A convolution whose gradients are computed one after the other.
-
-    On a CPU each of them needs nine times the memory of an image, for a 3x3 kernel.
-    """
+class _SameConv2D(keras.layers.Conv2D):
+    """A convolution of stride 1 that keeps the resolution."""
 
     def convolution_op(self, inputs, kernel):
-        how = {"strides": [1, *self.strides, 1], "padding": "VALID"}
-
-        @tf.custom_gradient
-        def convolution(x, kernel):
-            def gradient(dy):
-                dx = tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **how
-                )
-                with tf.control_dependencies([dx]):
-                    dkernel = tf.raw_ops.Conv2DBackpropFilter(
-                        input=x, filter_sizes=kernel.shape, out_backprop=dy, **how
-                    )
-                return dx, dkernel
-
-            return tf.nn.conv2d(x, kernel, **how), gradient
-
-        return convolution(inputs, tf.convert_to_tensor(kernel))
+        return even_conv2d(inputs, tf.convert_to_tensor(kernel))
 
 
 class _ResNetBuilder:
@@ -68,17 +50,19 @@ class _ResNetBuilder:
 
     def conv(self, x, channels, size, stride, name, use_bias=False, fan="fan_in"):
         """A convolution padded by `size // 2` on every side, also when strided."""
-        if size > 1:
+        layer, options = _SameConv2D, {"padding": "same"}
+        if stride > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
+            layer, options = keras.layers.Conv2D, {"strides": stride}
         kernel = self._kernel_initializer(fan)
         limit = (size * size * x.shape[-1]) ** -0.5
         bias = keras.initializers.RandomUniform(
             -limit, limit, seed=self._init.next_seed()
         )
-        return _Conv2D(
+        return layer(
             channels,
             size,
-            stride,
+            **options,
             use_bias=use_bias,
             kernel_initializer=kernel,
             bias_initializer=bias,

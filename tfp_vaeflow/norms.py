@@ -73,26 +73,62 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
         )
         if training:
-            mean, variance = self._batch_moments(x, [mean, variance])
-        y = tf.nn.batch_normalization(x, mean, variance, offset, scale, self.epsilon)
+            y, *moments = _normalized_by_batch(x, offset, scale)
+            if _statistics_move.get():
+                self._move([mean, variance], *moments)
+        else:
+            y = _normalized(x, mean, variance, offset, scale)
         return tf.cast(y, self.compute_dtype)
 
-    def _batch_moments(self, x, running):
-        """Mean and variance over all replicas; moves the running ones."""
-        axes = list(range(x.shape.rank - 1))
-        count = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
-        sums = [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes), count]
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        mean, count = sums[0] / sums[2], sums[2]
-        variance = tf.maximum(sums[1] / count - tf.square(mean), 0)
-        if _statistics_move.get():
-            new = mean, variance * count / tf.maximum(count - 1, 1)
-            variables = self.moving_mean, self.moving_variance
-            for variable, old, value in zip(variables, running, new):
-                variable.assign(self.momentum * old + (1 - self.momentum) * value)
-        return mean, variance
+    def _move(self, running, mean, variance, count):
+        new = mean, variance * count / tf.maximum(count - 1, 1)
+        variables = self.moving_mean, self.moving_variance
+        for variable, old, value in zip(variables, running, new):
+            variable.assign(self.momentum * old + (1 - self.momentum) * value)
+
+
+def _normalized(x, mean, variance, offset, scale):
+    return tf.nn.batch_normalization(x, mean, variance, offset, scale, NORM_EPSILON)
+
+
+@tf.custom_gradient
+def _normalized_by_batch(x, offset, scale):
+    """x by its moments over all replicas; these, and how many values they are of.
+
+        y = scale (x - mean) / std + offset
+        dx = scale / std (dy - mean(dy) - (x - mean) / std^2 mean(dy (x - mean)))
+
+    Written out, as TensorFlow makes twice as many tensors of the size of x. The moments
+    have no gradient.
+    """
+    axes = list(range(x.shape.rank - 1))
+    here = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+    sum_x, sum_squares, count = _over_replicas(
+        [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes), here]
+    )
+    mean = sum_x / count
+    variance = tf.maximum(sum_squares / count - tf.square(mean), 0)
+
+    def gradient(dy, *_):
+        inverse_std = tf.math.rsqrt(variance + NORM_EPSILON)
+        doffset = tf.reduce_sum(dy, axes)
+        dscale = (tf.reduce_sum(dy * x, axes) - mean * doffset) * inverse_std
+        all_doffset, all_dscale = _over_replicas([doffset, dscale])
+        of_dy = scale * inverse_std
+        of_x = -of_dy * inverse_std * all_dscale / count
+        constant = -of_dy * all_doffset / count - of_x * mean
+        return of_dy * dy + (of_x * x + constant), doffset, dscale
+
+    y = _normalized(x, mean, variance, offset, scale)
+    return (y, mean, variance, count), gradient
+
+
+def _over_replicas(sums: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums of all replicas' values."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return sums
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
 
 class Norm(tf.Module):
