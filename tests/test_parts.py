@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from testing import randomize, tiny_model_config
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import EncoderConfig, ObjectiveConfig, PriorConfig
+from tfp_vaeflow.convolutions import even_conv2d
 from tfp_vaeflow.encoders import build_global_resnet
 from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.noise import Initializer, Stream
@@ -30,6 +31,51 @@ def test_batch_norm_keeps_the_unbiased_variance():
     np.testing.assert_allclose(
         layer.moving_mean, 0.1 * x.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6
     )
+
+
+def gradients(function, upstream, *inputs):
+    inputs = [tf.constant(value) for value in inputs]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = function(*inputs)
+    return y, *tape.gradient(y, inputs, upstream)
+
+
+def test_the_gradient_of_batch_norm():
+    rng = np.random.default_rng(0)
+    x, upstream = rng.standard_normal((2, 4, 2, 3, 5)) + 0.3
+    layer = BatchNormalization(dtype="float64")
+    layer.build(x.shape)
+    layer.gamma.assign(scale := rng.standard_normal(5))
+    layer.beta.assign(offset := rng.standard_normal(5))
+
+    def expected(x, scale, offset):
+        moments = tf.nn.moments(x, [0, 1, 2])
+        return tf.nn.batch_normalization(x, *moments, offset, scale, 1e-5)
+
+    with tf.GradientTape() as tape:
+        tape.watch(given := tf.constant(x))
+        y = layer(given, training=True)
+    wanted = [given, layer.gamma.value, layer.beta.value]
+    actual = y, *tape.gradient(y, wanted, upstream)
+    for one, other in zip(actual, gradients(expected, upstream, x, scale, offset)):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("height", [1, 31, 65])
+@pytest.mark.parametrize("size", [1, 3])
+def test_even_convolutions_are_convolutions(height, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, height, 5, 3))
+    upstream = rng.standard_normal((2, height, 5, 4))
+    kernel = rng.standard_normal((size, size, 3, 4))
+
+    def expected(x, kernel):
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+    actual = gradients(even_conv2d, upstream, x, kernel)
+    for one, other in zip(actual, gradients(expected, upstream, x, kernel)):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_strided_convolutions_pad_both_sides():

@@ -1,5 +1,6 @@
 """Encoders: Keras ResNets that give the posterior q(z | x), or features of a map."""
 
+import functools
 import itertools
 
 import keras
@@ -15,7 +16,7 @@ from tfp_vaeflow.networks import (
     compute_dtype,
 )
 from tfp_vaeflow.noise import Initializer
-from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization, statistics_move
+from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization, statistics_stay_if
 
 tfd = tfp.distributions
 
@@ -206,8 +207,9 @@ def _parts(resnet: keras.Model) -> list[keras.Model]:
 def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
     """What a ResNet says of float32 images, in the precision that networks compute in.
 
-    Its batch norm stays float32 inside, like its variables. With recomputation the
-    input of each block is kept, its inside computed again.
+    Its batch norm stays float32 inside, like its variables. With recomputation only x
+    is kept; for the gradient, the input of each block is computed again, and its inside
+    when its turn comes.
     """
     dtype = compute_dtype(x.dtype)
 
@@ -223,21 +225,24 @@ def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
             for layer, policy in zip(part.layers, policies):
                 layer.dtype_policy = policy
 
-    def recomputed(part, x):
+    def recomputed(function, x):
         runs = itertools.count()
 
         @tf.recompute_grad
         def run_again(x):
-            with statistics_move(next(runs) == 0):
-                return run(part, x)
+            with statistics_stay_if(next(runs) > 0):
+                return function(x)
 
         return run_again(x)
 
+    def run_by_parts(x):
+        for part in _parts(resnet):
+            x = recomputed(functools.partial(run, part), x)
+        return x
+
     if not recomputing():
         return run(resnet, x)
-    for part in _parts(resnet):
-        x = recomputed(part, x)
-    return x
+    return recomputed(run_by_parts, x)
 
 
 class LocalEncoder(tf.Module):

@@ -14,7 +14,7 @@ NORM_EPSILON = 1e-5
 
 # TFP's interface of bijectors has no place for these.
 _batch_statistics = contextvars.ContextVar("batch_statistics", default=False)
-_statistics_move = contextvars.ContextVar("statistics_move", default=True)
+_statistics_stay = contextvars.ContextVar("statistics_stay", default=False)
 
 
 @contextlib.contextmanager
@@ -31,16 +31,16 @@ def batch_statistics(used: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def statistics_move(moved: bool) -> Iterator[None]:
-    """Says whether batch norm that uses the batch moves its running statistics.
+def statistics_stay_if(again: bool) -> Iterator[None]:
+    """Says whether the same batch comes by again: running statistics then stay.
 
-    It does not where the same batch comes by a second time.
+    Else they do as they did outside of this context.
     """
-    token = _statistics_move.set(moved)
+    token = _statistics_stay.set(again or _statistics_stay.get())
     try:
         yield
     finally:
-        _statistics_move.reset(token)
+        _statistics_stay.reset(token)
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -74,7 +74,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             y, *moments = _normalized_by_batch(x, offset, scale)
-            if _statistics_move.get():
+            if not _statistics_stay.get():
                 self._move([mean, variance], *moments)
         else:
             y = _normalized(x, mean, variance, offset, scale)
@@ -98,8 +98,8 @@ def _normalized_by_batch(x, offset, scale):
         y = scale (x - mean) / std + offset
         dx = scale / std (dy - mean(dy) - (x - mean) / std^2 mean(dy (x - mean)))
 
-    Written out, as TensorFlow makes twice as many tensors of the size of x. The moments
-    have no gradient.
+    Written out, with one new tensor of the size of x at a time, where TensorFlow makes
+    half a dozen. The moments have no gradient.
     """
     axes = list(range(x.shape.rank - 1))
     here = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
@@ -114,10 +114,9 @@ def _normalized_by_batch(x, offset, scale):
         doffset = tf.reduce_sum(dy, axes)
         dscale = (tf.reduce_sum(dy * x, axes) - mean * doffset) * inverse_std
         all_doffset, all_dscale = _over_replicas([doffset, dscale])
-        of_dy = scale * inverse_std
-        of_x = -of_dy * inverse_std * all_dscale / count
-        constant = -of_dy * all_doffset / count - of_x * mean
-        return of_dy * dy + (of_x * x + constant), doffset, dscale
+        slope = inverse_std * all_dscale / count
+        common = slope * x + (all_doffset / count - slope * mean)
+        return scale * inverse_std * (dy - common), doffset, dscale
 
     y = _normalized(x, mean, variance, offset, scale)
     return (y, mean, variance, count), gradient

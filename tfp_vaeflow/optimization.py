@@ -112,7 +112,7 @@ class AdamW(keras.optimizers.AdamW):
           variables: those that the optimizer was built for, in the same order.
           scale: of the gradients, as `clipping_scale`.
         """
-        # Two operations a variable, not two dozen, and no branches. Each replica
+        # Few operations a variable, not two dozen, and no branches. Each replica
         # updates its own copies.
         step = tf.cast(self.iterations + 1, tf.float32)
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
@@ -141,9 +141,9 @@ class AdamW(keras.optimizers.AdamW):
 def _update(gradients, variables, momentums, velocities, scale, decay, hyperparameters):
     """AdamW on variables and slots, given by their handles."""
     for gradient, variable, m, v in zip(gradients, variables, momentums, velocities):
-        tf.raw_ops.ResourceApplyGradientDescent(
-            var=variable, alpha=decay, delta=_read(variable)
-        )
+        # Not `ResourceApplyGradientDescent` by the variable itself: what is being read
+        # is copied before it is changed.
+        tf.raw_ops.AssignSubVariableOp(resource=variable, value=decay * _read(variable))
         # 0 where the scale is, whatever the gradient.
         scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
         tf.raw_ops.ResourceApplyAdam(

@@ -23,6 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tfp_vaeflow import command
+
+command.start_tensorflow()  # before anything imports it: it is leaner so
+
 import numpy as np
 import tensorflow as tf
 
