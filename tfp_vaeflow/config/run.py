@@ -122,7 +122,7 @@ class TrainingConfig(Settings):
       micro_batches: parts that each device takes its share of the batch in, one after
         another, to save memory. The result is that of the whole batch.
       recompute: compute the insides of encoders and of the flow's networks again for
-        their gradients, rather than keep them: half the memory for a quarter more time.
+        their gradients, rather than keep them: half the memory for a third more time.
       jit_compile: compile the steps of the flow with XLA.
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
