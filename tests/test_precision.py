@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from testing import load_digits, randomize, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import data
+from tfp_vaeflow import convolutions, data
 from tfp_vaeflow.bijectors import ChannelSplit, Coupling, MaskedConv
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import mixed_precision
@@ -54,7 +54,10 @@ def steps(mixed):
 
 @pytest.fixture(scope="module")
 def mixed():
-    return steps(True)
+    """On a processor that has bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions, "multiplies_bfloat16", lambda: True)
+        return steps(True)
 
 
 def test_a_step_is_that_of_float32_but_for_rounding(mixed):
@@ -75,6 +78,37 @@ def test_networks_compute_in_bfloat16_and_nothing_else_does(mixed):
     assert set(types_of(graph, ["ResourceApplyAdam", "L2Loss"])) == {tf.float32}
     floating = {v.dtype for v in trainer.model.variables if v.dtype.is_floating}
     assert floating == {tf.float32}
+
+
+def test_a_processor_without_bfloat16_multiplies_its_numbers_in_float32(
+    mixed, monkeypatch
+):
+    monkeypatch.setattr(convolutions, "multiplies_bfloat16", lambda: False)
+    results, _, graph = steps(True)
+    assert set(types_of(graph, (*CONVOLUTIONS, "MatMul"))) == {tf.float32}
+    assert types_of(graph, ["Elu"])[tf.bfloat16]
+    np.testing.assert_allclose(results[0], mixed[0][0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(results, mixed[0], rtol=0.03, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (1, 1, 6, 5), (3, 3, 5, 6), (3, 3, 6, 5)])
+def test_without_bfloat16_linear_maps_are_of_its_numbers(shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    of_images = (2, 4, 4) if len(shape) == 4 else (2,)
+    exact = [rng.standard_normal(size) for size in ((*of_images, shape[-2]), shape)]
+    narrow = [tf.cast(values, tf.bfloat16) for values in exact]
+    wide = [tf.cast(values, tf.float32) for values in narrow]
+
+    def value_and_gradients(arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            y = convolutions.apply_kernel(*arguments)
+        return [y, *tape.gradient(y, arguments)]
+
+    monkeypatch.setattr(convolutions, "multiplies_bfloat16", lambda: False)
+    for found, expected in zip(value_and_gradients(narrow), value_and_gradients(wide)):
+        assert found.dtype == tf.bfloat16
+        np.testing.assert_array_equal(found, tf.cast(expected, tf.bfloat16))
 
 
 def test_outside_of_the_step_the_encoder_is_float32(mixed):

@@ -283,22 +283,24 @@ def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess:
     )
 
 
+TINY = [
+    "FlowConfig.num_steps=[0,[1],1]",
+    "FlowConfig.hidden=[8,8,8]",
+    "EncoderConfig.planes=[4]",
+    "TrainingConfig.initialization_images=32",
+]
+
+
 @pytest.mark.slow
 def test_benchmark(tmp_path):
     """Of a tiny model: the figures and what they are compared with."""
-    bindings = [
-        "FlowConfig.num_steps=[0,[1],1]",
-        "FlowConfig.hidden=[8,8,8]",
-        "EncoderConfig.planes=[4]",
-        "TrainingConfig.initialization_images=32",
-    ]
     done = run_tool(
         "benchmark.py",
         "--gin_file=gin/digits.gin",
         "--batch_size=16",
         "--steps=2",
         f"--output={tmp_path / 'a.json'}",
-        *(f"--gin_bindings={binding}" for binding in bindings),
+        *(f"--gin_bindings={binding}" for binding in TINY),
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "a.json").read_text())
@@ -318,6 +320,38 @@ def test_benchmark(tmp_path):
     lines = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
     assert lines["utilisation"] == "2.00" and lines["peak_memory_mb"] == "0.50"
     assert lines["encode_images_per_s"] == "1.00"
+
+
+def test_benchmark_memory_wants_sizes_that_an_image_can_grow_by(tmp_path):
+    done = run_tool("benchmark_memory.py", "--times", 4, 8, f"--output={tmp_path}")
+    assert done.returncode == 2 and not any(tmp_path.iterdir())
+    assert "[4, 8]; expected squares" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_benchmark_memory(tmp_path):
+    """A tiny model at 4 times the depth, images and pixels; images take more."""
+    done = run_tool(
+        "benchmark_memory.py",
+        "--gin_file=gin/digits.gin",
+        *(f"--gin_bindings={binding}" for binding in TINY),
+        "--gin_bindings=TrainingConfig.batch_size=2000",
+        "--times=4",
+        f"--output={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "memory.json").read_text())
+    sizes = {
+        (record["what"], record["times"], record["recompute"]): record["peak_memory_mb"]
+        for record in records
+    }
+    assert len(sizes) == 12
+    for recompute in (False, True):
+        assert sizes["batch", 4, recompute] > sizes["batch", 1, recompute] + 30 > 100
+    table = (tmp_path / "memory.md").read_text().splitlines()
+    kept, computed = sizes["batch", 4, False], sizes["batch", 4, True]
+    assert f"| batch | 4 | {kept:,.0f} | {computed:,.0f} |" in table
+    assert Image.open(tmp_path / "memory.png").width > 300
 
 
 def test_benchmark_peers_wants_sizes_that_all_can_have():

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.convolutions import even_conv2d
+from tfp_vaeflow.convolutions import as_fast_as_float32, even_conv2d
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
     WeightNormLinear,
@@ -34,6 +34,12 @@ class _SameConv2D(keras.layers.Conv2D):
         return even_conv2d(inputs, tf.convert_to_tensor(kernel))
 
 
+class _StridedConv2D(keras.layers.Conv2D):
+    def convolution_op(self, inputs, kernel):
+        convolve = as_fast_as_float32(super().convolution_op)
+        return convolve(inputs, tf.convert_to_tensor(kernel))
+
+
 class _ResNetBuilder:
     """Adds residual blocks to a functional Keras model."""
 
@@ -54,7 +60,7 @@ class _ResNetBuilder:
         layer, options = _SameConv2D, {"padding": "same"}
         if stride > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
-            layer, options = keras.layers.Conv2D, {"strides": stride}
+            layer, options = _StridedConv2D, {"strides": stride}
         kernel = self._kernel_initializer(fan)
         limit = (size * size * x.shape[-1]) ** -0.5
         bias = keras.initializers.RandomUniform(

@@ -126,7 +126,7 @@ class TrainingConfig(Settings):
       jit_compile: compile the steps of the flow with XLA.
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
-        For processors and GPUs that have bfloat16.
+        For processors and GPUs that have bfloat16: on others nothing gets faster.
       num_steps: updates in all.
       seed: of the initial weights, the order of the images and all noise.
       init_from: model directory whose weights a new run begins with, in place of
