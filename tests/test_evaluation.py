@@ -126,6 +126,17 @@ def test_sample_check(splits):
     assert one_class["min_class_share"] == 0
 
 
+def test_a_probe_of_fewer_images_than_principal_components():
+    labels = np.arange(60) % 2
+    features = np.random.default_rng(0).standard_normal((60, 200)) + labels[:, None]
+    assert (
+        probes.logistic_probe(features[:40], labels[:40]).score(
+            features[40:], labels[40:]
+        )
+        > 0.9
+    )
+
+
 @pytest.mark.parametrize("latent_dim", [4, 0])
 def test_report(splits, latent_dim, tmp_path):
     """Of models with and without z, of data with and without labels: what is told."""

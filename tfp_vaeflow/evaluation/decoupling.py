@@ -122,7 +122,7 @@ def decoupling(
     if model.encoder is not None:
         train = at_most(train, config.probe_images, seed=0)
         codes = posteriors(model, train, batch_size).mean
-        probe = logistic_probe(codes.shape[1]).fit(codes, train.labels)
+        probe = logistic_probe(codes, train.labels)
         result["encoder"] = {
             **_shares(probe.predict(again), of_a, of_b),
             "accuracy": float(probe.score(z, split.labels)),

@@ -14,8 +14,8 @@ from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
 _MAX_ITERATIONS = 5000
-# Wider features are reduced to as many principal components: logistic regression on all
-# pixels of ten thousand images takes hours.
+# Wider features are reduced to as many principal components, or to one an image if
+# there are fewer: logistic regression on all pixels of ten thousand takes hours.
 _MAX_WIDTH = 128
 # The part of the images that each seed fits on.
 _SHARE = 0.8
@@ -28,17 +28,26 @@ CLASSIFIERS = {
 }
 
 
-def standardised(width: int) -> Pipeline:
-    """To zero mean and unit variance, and to 128 principal components if wider."""
+def _standardised(shape: tuple[int, int]) -> Pipeline:
+    """To zero mean and unit variance, and to 128 principal components if wider.
+
+    Args:
+      shape: of the features that it will be fitted on, images first.
+    """
+    images, width = shape
     steps = [StandardScaler()]
     if width > _MAX_WIDTH:
-        steps.append(PCA(_MAX_WIDTH, svd_solver="randomized", random_state=0))
+        components = min(_MAX_WIDTH, images)
+        steps.append(PCA(components, svd_solver="randomized", random_state=0))
     return make_pipeline(*steps)
 
 
-def logistic_probe(width: int) -> Pipeline:
-    """Logistic regression on standardised features of that width."""
-    return make_pipeline(standardised(width), CLASSIFIERS["logistic"]())
+def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """Logistic regression on standardised features `[N, F]`, fitted."""
+    classifier = CLASSIFIERS["logistic"]()
+    return make_pipeline(_standardised(features.shape), classifier).fit(
+        features, labels
+    )
 
 
 def at_most(split: Split, count: int, seed: int) -> Split:
@@ -100,7 +109,7 @@ def probes(
         order = np.random.default_rng(seed).permutation(train.num_images)
         chosen = order[: max(1, round(_SHARE * train.num_images))]
         for name, rows in fit_on.items():
-            scaler = standardised(rows.shape[1])
+            scaler = _standardised((len(chosen), rows.shape[1]))
             reduced = scaler.fit_transform(rows[chosen])
             known = scaler.transform(test_on[name])
             for kind, build in CLASSIFIERS.items():
@@ -141,8 +150,7 @@ def sample_check(
       gives the label they were asked for.
     """
     pixels = train.first(train.num_images).reshape(train.num_images, -1)
-    classifier = logistic_probe(pixels.shape[1])
-    classifier.fit(pixels.astype(np.float64), train.labels)
+    classifier = logistic_probe(pixels.astype(np.float64), train.labels)
     labels = None
     if model.config.is_class_conditional:
         labels = np.arange(num_images) % model.prior.num_classes
