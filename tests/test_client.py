@@ -55,6 +55,12 @@ def test_importing_the_client_loads_no_tensorflow():
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
+def test_a_model_in_this_process_comes_without_warnings(served, caplog):
+    _, directory, *_ = served
+    client.connect(directory)
+    assert caplog.text == ""
+
+
 def test_the_client_gives_what_the_model_gives(served, remote):
     model = served[0]
     images = random_images(12)  # several requests of 5 rows

@@ -3,6 +3,7 @@
 import abc
 import base64
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -245,6 +246,11 @@ class GrpcTransport(Transport):
         return {name: tf.make_ndarray(proto) for name, proto in outputs.items()}
 
 
+def _is_not_of_gradients(record: logging.LogRecord) -> bool:
+    """TensorFlow warns of every function whose gradient a SavedModel does not have."""
+    return "unsaved custom gradients" not in record.getMessage()
+
+
 class LocalTransport(Transport):
     """A SavedModel in this process.
 
@@ -271,11 +277,17 @@ class LocalTransport(Transport):
                 "http://... or grpc://..."
             )
         import tensorflow as tf
+        from absl import logging as absl_logging
 
         self.address = str(path)
         self._failure = tf.errors.OpError
         self._constant = tf.constant
-        self._model = tf.saved_model.load(str(path))
+        logger = absl_logging.get_absl_logger()
+        logger.addFilter(_is_not_of_gradients)
+        try:
+            self._model = tf.saved_model.load(str(path))
+        finally:
+            logger.removeFilter(_is_not_of_gradients)
 
     def inputs(self):
         return {

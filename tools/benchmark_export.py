@@ -2,8 +2,9 @@
 
 Exports a model and says how long that takes, how large it is and how long signatures
 take. Then, with --compare, in one process and by turns, so that a machine whose speed
-changes favours none: the Python API against the exported model, and the graph of the
-signature before and after folding. Takes a trained model, or the architecture of an
+changes favours none: the Python API against the exported model, the graph of the
+signature before and after folding, and density in Python against sampling exported,
+which evaluate the same networks. Takes a trained model, or the architecture of an
 experiment with random weights (--gin_file).
 """
 
@@ -94,14 +95,30 @@ def _compare(python, exported) -> None:
                 "unfolded graph": functools.partial(graphs[0], **rows),
                 "folded graph": functools.partial(graphs[1], **rows),
             }
-            times = _milliseconds(runs, flag.rounds)
             print(f"{name}, batch {size}:")
-            names = list(times)
-            for slow, fast in (names[:2], names[2:]):
-                print(
-                    f"  {slow} {times[slow]:.2f} ms, {fast} {times[fast]:.2f} ms: "
-                    f"{times[slow] / times[fast]:.2f}x as fast"
-                )
+            _print_ratios(_milliseconds(runs, flag.rounds))
+    images = before["encode"].inputs
+    draws = exported["sample"].structured_input_signature[1].values()
+    for size in flag.batch_size:
+        image = _rows(python.config, images, size)["image"]
+        rows = _rows(python.config, draws, size)
+        runs = {
+            "density": functools.partial(python.losses, image, batch_size=size),
+            "exported": functools.partial(exported["sample"], **rows),
+        }
+        print(f"sample, batch {size}:")
+        _print_ratios(_milliseconds(runs, flag.rounds))
+
+
+def _print_ratios(times: dict[str, float]) -> None:
+    """Of the first two, and of the next two."""
+    names = list(times)
+    for slow, fast in zip(names[::2], names[1::2]):
+        print(
+            f"  {slow} {times[slow]:.2f} ms, {fast} {times[fast]:.2f} ms: "
+            f"{times[slow] / times[fast]:.2f}x as fast",
+            flush=True,
+        )
 
 
 def main() -> None:
