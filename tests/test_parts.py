@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from testing import randomize, tiny_model_config
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import EncoderConfig, ObjectiveConfig, PriorConfig
-from tfp_vaeflow.convolutions import even_conv2d
+from tfp_vaeflow.convolutions import apply_kernel, even_conv2d
 from tfp_vaeflow.encoders import build_global_resnet
 from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.noise import Initializer, Stream
@@ -65,15 +65,29 @@ def test_the_gradient_of_batch_norm():
 @pytest.mark.parametrize("height", [1, 31, 65])
 @pytest.mark.parametrize("size", [1, 3])
 def test_even_convolutions_are_convolutions(height, size):
+    check_convolution(even_conv2d, height, (size, size, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 4, 3), (3, 5, 4, 3), (3, 5, 3, 4), (3, 5, 2, 120), (1, 3, 1, 60)],
+    ids=["product", "fewer channels", "more", "many more", "many more, one row"],
+)
+def test_kernels_convolve(shape):
+    check_convolution(apply_kernel, 4, shape)
+
+
+def check_convolution(function, height, shape):
+    """Compares it and its gradients with TensorFlow's, in double precision."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, height, 5, 3))
-    upstream = rng.standard_normal((2, height, 5, 4))
-    kernel = rng.standard_normal((size, size, 3, 4))
+    x = rng.standard_normal((2, height, 5, shape[2]))
+    upstream = rng.standard_normal((2, height, 5, shape[3]))
+    kernel = rng.standard_normal(shape)
 
     def expected(x, kernel):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
 
-    actual = gradients(even_conv2d, upstream, x, kernel)
+    actual = gradients(function, upstream, x, kernel)
     for one, other in zip(actual, gradients(expected, upstream, x, kernel)):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
