@@ -77,6 +77,12 @@ def test_kernels_convolve(shape):
     check_convolution(apply_kernel, 4, shape)
 
 
+@pytest.mark.parametrize("function", [apply_kernel, even_conv2d])
+def test_no_images_have_the_channels_of_the_kernel(function):
+    y = tf.function(function)(tf.zeros([0, 4, 4, 3]), tf.zeros([3, 3, 3, 5]))
+    assert y.numpy().shape == (0, 4, 4, 5)
+
+
 def check_convolution(function, height, shape):
     """Compares it and its gradients with TensorFlow's, in double precision."""
     rng = np.random.default_rng(0)

@@ -78,7 +78,17 @@ def _other_side(kernel):
 
 
 def _conv2d(x, kernel):
-    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+    return of_any_batch(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"))
+
+
+def of_any_batch(y: tf.Tensor) -> tf.Tensor:
+    """What a convolution gives, in its static shape even for a batch of no images.
+
+    On processors with AVX-512, TensorFlow gives those the channels of the input.
+    """
+    if y.shape[0] or not y.shape[1:].is_fully_defined():
+        return y
+    return tf.reshape(y, [-1, *y.shape[1:]])
 
 
 def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.convolutions import as_fast_as_float32, even_conv2d
+from tfp_vaeflow.convolutions import as_fast_as_float32, even_conv2d, of_any_batch
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
     WeightNormLinear,
@@ -37,7 +37,7 @@ class _SameConv2D(keras.layers.Conv2D):
 class _StridedConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         convolve = as_fast_as_float32(super().convolution_op)
-        return convolve(inputs, tf.convert_to_tensor(kernel))
+        return of_any_batch(convolve(inputs, tf.convert_to_tensor(kernel)))
 
 
 class _ResNetBuilder:

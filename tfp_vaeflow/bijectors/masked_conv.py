@@ -8,6 +8,7 @@ from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, check_conditioning
 from tfp_vaeflow.bijectors.elementwise import make_transform
 from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.convolutions import of_any_batch
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import (
     ACTIVATIONS,
@@ -133,7 +134,7 @@ class MaskedConv(FlowBijector):
         """
         dtype = compute_dtype(rows.dtype)
         y = tf.nn.conv2d(tf.cast(rows, dtype), tf.cast(kernel, dtype), 1, "VALID")
-        return self._act(y + tf.cast(h, dtype))
+        return self._act(of_any_batch(y) + tf.cast(h, dtype))
 
     def forward_and_log_det(self, x, conditioning=None):
         x = self._turn(x)
