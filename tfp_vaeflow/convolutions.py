@@ -143,15 +143,15 @@ def _kernel_gradient_of_rows(x, kernel, dy, begin):
     the time in bfloat16, even where there are instructions for it.
     """
     height, (rows, columns) = x.shape[1], kernel.shape[:2]
-    x, dy = (tf.cast(t, tf.float32) if t.dtype == tf.bfloat16 else t for t in (x, dy))
+    exact = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
     end = min(begin + _BAND, height)
     above, below = begin - rows // 2, end + rows // 2
     outside = [max(-above, 0), max(below - height, 0)]
     gradient = tf.raw_ops.Conv2DBackpropFilter(
         # The identities keep the slices behind the band before.
-        input=tf.identity(x)[:, max(above, 0) : min(below, height)],
+        input=tf.cast(tf.identity(x)[:, max(above, 0) : min(below, height)], exact),
         filter_sizes=kernel.shape,
-        out_backprop=tf.identity(dy)[:, begin:end],
+        out_backprop=tf.cast(tf.identity(dy)[:, begin:end], exact),
         strides=[1] * 4,
         padding="EXPLICIT",
         explicit_paddings=[0, 0, *outside, *[columns // 2] * 2, 0, 0],
