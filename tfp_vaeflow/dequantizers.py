@@ -95,7 +95,9 @@ class FlowDequantizer(tf.Module):
 
     def initialize(self, x: tf.Tensor, eps: tf.Tensor) -> None:
         """Data-dependent initialisation on images and noise, both `[B, H, W, C]`."""
-        self.flow.initialize(eps, self.encoder(x))
+        # As a graph, which frees what lies between the layers.
+        features = tf.function(self.encoder, autograph=False)(x)
+        self.flow.initialize(eps, features)
 
 
 def build_dequantizer(

@@ -319,5 +319,6 @@ class GaussianEncoder(tf.Module):
 
     def initialize(self, x: tf.Tensor) -> tfd.Independent:
         """Data-dependent initialisation; returns the posterior after it."""
-        features = self.resnet(x, training=False)
+        # As a graph, which frees what lies between the layers.
+        features = tf.function(self.resnet, autograph=False)(x, training=False)
         return self.posterior(self.head.initialize(features, INITIAL_SCALE))
