@@ -94,9 +94,7 @@ def of_any_batch(y: tf.Tensor) -> tf.Tensor:
 def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`x @ matrix` for x `[B, H, W, in]`, as one product."""
     flat = _product(tf.reshape(x, [-1, matrix.shape[0]]), matrix)
-    y = tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [matrix.shape[1]]], 0))
-    y.set_shape([*x.shape[:-1], matrix.shape[1]])
-    return y
+    return tf.reshape(flat, [-1, *x.shape[1:-1], matrix.shape[1]])
 
 
 @tf.custom_gradient

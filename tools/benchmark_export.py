@@ -25,8 +25,10 @@ flags.DEFINE_string("model_dir", None, "Directory of a trained model.")
 flags.DEFINE_string("gin_file", None, "Or an experiment, for random weights.")
 flags.DEFINE_multi_integer("batch_size", [1, 64], "Images at a time.")
 flags.DEFINE_multi_string("signature", ["sample", "encode", "decode"], "What to time.")
-flags.DEFINE_bool("compare", True, "Whether to compare decode and encode.")
+flags.DEFINE_bool("compare", True, "Whether to compare them.")
 flags.DEFINE_integer("rounds", 50, "How often each is timed.")
+
+_COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # and their arguments
 
 
 def _model():
@@ -46,6 +48,10 @@ def _model():
     images = np.random.default_rng(0).integers(0, 256, shape)
     model.initialize(images.astype(np.uint8))
     return model
+
+
+def _inputs(signature):
+    return list(signature.structured_input_signature[1].values())
 
 
 def _rows(config, specs, size):
@@ -68,7 +74,7 @@ def _milliseconds(runs, rounds) -> dict[str, float]:
     return {kind: 1e3 * statistics.median(times) for kind, times in seconds.items()}
 
 
-def _compare(python, exported) -> None:
+def _compare_graphs(names, python, exported) -> None:
     import tensorflow as tf
 
     from tfp_vaeflow.serving import folding
@@ -78,7 +84,7 @@ def _compare(python, exported) -> None:
     unfolded, folded = _model(), _model()
     folding.fold(folded)
     before, after = (Signatures(model, 1).all() for model in (unfolded, folded))
-    for name, keys in (("decode", ("z", "v")), ("encode", ("image",))):
+    for name in names:
         inputs = before[name].inputs
         graphs = [
             tf.function(
@@ -88,7 +94,7 @@ def _compare(python, exported) -> None:
         ]
         for size in flag.batch_size:
             rows = _rows(python.config, inputs, size)
-            arguments = [rows.get(key) for key in keys]
+            arguments = [rows.get(key) for key in _COMPARED[name]]
             runs = {
                 "Python API": functools.partial(getattr(python, name), *arguments),
                 "exported": functools.partial(exported[name], **rows),
@@ -97,13 +103,19 @@ def _compare(python, exported) -> None:
             }
             print(f"{name}, batch {size}:")
             _print_ratios(_milliseconds(runs, flag.rounds))
-    images = before["encode"].inputs
-    draws = exported["sample"].structured_input_signature[1].values()
+
+
+def _compare_sampling(python, exported) -> None:
+    flag = command.FLAGS
     for size in flag.batch_size:
-        image = _rows(python.config, images, size)["image"]
-        rows = _rows(python.config, draws, size)
+        rows, images = (
+            _rows(python.config, _inputs(exported[name]), size)
+            for name in ("sample", "encode")
+        )
         runs = {
-            "density": functools.partial(python.losses, image, batch_size=size),
+            "density": functools.partial(
+                python.losses, images["image"], batch_size=size
+            ),
             "exported": functools.partial(exported["sample"], **rows),
         }
         print(f"sample, batch {size}:")
@@ -141,13 +153,18 @@ def main() -> None:
     print(f"loaded in {time.perf_counter() - start:.1f} s", flush=True)
     exported = loaded.signatures
     for name in flag.signature:
-        specs = exported[name].structured_input_signature[1].values()
+        specs = _inputs(exported[name])
         for size in flag.batch_size:
             run = functools.partial(exported[name], **_rows(config, specs, size))
             times = _milliseconds({name: run}, flag.rounds)
             print(f"{name}, batch {size}: {times[name]:.2f} ms", flush=True)
     if flag.compare:
-        _compare(_model(), exported)
+        python = _model()
+        names = [name for name in _COMPARED if name in flag.signature]
+        if names:
+            _compare_graphs(names, python, exported)
+        if "sample" in flag.signature:
+            _compare_sampling(python, exported)
 
 
 if __name__ == "__main__":
