@@ -1,5 +1,6 @@
 """The training step: losses, gradients, and an update that is made whole or not."""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -230,7 +231,9 @@ class Trainer:
         )
 
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
-        with WithoutStackTraces():
+        # XLA does not get along without them.
+        compiled = self._config.training.jit_compile
+        with contextlib.nullcontext() if compiled else WithoutStackTraces():
             return self._step_in_sync(batch, stop_request)
 
     def _step_in_sync(self, batch: data.Batch, stop_request: tf.Tensor):
