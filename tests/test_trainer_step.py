@@ -84,8 +84,8 @@ def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
     np.testing.assert_allclose(evaluations[1], evaluations[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["recompute", "jit_compile"])
-def test_the_way_of_computing_changes_nothing(whole, splits, way):
+@pytest.mark.parametrize("way, atol", [("recompute", 0.0), ("jit_compile", 1e-6)])
+def test_the_way_of_computing_changes_nothing(whole, splits, way, atol):
     """On one device: TensorFlow remembers the shapes of collectives by their number,
     so that steps of two kinds cannot both run on several in one process."""
     config = clipped(tiny_experiment(micro_batches=1, **{way: True}))
@@ -95,7 +95,7 @@ def test_the_way_of_computing_changes_nothing(whole, splits, way):
             np.array([getattr(result, field) for result in both])
             for both in (results, whole[0])
         )
-        np.testing.assert_allclose(again[0], once[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(again[0], once[0], rtol=1e-5, atol=atol)
         np.testing.assert_allclose(again, once, rtol=1e-4, atol=1e-5)
     # Batch norm has seen each batch once, even if it was computed twice.
     for a, b in zip(

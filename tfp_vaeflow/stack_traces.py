@@ -11,8 +11,9 @@ class WithoutStackTraces(tf_stack.StackTraceFilter):
 
     TensorFlow writes that out for each operation of a function when it first runs: some
     60 frames, or 8 KB. In the step of a large model it is half a gigabyte, and seconds.
-    What names an operation in an error is its own name. A context manager, for the
-    thread that enters it.
+    What names an operation in an error is its own name. XLA crashes on such operations,
+    so what it compiles is made outside. A context manager, for the thread that enters
+    it.
     """
 
     def get_filtered_filenames(self) -> set[str]:

@@ -231,7 +231,7 @@ class Trainer:
         )
 
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
-        # XLA does not get along without them.
+        # XLA crashes on operations without stack traces.
         compiled = self._config.training.jit_compile
         with contextlib.nullcontext() if compiled else WithoutStackTraces():
             return self._step_in_sync(batch, stop_request)
