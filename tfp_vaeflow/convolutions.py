@@ -216,6 +216,7 @@ def _shifted(x, size, axis, starts, channels):
     x = tf.pad(x, padding)
     extent = [-1] * 4
     extent[axis], extent[3] = length, channels
+    extent = tf.convert_to_tensor(extent)  # one for all
     parts = []
     for number, start in enumerate(starts):
         begin = [0, 0, 0, start]

@@ -1,6 +1,5 @@
 """Encoders: Keras ResNets that give the posterior q(z | x), or features of a map."""
 
-import functools
 import itertools
 
 import keras
@@ -213,9 +212,9 @@ def _parts(resnet: keras.Model) -> list[keras.Model]:
 def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
     """What a ResNet says of float32 images, in the precision that networks compute in.
 
-    Its batch norm stays float32 inside, like its variables. With recomputation only x
-    is kept; for the gradient, the input of each block is computed again, and its inside
-    when its turn comes.
+    Its batch norm stays float32 inside, like its variables. With recomputation the
+    input of each block is kept; for the gradient, its inside is computed again when its
+    turn comes.
     """
     dtype = compute_dtype(x.dtype)
 
@@ -231,24 +230,21 @@ def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
             for layer, policy in zip(part.layers, policies):
                 layer.dtype_policy = policy
 
-    def recomputed(function, x):
+    def recomputed(part, x):
         runs = itertools.count()
 
         @tf.recompute_grad
         def run_again(x):
             with statistics_stay_if(next(runs) > 0):
-                return function(x)
+                return run(part, x)
 
         return run_again(x)
 
-    def run_by_parts(x):
-        for part in _parts(resnet):
-            x = recomputed(functools.partial(run, part), x)
-        return x
-
     if not recomputing():
         return run(resnet, x)
-    return recomputed(run_by_parts, x)
+    for part in _parts(resnet):
+        x = recomputed(part, x)
+    return x
 
 
 class LocalEncoder(tf.Module):

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.config import CouplingConfig
@@ -152,9 +153,7 @@ class GlobalLinear(Linear):
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
         """x `[B, (H, W,) C]`, conditioning `[B, D]` -> `[B, (1, 1,) hidden]`."""
         h = super().__call__(conditioning)
-        for _ in range(x.shape.rank - 2):
-            h = h[:, tf.newaxis]
-        return h
+        return tf.reshape(h, [-1, *[1] * (x.shape.rank - 2), h.shape[-1]])
 
 
 class LocalLinear(Linear):
@@ -206,17 +205,14 @@ class GlobalAttention(tf.Module):
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
         """x `[B, H, W, C]`, conditioning `[B, D]` -> `[B, H, W, hidden]`."""
+        batch, *sizes, channels = keras.ops.shape(x)
         query = self.query(conditioning)[:, tf.newaxis, tf.newaxis]
         # A 1x1 convolution; tf.matmul would make a batch of small products of it.
-        key = tf.reshape(self.key(tf.reshape(x, [-1, x.shape[-1]])), self._shape(x))
+        key = self.key(tf.reshape(x, [-1, channels]))
+        key = tf.reshape(key, [batch, *sizes, key.shape[-1]])
         scores = tf.reduce_sum(query * key, axis=-1)
-        flat = tf.nn.softmax(tf.reshape(scores, tf.stack([tf.shape(x)[0], -1])))
-        weights = tf.reshape(flat, tf.shape(scores))[..., tf.newaxis]
-        return query * weights
-
-    def _shape(self, x: tf.Tensor) -> tf.Tensor:
-        hidden = self.key.kernel.shape[-1]
-        return tf.concat([tf.shape(x)[:-1], [hidden]], 0)
+        weights = tf.nn.softmax(tf.reshape(scores, [batch, math.prod(sizes)]))
+        return query * tf.reshape(weights, [batch, *sizes, 1])
 
 
 def conditioning_ndims(config: CouplingConfig) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 
 import keras
@@ -102,7 +103,7 @@ def _normalized_by_batch(x, offset, scale):
     half a dozen. The moments have no gradient.
     """
     axes = list(range(x.shape.rank - 1))
-    here = tf.cast(tf.size(x) // x.shape[-1], x.dtype)
+    here = tf.cast(math.prod(keras.ops.shape(x)[:-1]), x.dtype)
     sum_x, sum_squares, count = _over_replicas(
         [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes), here]
     )

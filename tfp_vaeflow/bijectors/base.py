@@ -6,9 +6,13 @@ the data to the code (x -> v, the direction that trains). A unit implements
 """
 
 import abc
+import functools
+import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -130,18 +134,18 @@ class Sequential(FlowBijector):
         self.members = list(members)
 
     def forward_and_log_det(self, x, conditioning=None):
-        log_det = tf.zeros(tf.shape(x)[:1], x.dtype)
+        log_dets = []
         for member in reversed(self.members):
-            x, member_log_det = member.forward_and_log_det(x, conditioning)
-            log_det += member_log_det
-        return x, log_det
+            x, log_det = member.forward_and_log_det(x, conditioning)
+            log_dets.append(log_det)
+        return x, sum_log_dets(log_dets, x)
 
     def inverse_and_log_det(self, y, conditioning=None):
-        log_det = tf.zeros(tf.shape(y)[:1], y.dtype)
+        log_dets = []
         for member in self.members:
-            y, member_log_det = member.inverse_and_log_det(y, conditioning)
-            log_det += member_log_det
-        return y, log_det
+            y, log_det = member.inverse_and_log_det(y, conditioning)
+            log_dets.append(log_det)
+        return y, sum_log_dets(log_dets, y)
 
     def initialize(self, y, conditioning=None):
         for member in self.members:
@@ -179,6 +183,13 @@ def watched(layers: Sequence[object], note: Callable) -> Iterator[None]:
             del layer.inverse_and_log_det
 
 
+def sum_log_dets(log_dets: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
+    """The sum of log-dets `[B]`; zeros if there are none, for the examples of `like`."""
+    if not log_dets:
+        return tf.zeros(keras.ops.shape(like)[:1], like.dtype)
+    return functools.reduce(operator.add, log_dets)
+
+
 def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """A log-det that is the same at every position, summed over them: `[B]`.
 
@@ -186,9 +197,9 @@ def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
       log_det_per_position: scalar.
       like: `[B, H, W, C]` (H x W positions) or `[B, D]` (one position).
     """
-    shape = tf.shape(like)
-    positions = tf.cast(tf.reduce_prod(shape[1:-1]), like.dtype)
-    return tf.fill(shape[:1], positions * log_det_per_position)
+    batch, *sizes, _ = keras.ops.shape(like)
+    positions = tf.cast(math.prod(sizes), like.dtype)
+    return tf.fill([batch], positions * log_det_per_position)
 
 
 def check_conditioning(

@@ -1,5 +1,6 @@
 """Invertible 1x1 convolution: a learned rotation of the channels."""
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, per_example
@@ -99,9 +100,7 @@ class Conv1x1(FlowBijector):
 
     def _multiply(self, x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
         flat = tf.matmul(tf.reshape(x, [-1, self._size]), matrix)
-        result = tf.reshape(flat, tf.shape(x))
-        result.set_shape(x.shape)
-        return result
+        return tf.reshape(flat, keras.ops.shape(x))
 
     def forward_and_log_det(self, x, conditioning=None):
         matrix = tf.linalg.inv(tf.cast(self.matrix(), tf.float64))

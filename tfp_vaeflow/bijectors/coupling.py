@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, check_conditioning
@@ -36,8 +37,7 @@ class ChannelSplit:
         """`[..., C]` -> (conditioning part, transformed part)."""
         channels = x.shape[-1]
         if self._interleaved(channels):
-            pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [channels // 2, 2]], 0))
-            pairs.set_shape([*x.shape[:-1], channels // 2, 2])
+            pairs = tf.reshape(x, [*keras.ops.shape(x)[:-1], channels // 2, 2])
             first, second = tf.unstack(pairs, axis=-1)
         else:
             first, second = tf.split(x, self._sizes(channels), axis=-1)
@@ -50,10 +50,8 @@ class ChannelSplit:
         channels = condition.shape[-1] + transformed.shape[-1]
         if not self._interleaved(channels):
             return tf.concat(parts, axis=-1)
-        lead = tf.shape(condition)[:-1]
-        joined = tf.reshape(tf.stack(parts, axis=-1), tf.concat([lead, [channels]], 0))
-        joined.set_shape([*condition.shape[:-1], channels])
-        return joined
+        shape = [*keras.ops.shape(condition)[:-1], channels]
+        return tf.reshape(tf.stack(parts, axis=-1), shape)
 
     def _interleaved(self, channels: int) -> bool:
         return self.pattern == "skip" and channels % 2 == 0

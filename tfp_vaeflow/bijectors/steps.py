@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, sum_log_dets
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
@@ -85,14 +85,14 @@ class _Step(Sequential):
         self._kind = _kind(config, type(self), channels)
 
     def inverse_and_log_det(self, y, conditioning=None):
-        log_det = tf.zeros(tf.shape(y)[:1], y.dtype)
+        log_dets = []
         for number, part in enumerate(self._parts()):
             kind = None if self._kind is None else (*self._kind, number)
-            y, part_log_det = run_shared(
+            y, log_det = run_shared(
                 part, kind, Sequential.inverse_and_log_det, y, conditioning
             )
-            log_det += part_log_det
-        return y, log_det
+            log_dets.append(log_det)
+        return y, sum_log_dets(log_dets, y)
 
     def _parts(self) -> list[Sequential]:
         """What has a graph of its own: the step, or what one network belongs to.
@@ -247,4 +247,4 @@ class SplitPrior(FlowBijector):
 
 def split_off(x: tf.Tensor, last: int) -> tuple[tf.Tensor, tf.Tensor]:
     """`[..., C]` -> the first `C - last` channels and the last `last` ones."""
-    return x[..., :-last], x[..., -last:]
+    return tuple(tf.split(x, [x.shape[-1] - last, last], axis=-1))
