@@ -1,18 +1,27 @@
 """Mixed precision: bfloat16 inside the networks, float32 everywhere else."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from testing import load_digits, randomize, tiny_experiment, tiny_model_config
+from exports import build
+from testing import (
+    load_digits,
+    random_images,
+    randomize,
+    tiny_experiment,
+    tiny_model_config,
+)
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import convolutions, data
 from tfp_vaeflow.bijectors import ChannelSplit, Coupling, MaskedConv
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.trainer import Trainer
 
 CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
@@ -135,6 +144,47 @@ def test_a_coupling_takes_and_gives_float32(norm, conditioning):
 def test_a_masked_convolution_takes_and_gives_float32():
     config = CouplingConfig(hidden=8, conditioning_dim=3)
     check_inverse(MaskedConv(4, config, "A", (2, 3), Initializer()))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_an_exported_model_computes_its_networks_in_bfloat16(
+    norm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(convolutions, "multiplies_bfloat16", lambda: True)
+    whole = tiny_model_config().flow
+    changes = {"flow": dataclasses.replace(whole, norm=norm)}
+    exact, served = (
+        tf.saved_model.load(
+            bundle.export(build(**changes), tmp_path / "tiny", mixed_precision=mixed)
+        )
+        for mixed in (False, True)
+    )
+    for model, expected in ((exact, tf.float32), (served, tf.bfloat16)):
+        graph = model.signatures["sample"].graph.as_graph_def()
+        assert set(types_of(graph, ["Conv2D"])) == {expected}
+        assert types_of(graph, ["MatMul"])[tf.float32]  # the flow's 1x1 convolutions
+        kept = {weight.dtype for weight in model.weights}
+        assert kept == {expected, tf.float32}
+    images = tf.constant(random_images(3))
+    seed = tf.range(3, dtype=tf.int64)
+    requests = {
+        "encode": {"image": images},
+        "sample": {"seed": seed, "temperature": tf.ones([3])},
+        "score": {"image": images, "seed": seed},
+    }
+    theirs, ours = (
+        {name: model.signatures[name](**rows) for name, rows in requests.items()}
+        for model in (exact, served)
+    )
+    assert 0 < np.abs(ours["encode"]["v"] - theirs["encode"]["v"]).max() < 0.01
+    pixels = (np.int32(found["sample"]["image"]) for found in (ours, theirs))
+    assert np.abs(np.subtract(*pixels)).max() <= 1
+    np.testing.assert_allclose(
+        ours["score"]["total"], theirs["score"]["total"], rtol=1e-3
+    )
+    codes = {name: ours["encode"][name] for name in ("z", "v")}
+    back = served.signatures["decode"](**codes)["image"]
+    np.testing.assert_array_equal(back, images)
 
 
 def check_inverse(bijector):

@@ -20,6 +20,12 @@ flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
 )
 flags.DEFINE_integer("num_samples", 1, "Samples an image in the signature score.")
+flags.DEFINE_bool(
+    "mixed_precision",
+    False,
+    "Networks compute in bfloat16, where the processor has instructions for it: export "
+    "on a machine like that of the server.",
+)
 
 
 def main() -> None:
@@ -30,7 +36,9 @@ def main() -> None:
 
     flag = command.FLAGS
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
-    version = bundle.export(model, flag.export_dir, flag.num_samples)
+    version = bundle.export(
+        model, flag.export_dir, flag.num_samples, flag.mixed_precision
+    )
     print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
     description = os.path.join(os.path.dirname(version), "signatures.md")
     print(f"signatures and how to call them: {description}")

@@ -256,7 +256,7 @@ class CouplingNetwork(tf.Module):
     ):
         super().__init__()
         hidden = config.hidden
-        self._act = ACTIVATIONS[config.activation]
+        self.act = ACTIVATIONS[config.activation]
         if config.dense:
             self.first = Linear((in_channels, hidden), init, bias="zeros")
             self.second = Linear((hidden, hidden), init, bias="zeros")
@@ -273,15 +273,17 @@ class CouplingNetwork(tf.Module):
         self.conditioner = make_conditioner(config, in_channels, hidden, init)
 
     def _features(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
-        y = self.first(tf.cast(x, compute_dtype(x.dtype)))
+        dtype = compute_dtype(x.dtype)
+        y = self.first(tf.cast(x, dtype))
         if self.norm1 is not None:
             y = self.norm1(y)
-        y = self.second(self._act(y))
+        y = self.second(self.act(tf.cast(y, dtype)))
         if self.norm2 is not None:
             y = self.norm2(y)
+        y = tf.cast(y, dtype)
         if self.conditioner is not None:
-            y = y + tf.cast(self.conditioner(x, conditioning), y.dtype)
-        return self._act(y)
+            y = y + tf.cast(self.conditioner(x, conditioning), dtype)
+        return self.act(y)
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
         """`[B, (H, W,) in_channels]`, `[B, D]` -> `[B, (H, W,) out_channels]`."""

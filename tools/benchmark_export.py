@@ -27,6 +27,7 @@ flags.DEFINE_multi_integer("batch_size", [1, 64], "Images at a time.")
 flags.DEFINE_multi_string("signature", ["sample", "encode", "decode"], "What to time.")
 flags.DEFINE_bool("compare", True, "Whether to compare them.")
 flags.DEFINE_integer("rounds", 50, "How often each is timed.")
+flags.DEFINE_bool("mixed_precision", False, "Whether to export in mixed precision.")
 
 _COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # and their arguments
 
@@ -144,7 +145,11 @@ def main() -> None:
     config = model.config
     with tempfile.TemporaryDirectory() as directory:
         start = time.perf_counter()
-        version = bundle.export(model, Path(directory) / "model")
+        version = bundle.export(
+            model,
+            Path(directory) / "model",
+            mixed_precision=flag.mixed_precision,
+        )
         seconds = time.perf_counter() - start
         size = files.total_size(version)
         print(f"exported in {seconds:.1f} s: {size / 1e6:.1f} MB", flush=True)

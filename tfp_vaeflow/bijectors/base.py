@@ -184,7 +184,7 @@ def watched(layers: Sequence[object], note: Callable) -> Iterator[None]:
 
 
 def sum_log_dets(log_dets: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
-    """The sum of log-dets `[B]`; zeros if there are none, for the examples of `like`."""
+    """The sum of log-dets `[B]`, or zeros where there are none, one an example."""
     if not log_dets:
         return tf.zeros(keras.ops.shape(like)[:1], like.dtype)
     return functools.reduce(operator.add, log_dets)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfp_vaeflow import files
+from tfp_vaeflow import files, networks
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
@@ -141,7 +141,10 @@ def _description(
 
 
 def export(
-    model: VAEFlowCore, directory: str | os.PathLike, num_samples: int = 1
+    model: VAEFlowCore,
+    directory: str | os.PathLike,
+    num_samples: int = 1,
+    mixed_precision: bool = False,
 ) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
@@ -151,6 +154,8 @@ def export(
       model: initialised.
       directory: of all versions; its name is the model's.
       num_samples: K, samples an image in `score`.
+      mixed_precision: whether networks compute in bfloat16, as in training with
+        `mixed_precision`; codes and log-dets stay float32.
 
     Returns:
       The version's directory.
@@ -166,12 +171,15 @@ def export(
     files.make_dirs(directory)
     config = model.config
     folding.fold(model)
+    if mixed_precision:
+        folding.narrow(model)
     signatures = Signatures(model, num_samples).all()
     beside = None if files.is_remote(directory) else directory  # to be renamed
     with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:
         finished = Path(temporary) / "version"
         name = os.path.basename(directory)
-        outputs = _save(finished, signatures)
+        with networks.mixed_precision(mixed_precision):
+            outputs = _save(finished, signatures)
         records = finished / warmup.RECORDS
         warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
         version = publish(finished, directory)

@@ -24,6 +24,7 @@ from tfp_vaeflow.bijectors.steps import SplitPrior
 from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import (
+    ACTIVATIONS,
     CouplingNetwork,
     GlobalLinear,
     WeightNormLinear,
@@ -40,7 +41,7 @@ def _constant(value: np.ndarray, dtype: tf.DType) -> tf.Variable:
 
 
 class FoldedLinear(tf.Module):
-    """A dense layer or convolution with bias, in place of a weight-normed one.
+    """A dense layer or convolution with bias, in place of a normed one.
 
     Args:
       kernel: `[in, out]` or `[kh, kw, in, out]`.
@@ -56,7 +57,8 @@ class FoldedLinear(tf.Module):
         return tf.convert_to_tensor(self.weight)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return apply_kernel(x, self.weight) + self.bias
+        """x of any precision; the result has that of the weights."""
+        return tf.cast(apply_kernel(x, self.weight), self.bias.dtype) + self.bias
 
 
 class ChannelMap(FlowBijector):
@@ -257,6 +259,31 @@ def _folded_resnet(resnet: keras.Model) -> keras.Model:
             scale = scale[:, np.newaxis]  # the kernel is [kh, kw, out, in]
         folded.get_layer(name).set_weights([kernel * scale, shift])
     return folded
+
+
+def _elu_by_float32(x: tf.Tensor) -> tf.Tensor:
+    """ELU of bfloat16, faster on a CPU than TensorFlow's own."""
+    # Not for training: the gradient would keep the float32 values.
+    return tf.cast(tf.nn.elu(tf.cast(x, tf.float32)), x.dtype)
+
+
+def narrow(model: VAEFlowCore) -> None:
+    """Makes coupling networks faster in mixed precision, in place.
+
+    Their kernels are kept in bfloat16, to which they would be rounded before each use.
+
+    Args:
+      model: folded.
+    """
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    for module in model.submodules:
+        if isinstance(module, CouplingNetwork):
+            if on_cpu and module.act is ACTIVATIONS["elu"]:
+                module.act = _elu_by_float32
+            for layer in (module.first, module.second, module.last):
+                name = "weight" if isinstance(layer, FoldedLinear) else "kernel"
+                narrowed = _constant(getattr(layer, name), tf.bfloat16)
+                setattr(layer, name, narrowed)
 
 
 def fold(model: VAEFlowCore) -> None:
