@@ -277,6 +277,7 @@ class CouplingNetwork(tf.Module):
         y = self.first(tf.cast(x, dtype))
         if self.norm1 is not None:
             y = self.norm1(y)
+        # A layer that is folded, as exported models have them, gives float32.
         y = self.second(self.act(tf.cast(y, dtype)))
         if self.norm2 is not None:
             y = self.norm2(y)
