@@ -1,6 +1,7 @@
 """Folders of pictures as people come by them."""
 
 import io
+import json
 import os
 import struct
 import zlib
@@ -409,3 +410,128 @@ def test_pictures_of_a_data_set_are_not_a_folder(tmp_path):
     config = cfg.DataConfig("tfds:cifar10", str(tmp_path))
     with pytest.raises(UserError, match="is not prepared"):
         data.load(config, tiny_model_config())
+
+
+_SMALL = {
+    "ModelConfig.image_shape": (8, 8, 3),
+    "ModelConfig.latent_dim": 2,
+    "FlowConfig.num_steps": [1],
+    "FlowConfig.hidden": [4],
+    "FlowConfig.factors": [],
+    "EncoderConfig.planes": [4],
+    "PriorConfig.hidden": 4,
+    "OptimizerConfig.learning_rate": 0.1,
+    "OptimizerConfig.warmup_steps": 0,
+    "TrainingConfig.batch_size": 4,
+    "TrainingConfig.initialization_images": 8,
+    "TrainingConfig.images_every": 0,
+    "ObjectiveConfig.free_nats": 0.0,
+}
+_CLASSES = {
+    "ModelConfig.encoder": None,
+    "PriorConfig.kind": "categorical",
+    "PriorConfig.num_classes": 11,
+}
+_QUICK = {
+    "num_samples": 1,
+    "classifier_steps": 1,
+    "generated_images": 8,
+    "probe_seeds": 1,
+    "temperatures": (1.0,),
+}
+
+
+def bound(settings: dict) -> list[str]:
+    return [f"--gin_bindings={name}={value!r}" for name, value in settings.items()]
+
+
+def train_words(root, model, settings) -> list[str]:
+    return [
+        "--gin_file=gin/folder.gin",
+        f"--data_dir={root}",
+        model,
+        "--num_steps=3",
+        *bound(settings),
+    ]
+
+
+def evaluate_words(model) -> list[str]:
+    quick = {f"EvaluationConfig.{name}": value for name, value in _QUICK.items()}
+    return ["evaluate", model, *bound(quick)]
+
+
+def report_of(model_dir) -> dict:
+    return json.loads((model_dir / "evaluation.json").read_text())
+
+
+def test_commands_with_numbered_classes(run, root, tmp_path):
+    """Of three pictures each: the run keeps their names, and takes them."""
+    names = [f"c{number}" for number in range(11)]
+    fill_classes(root / "train", 3, names)
+    model_dir = tmp_path / "run"
+    model = f"--model_dir={model_dir}"
+
+    # Without noise a sample is a function of its label.
+    quick = ["--temperature=0", "--num_images=3", "--columns=3"]
+    labels = ["--label=c10", "--label=10", "--label=2"]
+    result = run(
+        "train",
+        *train_words(root, model, _SMALL | _CLASSES),
+        cwd=tmp_path,
+        then=[
+            ["synthesize", model, *quick, *labels],
+            ["synthesize", model, "--label=c11"],
+        ],
+    )
+    assert classes.read(model_dir) == tuple(names)
+    assert f"11 classes: {', '.join(names)}" in result.stdout
+    grid = np.asarray(Image.open(model_dir / "synthesis" / "samples_t0.png"))
+    side, width = grid.shape[:2]
+    by_name, by_number, other = (
+        grid[:, start : start + side]
+        for start in (0, (width - side) // 2, width - side)
+    )
+    np.testing.assert_array_equal(by_name, by_number)
+    assert (by_name != other).any()
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line == (
+        f"error: there is no class 'c11'; expected one of {', '.join(names)}, or a "
+        "number from 0 to 10"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["few_labelled", "one_of_a_class_in_test", "inspection"]
+)
+def test_a_report_of_few_images(run, root, tmp_path, case):
+    if case == "inspection":
+        fill(root / "train" / "good", 30)
+        for name in ("good", "broken_large", "contamination"):
+            fill(root / "test" / name, 6)
+    else:
+        fill_classes(root / "train", 15)
+    if case == "one_of_a_class_in_test":
+        fill(root / "test" / "cat", 5)
+    model = f"--model_dir={tmp_path / 'run'}"
+    pictures_too = _SMALL | {"TrainingConfig.images_every": 1}
+    result = run(
+        "train",
+        *train_words(root, model, pictures_too),
+        cwd=tmp_path,
+        then=[evaluate_words(model)],
+    )
+    assert result.returncode == 0, result.stderr
+    found = report_of(tmp_path / "run")
+    if case == "inspection":
+        rows = {row["class"]: row for row in found["by_class"]}
+        assert rows["good"]["likelihood_auc"] is None
+        assert 0 <= rows["broken_large"]["likelihood_auc"] <= 1
+    else:
+        assert found["probes"] is not None
+        note = found["notes"].get("fidelity", "")
+        assert ("3 images" in note) == (case == "few_labelled")
+    projected = (tmp_path / "run" / "eval" / "projector" / "labels.tsv").read_text()
+    expected = {"good"} if case == "inspection" else {"cat", "dog"}
+    assert set(projected.split()) <= expected
