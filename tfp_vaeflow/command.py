@@ -21,8 +21,32 @@ FLAGS = flags.FLAGS
 _BESIDE = ["PIL", "h5py", "matplotlib", "pandas", "scipy", "sklearn"]
 
 
+class _PathParser(flags.ArgumentParser):
+    """A path, local or not; `~` at its start is the home directory."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("expected a path")
+        return files.expand(argument)
+
+
+def define_path(
+    name: str, help_text: str, required: bool = False, default: str | None = None
+) -> None:
+    """Defines a flag that holds a path; all such flags are defined here."""
+    flags.DEFINE(_PathParser(), name, default, help_text, required=required)
+
+
+def define_paths(name: str, help_text: str) -> None:
+    """Defines a flag that holds a path and has to be given, once or several times."""
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE_multi(_PathParser(), serializer, name, None, help_text, required=True)
+
+
 def define_model_dir(help_text: str) -> None:
-    flags.DEFINE_string("model_dir", None, help_text, required=True)
+    define_path("model_dir", help_text, required=True)
 
 
 def define_bindings() -> None:

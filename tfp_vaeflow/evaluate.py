@@ -20,11 +20,9 @@ flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
 )
 flags.DEFINE_integer("num_samples", None, "Short for EvaluationConfig.num_samples.")
-flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
-flags.DEFINE_string("other_data", None, "Short for EvaluationConfig.other_data.")
-flags.DEFINE_string(
-    "feature_network", None, "Short for EvaluationConfig.feature_network."
-)
+command.define_path("data_dir", "Short for DataConfig.data_dir.")
+command.define_path("other_data", "Short for EvaluationConfig.other_data.")
+command.define_path("feature_network", "Short for EvaluationConfig.feature_network.")
 
 
 def main() -> None:

@@ -13,14 +13,14 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_string("saved_model", None, "What export wrote, to run in this process.")
+command.define_path("saved_model", "What export wrote, to run in this process.")
 flags.DEFINE_string(
     "server",
     None,
     "Or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME.",
 )
-flags.DEFINE_string(
-    "pictures", None, "Folder of PNG and JPEG files to pick from; default: samples."
+command.define_path(
+    "pictures", "Folder of PNG and JPEG files to pick from; default: samples."
 )
 flags.DEFINE_integer("num_pictures", 12, "How many pictures or samples to begin with.")
 flags.DEFINE_string("host", "127.0.0.1", "Where the page listens.")

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 AnyPath = str | os.PathLike
 _CODES = {
@@ -64,6 +65,19 @@ def _gfile(path: AnyPath) -> Iterator:
 
     with tensorflow_errors(path):
         yield tf.io.gfile
+
+
+def expand(path: AnyPath) -> str:
+    """A path as a shell would read it: `~` at its start is the home directory.
+
+    Shells leave the `~` in `--flag=~/x` alone.
+    """
+    return os.path.expanduser(path)
+
+
+def user_path(text: str) -> Path:
+    """A local path as a user writes it; the `type` of an argument of argparse."""
+    return Path(expand(text))
 
 
 def absolute(path: AnyPath) -> str:

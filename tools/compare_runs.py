@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--output", type=Path, default=Path("comparison"))
+    parser.add_argument("runs", nargs="+", type=files.user_path, metavar="RUN")
+    parser.add_argument("--output", type=files.user_path, default=Path("comparison"))
     flag = parser.parse_args()
     rows = [figures(run.resolve()) for run in flag.runs]
     widths = [

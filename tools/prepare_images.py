@@ -27,8 +27,8 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_string("source", None, "Folder, archive or LMDB directory.", required=True)
-flags.DEFINE_string("output", None, "Where to write.", required=True)
+command.define_path("source", "Folder, archive or LMDB directory.", required=True)
+command.define_path("output", "Where to write.", required=True)
 flags.DEFINE_integer("size", None, "Pixels a side of what is written.", required=True)
 flags.DEFINE_enum(
     "part", "train", ["train", "validation", "test"], "Which part these images are."

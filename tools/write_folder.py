@@ -49,9 +49,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="digits, or tfds:NAME")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=files.user_path)
     parser.add_argument("--format", choices=["png", "jpg"], default="png")
-    parser.add_argument("--data_dir", help="where TensorFlow Datasets keeps its data")
+    parser.add_argument(
+        "--data_dir",
+        type=files.expand,
+        help="where TensorFlow Datasets keeps its data",
+    )
     parser.add_argument(
         "--image_shape",
         type=int,

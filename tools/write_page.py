@@ -21,10 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("run", type=files.user_path, metavar="RUN")
+    parser.add_argument("--output", type=files.user_path, required=True)
     parser.add_argument("--title", required=True)
-    parser.add_argument("--commands", type=Path, help="a text file", required=True)
+    parser.add_argument(
+        "--commands", type=files.user_path, help="a text file", required=True
+    )
     parser.add_argument(
         "--leave_out",
         nargs="*",

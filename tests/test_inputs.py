@@ -1,0 +1,73 @@
+"""What users give the commands: paths, and files of the wrong kind."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
+# Flags and arguments of text that is no path.
+NO_PATHS = {
+    *("gin_bindings", "host", "image_size", "profile_steps", "server", "signature"),
+    *("arguments", "data", "leave_out", "title"),
+}
+
+
+def test_every_flag_that_is_a_path_knows_the_home_directory():
+    """All flags of all commands and tools, by what their parsers make of `~/x`."""
+    code = """if True:
+        import json, os, runpy, sys
+        from tfp_vaeflow import command
+        found = {}
+        for path in sys.argv[1:]:
+            before = set(command.FLAGS)
+            runpy.run_path(path, run_name=path)
+            for name in set(command.FLAGS) - before:
+                try:
+                    value = command.FLAGS[name].parser.parse("~/x")
+                except ValueError:
+                    value = "no text"
+                found[f"{path} {name}"] = value
+                delattr(command.FLAGS, name)
+        print(json.dumps(found))
+    """
+    paths = [f"tfp_vaeflow/{name}.py" for name in COMMANDS]
+    paths += [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tools").glob("*.py"))
+        if "from absl import flags" in path.read_text()
+    ]
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code, *paths],
+            cwd=ROOT,
+            env={**os.environ, "HOME": "/home/of/somebody"},
+            capture_output=True,
+            check=True,
+        ).stdout
+    )
+    assert {path.split()[0] for path in found} == set(paths)
+    assert found["tfp_vaeflow/train.py gin_file"] == "/home/of/somebody/x"
+    for name, value in found.items():
+        if value in ("~/x", ["~/x"]):
+            assert name.split()[1] in NO_PATHS, name
+
+
+def test_every_argument_that_is_a_path_knows_the_home_directory():
+    """Those of the tools that use argparse."""
+    seen = set()
+    for path in sorted((ROOT / "tools").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if getattr(getattr(call, "func", None), "attr", "") != "add_argument":
+                continue
+            given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            kind = given.get("type", "str")
+            assert kind in ("str", "int", "files.expand", "files.user_path")
+            if kind == "str" and not {"choices", "action"} & set(given):
+                name = ast.unparse(call.args[0]).strip("\"'-")
+                assert name in NO_PATHS, f"{path.name}: {name}"
+            seen.add(kind)
+    assert {"files.expand", "files.user_path"} <= seen
