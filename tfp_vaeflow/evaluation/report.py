@@ -57,7 +57,10 @@ def evaluate(
     network = None
     if config.feature_network:
         network = fidelity.load_network(
-            config.feature_network, config.feature_pixel_range, config.batch_size
+            config.feature_network,
+            config.feature_pixel_range,
+            config.batch_size,
+            model.config.image_shape,
         )
     found = None
     if model.encoder is not None:
