@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 # Ground floor first, as in WORKSPACE.md. Rooms of one row import from left to right.
 ROWS = [
-    ["errors", "files", "metrics", "config"],
+    ["errors", "files", "metrics", "classes", "config"],
     ["quantization", "noise"],
     ["convolutions", "norms", "networks"],
     ["bijectors"],
@@ -51,7 +51,7 @@ INNER = {
         "multiscale",
     ],
     "model": ["draws", "core", "inputs", "vaeflow"],
-    "data": ["splits", "pictures", "named", "folder", "batches"],
+    "data": ["splits", "pictures", "listing", "named", "folder", "batches"],
     "evaluation": [
         "likelihood",
         "latents",

@@ -36,8 +36,13 @@ def test_files(root):
     files.write_text(f"{root}/deep/other.txt", "")
     assert files.exists(path) and not files.is_dir(path)
     assert files.list_dir(f"{root}/deep") == ["er", "other.txt"]
-    wanted = files.find(f"{root}/deep", lambda name: name.endswith(".txt"))
-    assert sorted(wanted) == [path, f"{root}/deep/other.txt"]
+    found = files.entries(f"{root}/deep", lambda name: name.endswith(".txt"))
+    assert found == [
+        ("er", f"{root}/deep/er", "directory"),
+        ("other.txt", f"{root}/deep/other.txt", "file"),
+    ]
+    assert files.read_bytes(path, 1) == b"\x00"
+    assert files.identity(f"{root}/deep") != files.identity(f"{root}/deep/er")
     assert files.total_size(f"{root}/deep") == 2
     assert files.stamp(path).split()[0] == "2"
     assert files.absolute(f"{root}/deep/") == f"{root}/deep"
@@ -144,7 +149,7 @@ def test_a_folder_of_images(root, tmp_path, monkeypatch, capsys):
     assert [split.num_images for split in splits] == [12, 6, 6]
     batch = next(iter(data.training_batches(splits.train, config, 4, 0, 0, True)))
     assert batch.images.shape == (4, 8, 8, 3) and set(batch.labels.numpy()) <= {0, 1}
-    for path in files.find(f"{root}/pics", lambda name: name.endswith("png")):
+    for path in data.find_pictures(f"{root}/pics").paths:
         files.remove(path)
     with pytest.raises(OSError, match="cannot be read any more"), data.reading():
         next(iter(data.training_batches(splits.train, config, 4, 0, 0)))

@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 AnyPath = str | os.PathLike
 _CODES = {
@@ -41,7 +42,7 @@ def describe(error: OSError) -> str:
     """The file that an error is about, and what it says."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror}"
+    return f"{printable(str(error.filename))}: {error.strerror}"
 
 
 @contextlib.contextmanager
@@ -78,6 +79,12 @@ def expand(path: AnyPath) -> str:
 def user_path(text: str) -> Path:
     """A local path as a user writes it; the `type` of an argument of argparse."""
     return Path(expand(text))
+def printable(path: AnyPath) -> str:
+    """A path or name as text of one line that every output takes.
+
+    Control characters, and bytes that are not UTF-8, are written as Python writes them.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(path))
 
 
 def absolute(path: AnyPath) -> str:
@@ -120,22 +127,59 @@ def list_dir(path: AnyPath) -> list[str]:
         return sorted(name.rstrip("/") for name in gfile.listdir(path))
 
 
-def find(directory: AnyPath, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """The files below a directory with a name that `wanted` accepts.
+class Entry(NamedTuple):
+    """One thing in a directory.
 
-    Elsewhere every question is a request, so what has such a name is not asked whether
-    it is a directory.
+    Attributes:
+      name: within the directory.
+      path: of it.
+      kind: `file` or `directory`, links followed; `other` for what cannot be read as
+        either, such as a broken link or a pipe.
     """
-    if not is_remote(directory):
-        for folder, _, names in os.walk(directory):
-            yield from (os.path.join(folder, name) for name in names if wanted(name))
-        return
-    for name in list_dir(directory):
-        path = os.path.join(directory, name)
-        if wanted(name):
-            yield path
-        elif is_dir(path):
-            yield from find(path, wanted)
+
+    name: str
+    path: str
+    kind: str
+
+
+def entries(directory: AnyPath, is_file: Callable[[str], bool]) -> list[Entry]:
+    """What lies in a directory, by name.
+
+    Args:
+      directory: to look into.
+      is_file: whether a name is surely that of a file. Elsewhere every question is a
+        request, so that is not asked of the file system then.
+
+    Raises:
+      OSError: if it cannot be looked into.
+    """
+    if is_remote(directory):
+        found = []
+        for name in list_dir(directory):
+            path = os.path.join(directory, name)
+            kind = "file" if is_file(name) or not is_dir(path) else "directory"
+            found.append(Entry(name, path, kind))
+        return found
+    with os.scandir(directory) as scan:
+        found = [Entry(item.name, item.path, _kind(item)) for item in scan]
+    return sorted(found)
+
+
+def _kind(item: os.DirEntry) -> str:
+    try:
+        if item.is_file():
+            return "file"
+        return "directory" if item.is_dir() else "other"
+    except OSError:  # such as links in a circle
+        return "other"
+
+
+def identity(directory: AnyPath) -> object:
+    """What is the same for a directory however links lead to it."""
+    if is_remote(directory):
+        return absolute(directory)
+    found = os.stat(directory)
+    return found.st_dev, found.st_ino
 
 
 def total_size(directory: AnyPath) -> int:
@@ -174,12 +218,13 @@ def remove(path: AnyPath) -> None:
         os.remove(path)
 
 
-def read_bytes(path: AnyPath) -> bytes:
+def read_bytes(path: AnyPath, most: int = -1) -> bytes:
+    """The bytes of a file: all, or the first `most`."""
     if not is_remote(path):
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(most)
     with _gfile(path) as gfile, gfile.GFile(path, "rb") as file:
-        return file.read()
+        return file.read(most)
 
 
 def read_text(path: AnyPath) -> str:

@@ -1,5 +1,9 @@
 """Images by name or from a folder: splits read by index, batches by step."""
 
+import os
+
+from tfp_vaeflow import files
+from tfp_vaeflow.classes import NATURAL, Order
 from tfp_vaeflow.config import DataConfig, ModelConfig
 from tfp_vaeflow.data.batches import (
     Batch,
@@ -9,17 +13,22 @@ from tfp_vaeflow.data.batches import (
     training_batches,
 )
 from tfp_vaeflow.data.folder import holds_images, load_folder
+from tfp_vaeflow.data.listing import LeftOut, Pictures, find_pictures
 from tfp_vaeflow.data.named import load_digits_data, load_tfds
 from tfp_vaeflow.data.splits import Split, Splits, reading
 from tfp_vaeflow.errors import UserError
 
 __all__ = [
     "Batch",
+    "LeftOut",
+    "Pictures",
     "Share",
     "Split",
     "Splits",
     "augment",
+    "check_labels",
     "evaluation_batches",
+    "find_pictures",
     "holds_images",
     "load",
     "reading",
@@ -29,7 +38,7 @@ __all__ = [
 _LOADERS = {"digits": load_digits_data, "tfds": load_tfds}
 
 
-def load(config: DataConfig, model: ModelConfig) -> Splits:
+def load(config: DataConfig, model: ModelConfig, order: Order = NATURAL) -> Splits:
     """Loads a data set for a model.
 
     A `data_dir` that holds a folder of images takes the place of whatever data set the
@@ -39,38 +48,59 @@ def load(config: DataConfig, model: ModelConfig) -> Splits:
     Args:
       config: which data set, and where.
       model: gives the image shape.
+      order: which label each class of a folder gets; `classes.order_of` a run that has
+        begun.
 
     Raises:
       UserError: if the data set is unknown, missing, or of another shape; if a
         class-conditional model does not find its labels.
     """
-    splits = _load(config, model)
-    if model.is_class_conditional:
-        _check_labels(splits.train, model.prior.num_classes)
+    splits = _load(config, model, order)
+    for part in ("train", "validation"):  # the test part is not always read
+        check_labels(getattr(splits, part), model, part)
     return splits
 
 
-def _check_labels(split: Split, num_classes: int) -> None:
+def check_labels(split: Split, model: ModelConfig, part: str) -> None:
+    """Checks that a class-conditional model can work on a part of its data.
+
+    Raises:
+      UserError: if the part has no labels, or some that the model has no class for.
+    """
+    if not model.is_class_conditional or not split.num_images:
+        return
     if split.labels is None:
         raise UserError(
-            "PriorConfig.kind is 'categorical', and the data has no labels; expected a "
-            "labelled data set, or images in one folder a label"
+            f"PriorConfig.kind is 'categorical', and the {part} part of the data has "
+            "no labels; expected a labelled data set, or images in one folder per class"
         )
+    num_classes = model.prior.num_classes
     if split.labels.max() >= num_classes:
         raise UserError(
-            f"the data has labels up to {split.labels.max()}, and "
-            f"PriorConfig.num_classes is {num_classes}; expected "
-            f"{split.labels.max() + 1} or more"
+            f"the {part} part of the data has labels up to {split.labels.max()} (class "
+            f"{split.name_of(split.labels.max())}), and PriorConfig.num_classes is "
+            f"{num_classes}; expected {split.labels.max() + 1} or more"
         )
 
 
-def _load(config: DataConfig, model: ModelConfig) -> Splits:
-    kind = config.name.split(":", 1)[0]
-    if kind == "folder" or (config.data_dir and holds_images(config.data_dir)):
-        return load_folder(config, model.image_shape)
+def _load(config: DataConfig, model: ModelConfig, order: Order) -> Splits:
+    kind, _, name = config.name.partition(":")
+    if kind == "folder" or _is_folder(config.data_dir, name):
+        return load_folder(config, model.image_shape, order)
     if kind not in _LOADERS:
         raise UserError(
             f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "
             "'tfds:NAME'"
         )
     return _LOADERS[kind](config, model.image_shape)
+
+
+def _is_folder(data_dir: str | None, name: str) -> bool:
+    """Whether a directory holds pictures, and not the data set of that name."""
+    if data_dir is None:
+        return False
+    # TensorFlow Datasets keeps the pictures that it was made from in `downloads`.
+    own = [os.path.join(data_dir, part) for part in (name.split("/")[0], "downloads")]
+    if name and any(map(files.is_dir, own)):
+        return False
+    return holds_images(data_dir)

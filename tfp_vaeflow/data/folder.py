@@ -1,169 +1,264 @@
-"""A folder of images of any size, with or without labels.
+"""A folder of pictures of any size, with or without labels.
 
-    ROOT/train/LABEL/*.jpg   labelled; ROOT/test and ROOT/validation likewise, if there
-    ROOT/train/*.jpg         without labels
-    ROOT/*.jpg               without labels, no parts
+    ROOT/train/CLASS/*   labelled; ROOT/test and ROOT/validation likewise, if there
+    ROOT/train/*         without labels
+    ROOT/CLASS/*         labelled, no parts
+    ROOT/*               without labels, no parts
 
-What of validation and test is not there is carved out by the hash of the file names.
-All files are decoded once before training, so that damaged ones are known and named at
-the start; the verdicts are kept by path, size and time.
+The folders of the root are its parts only where one of them is called `train`, in any
+case of letters; then `val`, `valid` or `validation` is the validation part, and `test`
+or `testing` the test part. Otherwise they are classes, whatever they are called. A part
+has labels where at least half of its pictures lie in folders, by the first folder.
+
+Classes are those of the training part; names that only other parts have come after
+them. What of validation and test is not there is carved out of the training part by the
+hash of the file names; the last picture of a class stays. `listing` says which files
+are pictures; damaged ones are known and named at the start.
 """
 
-import concurrent.futures
-import contextlib
 import hashlib
-import json
+import itertools
 import os
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from tfp_vaeflow import files
+from tfp_vaeflow.classes import NATURAL, Order
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.pictures import THREADS, decode, from_files
-from tfp_vaeflow.data.splits import Splits, carve_indices, check_sizes
+from tfp_vaeflow.data import listing
+from tfp_vaeflow.data.pictures import HEAD, format_of, from_files
+from tfp_vaeflow.data.splits import Splits, carve_indices, check_sizes, encoded
 from tfp_vaeflow.errors import UserError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _PARTS = ("train", "validation", "test")
-_NAMED = 5  # damaged files that are named; the rest are counted
+_PART_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
+class _Part(NamedTuple):
+    """Pictures of one part, and the class of each; None where they have none."""
+
+    paths: list[str]
+    classes: list[str] | None
+
+    def at(self, indices: np.ndarray) -> "_Part":
+        classes = self.classes and [self.classes[index] for index in indices]
+        return _Part([self.paths[index] for index in indices], classes)
 
 
-def _image_files(directory: str) -> list[str]:
-    """The image files, by the hash of their names.
+def holds_images(root: str | os.PathLike) -> bool:
+    """Whether a directory looks like a folder of pictures.
 
-    Their own order goes by label, or by film; so the first of them, which initialise
+    It has a training part, or a picture somewhere below.
+    """
+    root = files.absolute(root)
+    if not files.is_dir(root):
+        return False
+    if _holds_train(root):
+        return True
+    return any(map(_is_picture, listing.candidates(root, listing.LeftOut(root))))
+
+
+def _holds_train(root: str) -> bool:
+    return any(
+        _PART_NAMES.get(entry.name.lower()) == "train" and entry.kind == "directory"
+        for entry in files.entries(root, listing.named_as_picture)
+    )
+
+
+def _is_picture(path: str) -> bool:
+    if listing.named_as_picture(os.path.basename(path)):
+        return True
+    try:
+        return format_of(files.read_bytes(path, HEAD)) is not None
+    except OSError:
+        return False
+
+
+def _directories(root: str, left_out: listing.LeftOut) -> dict[str, str]:
+    """The folder of each part that is there; of `train` alone without parts.
+
+    Raises:
+      UserError: if two folders are the same part.
+    """
+    found = files.entries(root, listing.named_as_picture)
+    folders = [entry for entry in found if entry.kind == "directory"]
+    parts = {entry.name: _PART_NAMES.get(entry.name.lower()) for entry in folders}
+    if "train" not in parts.values():
+        if named := [name for name, part in parts.items() if part]:
+            print(
+                f"no folder in {files.printable(root)} is called train: its folders, "
+                f"{', '.join(named)} too, are read as classes"
+            )
+        return {"train": root}
+    directories = {}
+    for entry in found:
+        part = parts.get(entry.name)
+        if part in directories:
+            raise UserError(
+                f"{files.printable(directories[part])} and "
+                f"{files.printable(entry.path)} are both the {part} part; expected one "
+                "folder for it: join them, or rename one"
+            )
+        if part is not None:
+            directories[part] = entry.path
+        elif not left_out.ignored(entry.name, entry.path):
+            left_out.outside.append(entry.path)
+    return directories
+
+
+def _mixed(directory: str, paths: list[str], left_out: listing.LeftOut) -> _Part:
+    """The pictures of a part by the hash of their names, with their classes.
+
+    Their own order goes by class, or by film; so the first of them, which initialise
     the model, are as mixed as all.
     """
 
     def key(path: str) -> tuple:
         name = os.path.basename(path)
-        return hashlib.md5(name.encode()).hexdigest(), path.split("/")
+        return hashlib.md5(encoded(name)).hexdigest(), path.split("/")
 
-    return sorted(files.find(directory, _is_image), key=key)
-
-
-def holds_images(root: str | os.PathLike) -> bool:
-    """Whether a directory looks like a folder of images."""
-    if files.is_dir(os.path.join(root, "train")):
-        return True
-    return any(map(_is_image, files.list_dir(root)))
-
-
-def _cache_path(root: str) -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    whole = root if files.is_remote(root) else os.path.realpath(root)
-    name = whole.strip("/").replace("/", "-")
-    return os.path.join(base, "tfp_vaeflow", f"scan-{name}.json")
-
-
-def _readable(root: str, paths: list[str]) -> list[str]:
-    """The files that decode; prints how many do not, and names some."""
-    cache_path = _cache_path(root)
-    try:
-        known = json.loads(files.read_text(cache_path))
-    except (OSError, ValueError):
-        known = {}
-
-    def fault(path: str) -> str | None:
-        try:
-            decode(path, (1, 1, 3))
-        except Exception as error:  # Pillow raises all kinds
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-        return None
-
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        stamps = pool.map(files.stamp, paths)
-        keys = [f"{path} {stamp}" for path, stamp in zip(paths, stamps)]
-        missing = [index for index, key in enumerate(keys) if key not in known]
-        if missing:
-            print(f"checking {len(missing)} files in {root}", flush=True)
-        faults = pool.map(fault, [paths[index] for index in missing])
-        known |= {keys[index]: found for index, found in zip(missing, faults)}
-    if missing:
-        # With no place to keep the verdicts, the next run checks again.
-        with contextlib.suppress(OSError):
-            files.write_text(cache_path, json.dumps({key: known[key] for key in keys}))
-    bad = [(path, known[key]) for path, key in zip(paths, keys) if known[key]]
-    if bad:
-        print(f"{len(bad)} of {len(paths)} files cannot be read and are left out:")
-        for path, reason in bad[:_NAMED]:
-            print(f"  {path}: {reason}")
-        if len(bad) > _NAMED:
-            print(f"  and {len(bad) - _NAMED} more", flush=True)
-    return [path for path, key in zip(paths, keys) if not known[key]]
+    paths = sorted(paths, key=key)
+    start = len(directory) + 1
+    classes = [path[start:].rpartition("/")[0].partition("/")[0] for path in paths]
+    strays = [path for path, name in zip(paths, classes) if not name]
+    if len(strays) * 2 > len(paths):
+        if len(strays) < len(paths):
+            print(
+                f"{files.printable(directory)}: {len(strays)} pictures lie right in it "
+                f"and {len(paths) - len(strays)} in folders; all are read, without "
+                "labels"
+            )
+        return _Part(paths, None)
+    left_out.unlabelled += strays
+    labelled = [(path, name) for path, name in zip(paths, classes) if name]
+    return _Part(
+        [path for path, _ in labelled],
+        [files.printable(name) for _, name in labelled],
+    )
 
 
-def _label(directory: str, path: str) -> str | None:
-    """The folder right below the part's directory that a file lies in, if any."""
-    parts = os.path.relpath(path, directory).split("/")
-    return parts[0] if len(parts) > 1 else None
-
-
-def _list_parts(root: str) -> tuple[dict[str, list[str]], dict[str, str | None]]:
-    """Readable files of the parts that are there, and the label of each."""
-    directories = {part: os.path.join(root, part) for part in _PARTS}
-    directories = {part: d for part, d in directories.items() if files.is_dir(d)}
-    if "train" not in directories:
-        directories = {"train": root}
-    parts = {part: _image_files(path) for part, path in directories.items()}
-    good = set(_readable(root, [path for paths in parts.values() for path in paths]))
-    parts = {part: [p for p in paths if p in good] for part, paths in parts.items()}
-    labels = {}
-    for part, paths in parts.items():
-        labels |= {path: _label(directories[part], path) for path in paths}
-    return {part: paths for part, paths in parts.items() if paths}, labels
-
-
-def load_folder(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
-    """The images of `config.data_dir`; see the module's docstring for its layout.
+def _read_parts(root: str) -> dict[str, _Part]:
+    """The parts that hold pictures; says what is left out.
 
     Raises:
-      UserError: if there is no such folder, it holds too few images, or a label is not
-        among those of the training part.
+      UserError: if there are too few pictures to train on.
+    """
+    left_out = listing.LeftOut(root)
+    directories = _directories(root, left_out)
+    found = {
+        part: list(listing.candidates(directory, left_out))
+        for part, directory in directories.items()
+    }
+    good = set(listing.readable([*itertools.chain(*found.values())], left_out))
+    if directories == {"train": root}:
+        _hint_at_parts_below(root, good)
+    parts = {}
+    for part, directory in directories.items():
+        paths = [path for path in found[part] if path in good]
+        parts[part] = _mixed(directory, paths, left_out)
+    for line in left_out.lines():
+        print(line, flush=True)
+    count = len(parts["train"].paths)
+    if count < len(_PARTS):
+        where = files.printable(directories["train"])
+        raise UserError(
+            f"{where} holds {count} readable training images; expected at least "
+            f"{len(_PARTS)}; {_found_instead(left_out)}"
+            f"{listing.expected(files.printable(root))}"
+        )
+    for part in list(parts):
+        if not parts[part].paths:
+            where = files.printable(directories[part])
+            print(f"{where} holds no readable images", flush=True)
+            del parts[part]
+    return parts
+
+
+def _hint_at_parts_below(root: str, paths: Iterable[str]) -> None:
+    """Says where folders of parts lie one level too deep."""
+    start = len(root) + 1
+    for path in paths:
+        words = path[start:].split("/")
+        if len(words) > 2 and _PART_NAMES.get(words[1].lower()) == "train":
+            where = files.printable(os.path.join(root, words[0]))
+            print(
+                f"the folders of {files.printable(root)} are read as classes; for the "
+                f"parts in {where} name it with --data_dir"
+            )
+            return
+
+
+def _found_instead(left_out: listing.LeftOut) -> str:
+    found = " ".join(" ".join(left_out.lines()).split())
+    return f"{found}; " if found else ""
+
+
+def _carve(parts: dict[str, _Part], root: str, fraction: float) -> None:
+    """Takes what is not there of test and validation from the training part."""
+    share, made = fraction, []
+    for part in ("test", "validation"):
+        train = parts["train"]
+        if part not in parts and fraction == 0:
+            parts[part] = _Part([], None)
+        elif part not in parts:
+            # By name, not by path: a copy of the folder is divided in the same way.
+            names = [f"{part} {os.path.basename(path)}" for path in train.paths]
+            kept, aside = carve_indices(names, share, train.classes)
+            parts["train"], parts[part] = train.at(kept), train.at(aside)
+            share /= 1 - share  # of what is left, the same number again
+            made.append(f"{len(aside)} for {part}")
+    if made:
+        where = files.printable(root)
+        print(f"{where}: set aside from its training images {' and '.join(made)}")
+    if not parts["test"].paths and fraction:
+        raise UserError(
+            f"{files.printable(root)} has no test images, and none can be set aside: "
+            f"each of its {len(parts['train'].paths)} classes has one picture; "
+            "expected two or more of some classes, or pictures right in it, without "
+            "classes"
+        )
+
+
+def load_folder(
+    config: DataConfig, image_shape: tuple[int, int, int], order: Order = NATURAL
+) -> Splits:
+    """The images of `config.data_dir`; see the module's docstring for its layout.
+
+    Args:
+      config: names the folder.
+      image_shape: to crop and resize to.
+      order: which label each class gets.
+
+    Raises:
+      UserError: if there is no such folder, or it holds too few images.
     """
     if config.data_dir is None:
         raise UserError(
             "DataConfig.name is 'folder' without a folder; name one with --data_dir"
         )
-    root = config.data_dir
-    if not holds_images(root):
-        raise UserError(
-            f"{root} holds no images; expected {root}/train/LABEL/*.jpg or *.png, or "
-            "such files right in it"
-        )
-    parts, label_of = _list_parts(root)
-    if len(parts.get("train", [])) < len(_PARTS):
-        raise UserError(
-            f"{root} holds {len(parts.get('train', []))} readable training images; "
-            f"expected at least {len(_PARTS)}"
-        )
-    share = config.validation_fraction
-    for part in ("test", "validation"):
-        if part not in parts and share == 0:
-            parts[part] = []
-        elif part not in parts:
-            # By name, not by path: a copy of the folder is divided in the same way.
-            names = [f"{part} {os.path.basename(path)}" for path in parts["train"]]
-            kept, aside = carve_indices(names, share)
-            parts[part] = [parts["train"][index] for index in aside]
-            parts["train"] = [parts["train"][index] for index in kept]
-            share /= 1 - share  # of what is left, the same number again
-    classes = {label_of[path] for path in parts["train"]}
-    known = None if None in classes else sorted(classes)
+    root = files.absolute(config.data_dir)
+    if not files.is_dir(root):
+        what = "is a file" if files.exists(root) else "does not exist"
+        shown = files.printable(root)
+        raise UserError(f"{shown} {what}; {listing.expected(shown)}")
+    parts = _read_parts(root)
+    classes = {part: set(found.classes or ()) for part, found in parts.items()}
+    _carve(parts, root, config.validation_fraction)
+    names = order.arrange(classes.pop("train"), set().union(*classes.values()))
+    label_of = {name: label for label, name in enumerate(names)}
     splits = {}
-    for part, paths in parts.items():
+    for part, (paths, found) in parts.items():
         labels = None
-        if known:
-            strange = [path for path in paths if label_of[path] not in classes]
-            if strange:
-                raise UserError(
-                    f"{strange[0]} has the label {label_of[strange[0]]!r}; the "
-                    f"training images have {', '.join(known)}"
-                )
-            labels = np.array([known.index(label_of[path]) for path in paths])
-        splits[part] = from_files(paths, image_shape, labels)
-    return check_sizes(Splits(**splits), root)
+        if found is not None:
+            labels = np.array([label_of[name] for name in found], np.int64)
+        splits[part] = from_files(paths, image_shape, labels, names or None)
+    return check_sizes(Splits(**splits), files.printable(root))

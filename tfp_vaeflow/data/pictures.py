@@ -1,17 +1,157 @@
-"""Reading pictures as people have them: any size and mode, JPEG, PNG or WebP."""
+"""Reading pictures as people have them: any size and mode, in six formats."""
 
 import concurrent.futures
-import io
+import contextlib
 import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from tfp_vaeflow import files
 from tfp_vaeflow.data.splits import LostImageError, Split, from_numpy
 
 THREADS = os.cpu_count() or 1
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+HEAD = 32  # bytes that tell the format of a file
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # their sizes
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def format_of(head: bytes) -> str | None:
+    """The format of a file by its first bytes; None if it is not read here.
+
+    Args:
+      head: the first `HEAD` bytes or more.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    # Two letters alone would make a picture of many a text.
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return next((f for start, f in _SIGNATURES.items() if head.startswith(start)), None)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """An image as its EXIF data says it should be shown, if that can be read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises all kinds
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _opened(data: bytes) -> Image.Image:
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        return _turned(image)
+
+
+def _png_without_metadata(data: bytes, with_exif: bool) -> bytes:
+    """A PNG file with only the chunks that its pixels need."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if kind[:1].isupper() or kind == b"tRNS" or (with_exif and kind == b"eXIf"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _jpeg_without_metadata(data: bytes, with_exif: bool) -> bytes:
+    """A JPEG file without comments and application data, but what its colours need."""
+    kept, at = [data[:2]], 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        marker = data[at + 1]
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        needed = marker not in (*range(0xE1, 0xF0), 0xFE) or marker == 0xEE
+        if needed or (with_exif and data[at + 4 : at + 10] == b"Exif\0\0"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _jpeg_without_end(data: bytes) -> Image.Image:
+    """A JPEG file that lacks its end marker, and nothing else.
+
+    The decoder makes missing rows grey and says nothing. So the end is put in its place
+    twice, once behind bytes that mean nothing: they change a picture that misses rows.
+
+    Raises:
+      ValueError: if rows are missing.
+    """
+    data = data.rstrip(b"\xff")  # half of the end marker
+    image, other = (
+        _opened(data + filling + b"\xff\xd9")
+        for filling in (b"", bytes(range(1, 255)) * 4)
+    )
+    if image.tobytes() != other.tobytes():
+        raise ValueError("the last rows are missing")
+    return image
+
+
+def _attempts(data: bytes) -> Iterator[Callable[[], Image.Image]]:
+    """Ways to read a file, the next one for files with worse metadata."""
+    yield lambda: _opened(data)
+    kind = format_of(data)
+    if kind == "JPEG":
+        yield lambda: _jpeg_without_end(data)
+    shorten = {"PNG": _png_without_metadata, "JPEG": _jpeg_without_metadata}.get(kind)
+    if shorten is not None:
+        for with_exif in (True, False):
+            short = shorten(data, with_exif)
+            yield lambda short=short: _opened(short)
+            if kind == "JPEG":
+                yield lambda short=short: _jpeg_without_end(short)
+
+
+def _read(data: bytes) -> Image.Image:
+    """The first picture in a file, turned; metadata that cannot be read is ignored."""
+    if format_of(data) is None:
+        raise ValueError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file")
+    first, *others = _attempts(data)
+    try:
+        return first()
+    except Image.DecompressionBombError:
+        raise
+    except Exception:
+        for attempt in others:
+            with contextlib.suppress(Exception):
+                return attempt()
+        raise
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of one wide channel with 8 bits in it, if its range is known."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, whose range is not known")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"its pixels run from {values.min()} to {values.max()}; expected 0 to 65535"
+        )
+    return Image.fromarray((values // 257).astype(np.uint8))
 
 
 def decode(
@@ -19,27 +159,28 @@ def decode(
 ) -> np.ndarray:
     """Reads one image: turned as its EXIF says, cropped to shape, resized.
 
-    Transparent pixels are laid on white, 16 bits a channel scaled to 8, CMYK and
-    palettes converted; a colour image becomes grey where the model is grey.
+    Its format goes by its content, not by its name. Of an animation the first frame is
+    taken. Transparent pixels are laid on white, 16 bits per channel scaled to 8, CMYK
+    and palettes converted; a colour image becomes grey where the model is grey.
+    Metadata that cannot be read is ignored, and so is a missing end marker.
 
     Args:
-      source: a JPEG, PNG or WebP file, or its path, remote or not.
+      source: a file of one of `FORMATS`, or its path, remote or not.
       image_shape: `(H, W, C)` to crop and resize to, C = 1 or 3.
 
     Returns:
       uint8 `[H, W, C]`.
 
     Raises:
-      OSError, SyntaxError or ValueError: if the file is damaged or no image.
+      OSError, SyntaxError, ValueError or what else Pillow raises: if pixels are damaged
+        or missing, or the file is no image.
     """
     height, width, channels = image_shape
     if isinstance(source, (str, os.PathLike)):
-        source = io.BytesIO(files.read_bytes(source))
-    with Image.open(source, formats=["JPEG", "PNG", "WEBP"]) as image:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        data = files.read_bytes(source)
+    else:
+        data = source.read()
+    image = _eight_bits(_read(data))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -48,7 +189,8 @@ def decode(
     if image.size != (width, height):
         # The largest part in the middle that has the model's proportions.
         scale = min(image.width / width, image.height / height)
-        crop_width, crop_height = round(scale * width), round(scale * height)
+        crop_width = max(1, round(scale * width))
+        crop_height = max(1, round(scale * height))
         left = (image.width - crop_width) // 2
         top = (image.height - crop_height) // 2
         image = image.crop((left, top, left + crop_width, top + crop_height))
@@ -56,10 +198,20 @@ def decode(
     return np.asarray(image).reshape(image_shape)
 
 
+def fault(error: Exception) -> str:
+    """What is wrong with a file that `decode` cannot read, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Image.UnidentifiedImageError):  # its text is an address
+        return "its header cannot be read"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def from_files(
     paths: list[str],
     image_shape: tuple[int, int, int],
     labels: np.ndarray | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Split:
     """A split of files that are decoded when they are read.
 
@@ -72,12 +224,12 @@ def from_files(
         try:
             return decode(path, image_shape)
         except Exception as error:  # Pillow raises all kinds
-            text = files.describe(error) if isinstance(error, OSError) else str(error)
-            text = " ".join(text.removeprefix(f"{path}: ").split())
-            raise LostImageError(f"{path} cannot be read any more: {text}") from error
+            raise LostImageError(
+                f"{files.printable(path)} cannot be read any more: {fault(error)}"
+            ) from error
 
     def read(indices):
         return np.stack(list(pool.map(read_one, indices)))
 
     read_labels = None if labels is None else lambda: labels
-    return from_numpy(len(paths), read, image_shape, read_labels)
+    return from_numpy(len(paths), read, image_shape, read_labels, class_names)

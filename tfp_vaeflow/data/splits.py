@@ -1,5 +1,6 @@
 """Splits: images that are read by index, and how parts are carved out of one."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -45,16 +46,23 @@ class Split:
       read: int64 indices `[B]` -> uint8 images `[B, H, W, C]`; works in a tf.data map
         (see `reading`).
       read_labels: gives the labels, which may take a while; None where there are none.
+      class_names: of all labels of the data set, label i being the i-th; None where
+        there are none.
     """
 
     num_images: int
     read: Callable[[tf.Tensor], tf.Tensor]
     read_labels: Callable[[], np.ndarray] | None
+    class_names: tuple[str, ...] | None = None
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """int64 `[num_images]`, or None where there are none."""
         return None if self.read_labels is None else self.read_labels()
+
+    def name_of(self, label: int) -> str:
+        """The name of a class: its label as a text where classes have no names."""
+        return str(label) if self.class_names is None else self.class_names[label]
 
     def subset(self, indices: np.ndarray) -> "Split":
         """The images at some indices, in that order."""
@@ -62,8 +70,11 @@ class Split:
         read_labels = None
         if self.read_labels is not None:
             read_labels = lambda: self.labels[indices]  # noqa: E731
-        return Split(
-            len(indices), lambda i: self.read(tf.gather(table, i)), read_labels
+        return dataclasses.replace(
+            self,
+            num_images=len(indices),
+            read=lambda i: self.read(tf.gather(table, i)),
+            read_labels=read_labels,
         )
 
     def first(self, count: int) -> np.ndarray:
@@ -104,6 +115,7 @@ def from_numpy(
     read: Callable[[np.ndarray], np.ndarray],
     image_shape: tuple[int, int, int],
     read_labels: Callable[[], np.ndarray] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Split:
     """A split that Python code reads: indices `[B]` -> uint8 `[B, H, W, C]`."""
 
@@ -112,25 +124,44 @@ def from_numpy(
         images.set_shape([None, *image_shape])
         return images
 
-    return Split(num_images, read_tensor, read_labels)
+    return Split(num_images, read_tensor, read_labels, class_names)
 
 
-def carve_indices(names: list[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def carve_indices(
+    names: list[str], fraction: float, classes: list[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Chooses a fraction of things, at least one, by the hash of their names.
 
     The choice looks random and is the same in every run; what is added or removed
     later moves few of the others.
 
+    Args:
+      names: of the things.
+      fraction: to choose.
+      classes: theirs; the last one of a class is never chosen, so that fewer are where
+        most classes have one. None where there are no classes.
+
     Returns:
       The indices of what stays and of what was chosen, each in ascending order.
     """
-
-    def key(index: int) -> str:
-        return hashlib.md5(names[index].encode()).hexdigest()
-
-    order = np.array(sorted(range(len(names)), key=key), np.int64)
+    keys = [hashlib.md5(encoded(name)).hexdigest() for name in names]
+    order = sorted(range(len(names)), key=keys.__getitem__)
     count = max(1, round(fraction * len(names)))
-    return np.sort(order[count:]), np.sort(order[:count])
+    if classes is not None:
+        left = collections.Counter(classes)
+        spare = []
+        for index in order:
+            if left[classes[index]] > 1 and len(spare) < count:
+                left[classes[index]] -= 1
+                spare.append(index)
+        order = spare
+    chosen = np.array(sorted(order[:count]), np.int64)
+    return np.setdiff1d(np.arange(len(names)), chosen), chosen
+
+
+def encoded(name: str) -> bytes:
+    """A file's name as bytes, also one that is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def check_sizes(splits: Splits, source: str) -> Splits:

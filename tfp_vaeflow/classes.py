@@ -1,0 +1,109 @@
+"""Classes by name: their order, and the names that a run keeps of its labels.
+
+Label i is the i-th name. A model directory, and what is exported of a class-conditional
+model, hold the names in `classes.json`.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tfp_vaeflow import files
+from tfp_vaeflow.errors import UserError
+
+FILE = "classes.json"
+
+
+def natural_key(name: str) -> list:
+    """Sorts names as people do: "2" before "10", "b" before "C"."""
+    # Odd places hold the digits, so that numbers meet numbers only.
+    words = re.split("([0-9]+)", name)
+    return [[int(w) if i % 2 else w.casefold() for i, w in enumerate(words)], name]
+
+
+class Order(NamedTuple):
+    """Which label each class gets.
+
+    Attributes:
+      known: the names that a run has kept: they come first, as they are.
+      natural: whether numbers in new names count as numbers; before names were kept
+        they did not.
+    """
+
+    known: tuple[str, ...] = ()
+    natural: bool = True
+
+    def arrange(self, *groups: Iterable[str]) -> tuple[str, ...]:
+        """Names in the order of their labels: the known ones, then group by group."""
+        key = natural_key if self.natural else None
+        names = dict.fromkeys(self.known)
+        for group in groups:
+            names |= dict.fromkeys(sorted(group, key=key))
+        return tuple(names)
+
+
+NATURAL = Order()
+
+
+def write(directory: str | os.PathLike, names: Sequence[str]) -> None:
+    """Keeps the names of labels in a directory; in one step."""
+    text = json.dumps({"classes": list(names)}, indent=2) + "\n"
+    files.write_text(os.path.join(directory, FILE), text)
+
+
+def read(directory: str | os.PathLike) -> tuple[str, ...] | None:
+    """The names that a directory keeps; None if there are none.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    path = os.path.join(directory, FILE)
+    if not files.exists(path):
+        return None
+    try:
+        names = json.loads(files.read_text(path))["classes"]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("not every name is a text")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} is damaged ({error}); expected {{"classes": [NAME, ...]}}: bring '
+            "back a copy of it"
+        ) from error
+    return tuple(names)
+
+
+def order_of(directory: str | os.PathLike) -> Order:
+    """The order of a run that has begun: without names, the one before there were."""
+    names = read(directory)
+    return Order(natural=False) if names is None else Order(names)
+
+
+def label_of(name: str, names: Sequence[str] | None, num_classes: int) -> int:
+    """The label of a class that somebody names, or gives by its number.
+
+    Args:
+      name: one of `names`, or else a label, 0 to `num_classes - 1`.
+      names: those of the labels; None where they are not known.
+      num_classes: of the model.
+
+    Raises:
+      UserError: if there is no such class.
+    """
+    known = (names or ())[:num_classes]
+    if (shown := files.printable(name)) in known:
+        return known.index(shown)
+    if re.fullmatch("[0-9]{1,9}", name) and int(name) < num_classes:
+        return int(name)
+    expected = f"a number from 0 to {num_classes - 1}"
+    raise UserError(
+        f"there is no class {shown!r}; expected "
+        + (f"one of {listed(known)}, or {expected}" if known else expected)
+    )
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names as a text, the first of them if there are many."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

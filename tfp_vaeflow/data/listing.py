@@ -1,0 +1,311 @@
+"""Which files of a folder are pictures, what else it holds, and which are damaged.
+
+Links are followed. Hidden files and those of other programs are passed over; all others
+are known by their content. What is left out is counted, by kind.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import PIL
+
+from tfp_vaeflow import files
+from tfp_vaeflow.data.pictures import (
+    FORMATS,
+    HEAD,
+    THREADS,
+    decode,
+    fault,
+    format_of,
+)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+# What operating systems, notebooks, network drives and tools put beside pictures.
+_HELPERS = {
+    ".ipynb_checkpoints",
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+}
+# A camera's raw file is a TIFF file to its first reader, and shows it a thumbnail.
+_RAW = (".dng", ".nef", ".cr2", ".arw", ".orf", ".pef", ".srw", ".rw2", ".3fr", ".iiq")
+_NAMED = 5  # files that are named; the rest are counted
+_OTHER, _DAMAGED = "other format", "damaged"
+_VERSION = f"2 {PIL.__version__}"  # of the verdicts that are kept
+
+
+class LeftOut:
+    """What is left out of a folder.
+
+    Attributes:
+      hidden: files and folders whose names begin with a dot.
+      helpers: files and folders of other programs.
+      other_formats: pairs of a file that is no picture of `FORMATS`, and its kind.
+      unreadable: pairs of a picture, or a folder, that cannot be read, and why.
+      unlabelled: pictures beside folders that name classes.
+      outside: what lies beside the folders of the parts.
+      num_pictures: files that were taken for pictures, damaged ones too.
+
+    Args:
+      root: the folder.
+    """
+
+    def __init__(self, root: str):
+        self.root = root
+        self.hidden: list[str] = []
+        self.helpers: list[str] = []
+        self.other_formats: list[tuple[str, str]] = []
+        self.unreadable: list[tuple[str, str]] = []
+        self.unlabelled: list[str] = []
+        self.outside: list[str] = []
+        self.num_pictures = 0
+
+    def ignored(self, name: str, path: str) -> bool:
+        """Notes what is passed over by its name; whether it is."""
+        kind = ignored_kind(name)
+        if kind is not None:
+            (self.hidden if kind == "hidden" else self.helpers).append(path)
+        return kind is not None
+
+    def lines(self) -> Iterator[str]:
+        """What to say of all this: nothing where nothing was left out."""
+        parts = [
+            (len(self.hidden), "hidden", ""),
+            (len(self.helpers), "of other programs", _counts(self._names())),
+            (
+                len(self.other_formats),
+                "of other formats",
+                _counts(kind for _, kind in self.other_formats),
+            ),
+        ]
+        said = [f"{n} {what}" + f" ({of})" * bool(of) for n, what, of in parts if n]
+        if said:
+            yield f"left out of {files.printable(self.root)}: {', '.join(said)}"
+        if self.unreadable:
+            yield (
+                f"{len(self.unreadable)} of {self.num_pictures} files cannot be read "
+                "and are left out:"
+            )
+            yield from _indented(
+                f"{files.printable(path)}: {reason}" for path, reason in self.unreadable
+            )
+        if self.unlabelled:
+            yield (
+                f"{len(self.unlabelled)} pictures beside the class folders have no "
+                "label and are left out:"
+            )
+            yield from _indented(map(files.printable, self.unlabelled))
+        if self.outside:
+            yield "what lies beside the folders of the parts is not read:"
+            yield from _indented(map(files.printable, self.outside))
+
+    def _names(self) -> Iterator[str]:
+        return (files.printable(os.path.basename(path)) for path in self.helpers)
+
+
+def _counts(kinds: Iterable[str]) -> str:
+    counted = collections.Counter(kinds).most_common()
+    text = ", ".join(f"{number} {kind}" for kind, number in counted[:_NAMED])
+    return text + (", ..." if len(counted) > _NAMED else "")
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines := list(lines)):
+        if number == _NAMED:
+            yield f"  and {len(lines) - _NAMED} more"
+            return
+        yield f"  {line}"
+
+
+def ignored_kind(name: str) -> str | None:
+    """Why a file or folder is passed over by its name: `hidden`, `helper`, or None."""
+    if name.lower() in _HELPERS:
+        return "helper"
+    return "hidden" if name.startswith(".") else None
+
+
+def named_as_picture(name: str) -> bool:
+    """Whether a name ends as those of pictures do."""
+    return name.lower().endswith(SUFFIXES)
+
+
+class _Folder(NamedTuple):
+    path: str
+    above: frozenset  # the identities of the folders that it lies in, and its own
+
+
+def candidates(directory: str, left_out: LeftOut) -> Iterator[str]:
+    """The files below a directory but those that are passed over by their names.
+
+    Args:
+      directory: to walk.
+      left_out: takes what is passed over, and what cannot be looked into.
+    """
+    waiting = [_Folder(directory, frozenset())]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            own = files.identity(folder.path)
+            if own in folder.above:
+                raise OSError(0, "a link to a folder that it lies in", folder.path)
+            found = files.entries(folder.path, named_as_picture)
+        except OSError as error:
+            left_out.unreadable.append((folder.path, fault(error)))
+            left_out.num_pictures += 1
+            continue
+        for entry in found:
+            if left_out.ignored(entry.name, entry.path):
+                continue
+            if entry.kind == "file":
+                yield entry.path
+            elif entry.kind == "directory":
+                waiting.append(_Folder(entry.path, folder.above | {own}))
+            elif named_as_picture(entry.name):
+                reason = "a broken link, or no regular file"
+                left_out.unreadable.append((entry.path, reason))
+                left_out.num_pictures += 1
+            else:
+                kind = "broken link or special file"
+                left_out.other_formats.append((entry.path, kind))
+
+
+def _kind_of_name(path: str) -> str:
+    suffix = os.path.splitext(os.path.basename(path))[1].lower()
+    return files.printable(suffix) or "without a suffix"
+
+
+def _verdict(path: str) -> tuple[str, str] | None:
+    """None for a picture that can be read; else its kind, and what is wrong."""
+    name = os.path.basename(path)
+    if not named_as_picture(name):  # it may be of any size
+        if format_of(files.read_bytes(path, HEAD)) is None:
+            return _OTHER, _kind_of_name(path)
+        if name.lower().endswith(_RAW):
+            return _OTHER, _kind_of_name(path)
+    try:
+        decode(path, (1, 1, 3))
+    except Exception as error:  # Pillow raises all kinds
+        if isinstance(error, OSError) and error.errno:
+            raise  # the file system's, and perhaps not for long
+        return _DAMAGED, fault(error)
+    return None
+
+
+def _cache_path(root: str) -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    whole = root if files.is_remote(root) else os.path.realpath(root)
+    name = hashlib.md5(os.fsencode(whole)).hexdigest()
+    return os.path.join(base, "tfp_vaeflow", f"scan-{name}.json")
+
+
+def _known_verdicts(cache_path: str) -> dict[str, tuple[str, str] | None]:
+    try:
+        kept = json.loads(files.read_text(cache_path))
+        return kept["verdicts"] if kept["version"] == _VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def readable(paths: list[str], left_out: LeftOut) -> list[str]:
+    """The pictures among files that can be read.
+
+    All are decoded once; the verdicts are kept by path, size and time.
+
+    Args:
+      paths: what `candidates` gave.
+      left_out: takes the others; its root names what is being checked.
+    """
+    cache_path = _cache_path(left_out.root)
+    known = _known_verdicts(cache_path)
+    failed = {}
+
+    def stamp(path):
+        try:
+            return f"{path} {files.stamp(path)}"
+        except OSError as error:  # gone since it was found, say
+            failed[path] = _DAMAGED, fault(error)
+            return None
+
+    def judge(index):
+        try:
+            return _verdict(paths[index])
+        except OSError as error:
+            failed[paths[index]] = _DAMAGED, fault(error)
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        keys = list(pool.map(stamp, paths))
+        missing = [i for i, key in enumerate(keys) if key and key not in known]
+        if missing:
+            root = files.printable(left_out.root)
+            print(f"checking {len(missing)} files in {root}", flush=True)
+        for index, verdict in zip(missing, pool.map(judge, missing)):
+            if paths[index] not in failed:
+                known[keys[index]] = verdict
+    if missing:
+        # With no place to keep the verdicts, the next run checks again.
+        kept = {key: known[key] for key in keys if key in known}
+        with contextlib.suppress(OSError):
+            text = json.dumps({"version": _VERSION, "verdicts": kept})
+            files.write_text(cache_path, text)
+    good = []
+    for path, key in zip(paths, keys):
+        kind, reason = failed.get(path) or known.get(key) or (None, None)
+        if kind == _OTHER:
+            left_out.other_formats.append((path, reason))
+            continue
+        left_out.num_pictures += 1
+        if kind == _DAMAGED:
+            left_out.unreadable.append((path, reason))
+        else:
+            good.append(path)
+    return good
+
+
+class Pictures(NamedTuple):
+    """What `find_pictures` found.
+
+    Attributes:
+      paths: of the pictures, in the order of their folders and names.
+      left_out: what else there was.
+    """
+
+    paths: list[str]
+    left_out: LeftOut
+
+
+def find_pictures(folder: str | os.PathLike) -> Pictures:
+    """The pictures below a folder, by the rules of training; `decode` reads them.
+
+    Hidden files, helper folders, files of other formats and those that cannot be read
+    are left out; print `left_out.lines()` to say so.
+
+    Args:
+      folder: on this machine or elsewhere.
+    """
+    left_out = LeftOut(files.absolute(folder))
+    paths = readable(sorted(candidates(left_out.root, left_out)), left_out)
+    return Pictures(paths, left_out)
+
+
+def expected(root: str) -> str:
+    """What to say that a folder of pictures may look like."""
+    return (
+        f"expected {root}/train/CLASS/*, {root}/CLASS/*, or files right in {root}, of "
+        f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    )
