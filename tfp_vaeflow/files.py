@@ -79,6 +79,8 @@ def expand(path: AnyPath) -> str:
 def user_path(text: str) -> Path:
     """A local path as a user writes it; the `type` of an argument of argparse."""
     return Path(expand(text))
+
+
 def printable(path: AnyPath) -> str:
     """A path or name as text of one line that every output takes.
 
