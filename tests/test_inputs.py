@@ -7,6 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import pytest
+
+from testing import tiny_model_config
+from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model import build_model
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
 # Flags and arguments of text that is no path.
@@ -71,3 +78,63 @@ def test_every_argument_that_is_a_path_knows_the_home_directory():
                 assert name in NO_PATHS, f"{path.name}: {name}"
             seen.add(kind)
     assert {"files.expand", "files.user_path"} <= seen
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"KERAS_BACKEND": "jax"}, 'unset KERAS_BACKEND, or set "backend": "tensorfl'),
+        pytest.param(
+            {"image_data_format": "channels_first"},
+            'set "image_data_format": "channels_last" in {home}/keras.json',
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_keras_set_up_for_something_else(tmp_path, settings, message):
+    """By its variable or its file: found before anything else."""
+    variables = {k: v for k, v in settings.items() if k.isupper()}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    result = subprocess.run(
+        [sys.executable, "-m", "tfp_vaeflow.train", "--gin_file=x", "--model_dir=x"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "KERAS_HOME": str(tmp_path),
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: Keras")
+    assert message.format(home=tmp_path) in line
+
+
+@pytest.mark.parametrize(
+    "name, value", [("image_data_format", "channels_first"), ("floatx", "float64")]
+)
+def test_no_model_with_keras_set_up_for_something_else(name, value):
+    """Also where Python code sets it up."""
+    former = getattr(keras.config, name)()
+    getattr(keras.config, f"set_{name}")(value)
+    try:
+        with pytest.raises(UserError, match=f"Keras' {name} is {value}"):
+            build_model(tiny_model_config())
+    finally:
+        getattr(keras.config, f"set_{name}")(former)
+
+
+def test_no_model_with_another_backend(monkeypatch):
+    """One that is installed; none is here."""
+    monkeypatch.setattr(keras.config, "backend", lambda: "torch")
+    with pytest.raises(UserError, match="Keras computes with torch"):
+        build_model(tiny_model_config())
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_images_are_grey_or_rgb(channels):
+    with pytest.raises(UserError, match=r"image_shape is .* 1 channel .* or 3"):
+        tiny_model_config(image_shape=(8, 8, channels))
