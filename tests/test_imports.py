@@ -60,6 +60,7 @@ INNER = {
         "decoupling",
         "fidelity",
         "novelty",
+        "by_class",
         "report",
         "page",
         "illustrations",

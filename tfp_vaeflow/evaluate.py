@@ -29,7 +29,15 @@ def main() -> None:
     import json
     import os
 
-    from tfp_vaeflow import checkpoints, data, experiment, files, metrics, summaries
+    from tfp_vaeflow import (
+        checkpoints,
+        classes,
+        data,
+        experiment,
+        files,
+        metrics,
+        summaries,
+    )
     from tfp_vaeflow.evaluation import illustrations, page, report
 
     flag = command.FLAGS
@@ -42,7 +50,8 @@ def main() -> None:
         }
     )
     config = experiment.load_saved(flag.model_dir, bindings)
-    splits = data.load(config.data, config.model)
+    order = classes.order_of(flag.model_dir)
+    splits = data.load(config.data, config.model, order)
     model, step = checkpoints.load_with_step(flag.model_dir, flag.checkpoint)
 
     def say(line):

@@ -31,13 +31,17 @@ flags.DEFINE_bool(
 def main() -> None:
     import os
 
-    from tfp_vaeflow import checkpoints, files
+    from tfp_vaeflow import checkpoints, classes, files
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
     version = bundle.export(
-        model, flag.export_dir, flag.num_samples, flag.mixed_precision
+        model,
+        flag.export_dir,
+        flag.num_samples,
+        flag.mixed_precision,
+        classes.read(flag.model_dir),
     )
     print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
     description = os.path.join(os.path.dirname(version), "signatures.md")

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -82,9 +82,19 @@ def curve_with_error(
 
 
 def scatter(
-    path: str | os.PathLike, points: np.ndarray, labels: np.ndarray | None
+    path: str | os.PathLike,
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    name_of: Callable[[int], str] = str,
 ) -> None:
-    """Points of a plane `[N, 2]`, coloured by label where there are labels."""
+    """Points of a plane `[N, 2]`, coloured by label where there are labels.
+
+    Args:
+      path: where the PNG goes.
+      points: `[N, 2]`.
+      labels: `[N]`; None where there are none.
+      name_of: what a label is called.
+    """
     with _drawn(path, "", "") as axes:
         axes.set_axis_off()
         if labels is None:
@@ -93,7 +103,10 @@ def scatter(
         for number, label in enumerate(np.unique(labels)):
             chosen = points[labels == label]
             colour = f"C{number % 10}"
-            axes.scatter(*chosen.T, s=6, color=colour, label=str(label))
+            # What matplotlib would set as a formula, or leave out of the legend.
+            name = name_of(label).replace("$", r"\$")
+            name = f" {name}" if name.startswith("_") else name
+            axes.scatter(*chosen.T, s=6, color=colour, label=name)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 

@@ -24,11 +24,11 @@ flags.DEFINE_integer("columns", 8, "Cells in a row.")
 flags.DEFINE_multi_float(
     "temperature", [0.7, 1.0], "Factor on the local code of samples; several allowed."
 )
-flags.DEFINE_multi_integer(
+flags.DEFINE_multi_string(
     "label",
     None,
-    "Class of the samples of a class-conditional model; several are taken in turn. "
-    "Default: drawn from the prior.",
+    "Class of the samples of a class-conditional model, by its name or its number; "
+    "several are taken in turn. Default: drawn from the prior.",
 )
 flags.DEFINE_integer("grid_size", 7, "Positions of an interpolation along z and v.")
 flags.DEFINE_integer("seed", 0, "Of all random draws.")
@@ -43,11 +43,13 @@ command.define_path("data_dir", "Short for DataConfig.data_dir.")
 
 def _originals(config, even: bool):
     """The first images of the split that the flags name, and their labels."""
-    from tfp_vaeflow import data
+    from tfp_vaeflow import classes, data
     from tfp_vaeflow.errors import UserError
 
     flag = command.FLAGS
-    split = data.load(config.data, config.model).part(flag.split)
+    order = classes.order_of(flag.model_dir)
+    split = data.load(config.data, config.model, order).part(flag.split)
+    data.check_labels(split, config.model, flag.split)
     images = split.first(flag.num_images)
     if even and len(images) < 2:
         raise UserError(f"{flag.mode} needs two originals; got {len(images)}")
@@ -57,6 +59,27 @@ def _originals(config, even: bool):
     if config.model.is_class_conditional:
         labels = split.labels[: len(images)]
     return images, labels
+
+
+def _labels(config):
+    """The labels of the samples, by what the flag names; None without it."""
+    import numpy as np
+
+    from tfp_vaeflow import classes
+    from tfp_vaeflow.errors import UserError
+
+    flag = command.FLAGS
+    if flag.label is None:
+        return None
+    if not config.is_class_conditional:
+        raise UserError(
+            f"--label is {', '.join(flag.label)}, but this model is not "
+            "class-conditional (PriorConfig.kind); leave it out"
+        )
+    names = classes.read(flag.model_dir)
+    count = config.prior.num_classes
+    found = [classes.label_of(name, names, count) for name in flag.label]
+    return np.resize(found, flag.num_images)
 
 
 def main() -> None:
@@ -78,7 +101,7 @@ def main() -> None:
         raise UserError(
             f"--mode={flag.mode} needs a z inferred from images; this model has none"
         )
-    labels = None if flag.label is None else np.resize(flag.label, flag.num_images)
+    labels = _labels(model.config)
     pictures = {}
     if flag.mode == "sample":
         for temperature in flag.temperature:

@@ -98,8 +98,19 @@ def main() -> None:
         _lost(command.FLAGS.model_dir)
 
 
+def _order(model_dir: str, config):
+    """Which label each class gets: as in the run, or in the one that it begins from."""
+    from tfp_vaeflow import checkpoints, classes, files
+
+    if files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION)):
+        return classes.order_of(model_dir)
+    if config.training.init_from and config.model.is_class_conditional:
+        return classes.order_of(config.training.init_from)
+    return classes.NATURAL
+
+
 def _train() -> None:
-    from tfp_vaeflow import checkpoints, data, experiment, trainer
+    from tfp_vaeflow import checkpoints, classes, data, experiment, trainer
     from tfp_vaeflow.distribution import (
         make_strategy,
         noticing_lost_workers,
@@ -121,7 +132,8 @@ def _train() -> None:
     share = share_of(strategy)
     if share.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
-    splits = data.load(config.data, config.model)
+    splits = data.load(config.data, config.model, _order(model_dir, config))
+    names = splits.train.class_names
     workers = f" of {share.count} workers" if share.count > 1 else ""
     print(
         f"{config.data.data_dir or config.data.name}: "
@@ -130,6 +142,8 @@ def _train() -> None:
         f"images; {strategy.num_replicas_in_sync} device(s){workers}",
         flush=True,
     )
+    if names is not None:
+        print(f"{len(names)} classes: {classes.listed(names)}", flush=True)
     if flag.dry_run:
         for line in trainer.dry_run(config, splits, strategy):
             print(line, flush=True)
@@ -140,6 +154,8 @@ def _train() -> None:
     ):
         for change in experiment.differences(former, config) if former else ():
             print(f"changed since the run was last started: {change}")
+        if names is not None:
+            classes.write(directory, names)
         config_text = experiment.save(directory)
         result = trainer.train(
             config, splits, strategy, directory, config_text, profile_steps

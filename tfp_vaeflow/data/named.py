@@ -111,9 +111,11 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
         labelled = "label" in features and isinstance(
             features["label"], tfds.features.ClassLabel
         )
-        return from_numpy(
-            len(source), read, image_shape, read_labels if labelled else None
-        )
+        if not labelled:
+            return from_numpy(len(source), read, image_shape)
+        names = features["label"].names
+        class_names = tuple(names) if names else None
+        return from_numpy(len(source), read, image_shape, read_labels, class_names)
 
     parts = {
         part: split(part)

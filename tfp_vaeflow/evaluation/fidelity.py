@@ -17,6 +17,7 @@ from tfp_vaeflow.model import VAEFlow
 
 # With fewer images FID says more of their number than of the model.
 FID_IMAGES = 5000
+LEAST_IMAGES = 4  # KID takes subsets of half of them, and pairs within these
 _ANY_SIZE = 299  # what published FID resizes images to
 _SUBSETS = 50
 _LEAST_STDDEV = 1e-3  # of a feature that is always the same
@@ -187,7 +188,7 @@ def kernel_distance(
     subsets of 1,000 of each (of half of them where there are fewer than 2,000).
 
     Args:
-      one, other: `[N, F]`, N at least 4.
+      one, other: `[N, F]`, N at least `LEAST_IMAGES`.
       seed: of the subsets.
 
     Returns:
@@ -227,7 +228,7 @@ def fidelity(
     Args:
       model: a trained model.
       train: real images that give the floor: what another part of the data gets.
-      split: the real images to compare with.
+      split: the real images to compare with; of both at least `LEAST_IMAGES`.
       network: gives the features.
       temperatures: of the samples, whose codes are the same but for that factor.
       num_images: samples, and real images at most (drawn at random).

@@ -95,4 +95,4 @@ def _draw_map(path: str, model: VAEFlow, split: Split, batch_size: int) -> None:
     # Its threads wait for one another in a loop: on a busy machine that takes minutes.
     with threadpool_limits(1):
         points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
-    plots.scatter(path, points, shown.labels)
+    plots.scatter(path, points, shown.labels, shown.name_of)

@@ -105,7 +105,7 @@ def bits_per_dim_report(model: VAEFlow, losses: Losses) -> dict[str, float]:
 
 def image_bits_per_dim(model: VAEFlow, found: Bounds) -> np.ndarray:
     """bits/dim of the ELBO of each image, `[N]`."""
-    return bits_per_dim(-found.elbo_by_image, model.config)
+    return np.asarray(bits_per_dim(-found.elbo_by_image, model.config))
 
 
 def z_gaps(

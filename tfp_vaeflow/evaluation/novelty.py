@@ -9,6 +9,15 @@ from tfp_vaeflow.evaluation.probes import at_most
 from tfp_vaeflow.model import VAEFlow
 
 
+def image_bits(
+    model: VAEFlow, split: Split, max_images: int, batch_size: int, seed: int
+) -> np.ndarray:
+    """bits/dim of the one-sample ELBO of each image, or of `max_images` drawn ones."""
+    part = at_most(split, max_images, seed)
+    found = likelihood.bounds(model, part, 1, batch_size, seed)
+    return likelihood.image_bits_per_dim(model, found)
+
+
 def novelty(
     model: VAEFlow,
     train: Split,
@@ -39,12 +48,10 @@ def novelty(
       `num_images` and `num_other_images`.
     """
 
-    def bits(part):
-        part = at_most(part, max_images, seed)
-        found = likelihood.bounds(model, part, 1, batch_size, seed)
-        return np.asarray(likelihood.image_bits_per_dim(model, found))
-
-    known, own, other = bits(train), bits(split), bits(others)
+    known, own, other = (
+        image_bits(model, part, max_images, batch_size, seed)
+        for part in (train, split, others)
+    )
     is_other = np.repeat([0, 1], [len(own), len(other)])
     scores = np.concatenate([own, other])
     distance = np.abs(scores - known.mean())

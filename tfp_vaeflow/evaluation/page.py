@@ -9,7 +9,14 @@ _PROBES = {
     "rbf_svm": "RBF SVM",
     "knn": "5 nearest neighbours",
 }
+# Of evaluations that do not say more.
 _NO_LABELS = "The data has no labels of two or more kinds."
+_CLASSES = 30  # at most in the table; evaluation.json has all
+
+
+def _note(result: dict, part: str, otherwise: str = _NO_LABELS) -> str:
+    """Why a part was not measured."""
+    return result.get("notes", {}).get(part, otherwise)
 
 
 class Section(NamedTuple):
@@ -93,7 +100,7 @@ def _usage(result: dict) -> Section:
 def _probes(result: dict) -> Section:
     title = "Probes: test accuracy of classifiers on z, v and pixels"
     if result["probes"] is None:
-        return Section(title, [], _NO_LABELS)
+        return Section(title, [], _note(result, "probes"))
     rows = [
         (
             f"{_PROBES[kind]} on {name}",
@@ -126,8 +133,8 @@ def _fidelity(result: dict) -> Section:
     found = result["fidelity"]
     if found is None:
         note = (
-            f"{_NO_LABELS} To compare features, name a network: "
-            "EvaluationConfig.feature_network."
+            f"{_note(result, 'fidelity')} To compare features without labels, name a "
+            "network: EvaluationConfig.feature_network."
         )
         return Section("Distance of samples from real images", [], note)
 
@@ -151,8 +158,7 @@ def _decoupling(result: dict) -> Section:
     found = result["decoupling"]
     title = "Decoupling: pictures of z of a and v of b"
     if found is None:
-        note = "z is a function of the label: there is nothing to infer and to switch."
-        return Section(title, [], note)
+        return Section(title, [], _note(result, "decoupling"))
     rows, note = [("pairs (a, b)", str(found["num_pairs"]))], ""
 
     def shares(name, part):
@@ -160,7 +166,7 @@ def _decoupling(result: dict) -> Section:
         rows.append((name, f"{text}, score {part['score']:+.3f}"))
 
     if found["classifier"] is None:
-        note = _NO_LABELS
+        note = _note(result, "probes")
     else:
         accuracy = found["classifier"]["accuracy"]
         shares(f"class, by a classifier ({accuracy:.1%} right)", found["classifier"])
@@ -187,6 +193,26 @@ def _decoupling(result: dict) -> Section:
     return Section(title, rows, note)
 
 
+def _by_class(result: dict) -> Iterator[Section]:
+    found = result.get("by_class") or []
+    rows, note = [], ""
+    for row in sorted(found, key=lambda row: row["in_training"])[:_CLASSES]:
+        text = f"{row['bits_per_dim']:.3f} bits/dim, {row['num_images']} images"
+        if row["likelihood_auc"] is not None:
+            text += (
+                f", ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
+                f"{row['typicality_auc']:.3f} by typicality"
+            )
+        name = row["class"] if row["in_training"] else f"{row['class']} (new)"
+        rows.append((name, text))
+    if len(found) > _CLASSES:
+        note = f"And {len(found) - _CLASSES} more classes in evaluation.json. "
+    if not all(row["in_training"] for row in found):
+        note += "New classes, which training lacks, are told from the images of others."
+    if len(found) > 1 or note:
+        yield Section("By class", rows, note.strip())
+
+
 def _novelty(result: dict) -> Iterator[Section]:
     found = result["novelty"]
     if found is not None:
@@ -211,6 +237,7 @@ def sections(result: dict) -> list[Section]:
         _probes(result),
         *_samples(result),
         _decoupling(result),
+        *_by_class(result),
         *_novelty(result),
     ]
 

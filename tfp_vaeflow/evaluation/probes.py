@@ -1,7 +1,9 @@
 """What simple classifiers can read off the codes, and how sharp the samples are."""
 
 import numpy as np
+from sklearn.base import ClassifierMixin
 from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -26,6 +28,16 @@ CLASSIFIERS = {
     "rbf_svm": SVC,
     "knn": KNeighborsClassifier,
 }
+_NEIGHBOURS = 5
+
+
+def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
+    """A classifier that can be fitted on these labels, however few they are."""
+    if len(np.unique(labels)) < 2:
+        return DummyClassifier()  # names the only class there is
+    if kind == "knn":
+        return KNeighborsClassifier(min(_NEIGHBOURS, len(labels)))
+    return CLASSIFIERS[kind]()
 
 
 def _standardised(shape: tuple[int, int]) -> Pipeline:
@@ -44,7 +56,7 @@ def _standardised(shape: tuple[int, int]) -> Pipeline:
 
 def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """Logistic regression on standardised features `[N, F]`, fitted."""
-    classifier = CLASSIFIERS["logistic"]()
+    classifier = _classifier("logistic", labels)
     return make_pipeline(_standardised(features.shape), classifier).fit(
         features, labels
     )
@@ -89,7 +101,7 @@ def probes(
     Logistic regression, linear SVM, RBF SVM and five nearest neighbours, with
     scikit-learn's defaults. Each seed fits on four fifths of the training images as
     they are (no augmentation), standardised; features wider than 128 are reduced to
-    that many principal components.
+    that many principal components. Of fewer than five images all are neighbours.
 
     Args:
       model: a trained model.
@@ -112,8 +124,9 @@ def probes(
             scaler = _standardised((len(chosen), rows.shape[1]))
             reduced = scaler.fit_transform(rows[chosen])
             known = scaler.transform(test_on[name])
-            for kind, build in CLASSIFIERS.items():
-                fitted = build().fit(reduced, train.labels[chosen])
+            for kind in CLASSIFIERS:
+                classifier = _classifier(kind, train.labels[chosen])
+                fitted = classifier.fit(reduced, train.labels[chosen])
                 scores[kind][name].append(fitted.score(known, test.labels))
     return {
         kind: {

@@ -1,5 +1,6 @@
 """The whole evaluation of one model: everything that `evaluation.json` holds."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from tfp_vaeflow.evaluation import (
     novelty,
     probes,
 )
+from tfp_vaeflow.evaluation.by_class import by_class
 from tfp_vaeflow.evaluation.classifier import ImageClassifier
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.objective import bits_per_dim, nats_per_bit_dim
@@ -45,14 +47,18 @@ def evaluate(
       `iw_standard_error`, `terms` (bits/dim), `kl_nats`, `shuffled_z_gap_nats`,
       `prior_z_gap_nats` and `zeros_z_gap_nats`, `exactly_decoded` (images), and the
       parts `usage` (of z, see `latents`), `probe` (accuracies of logistic regression),
-      `probes` (of all classifiers), `samples`, `decoupling`, `fidelity`, `novelty`. A
-      part is None where the model has no z for it, the data no labels, or nothing else
-      was asked for; standard errors of a single image are.
+      `probes` (of all classifiers), `samples`, `decoupling`, `fidelity`, `by_class`,
+      `novelty`. A part is None where the model has no z for it, the data no labels or
+      too few images, or nothing else was asked for; standard errors of a single image
+      are. `notes` says why, by the names of parts. What learns from labels is measured
+      on the images whose classes the training part has.
 
     Raises:
-      UserError: if the other data set or the feature network cannot be used.
+      UserError: if the other data set or the feature network cannot be used, or a
+        class-conditional model has no class for an image.
     """
     split = splits.part(split_name)
+    data.check_labels(split, model.config, split_name)
     others = _other_split(model, config)
     network = None
     if config.feature_network:
@@ -66,14 +72,18 @@ def evaluate(
     if model.encoder is not None:
         found = latents.posteriors(model, split, config.batch_size)
     say(f"bits/dim of {split.num_images} images")
+    bounds = likelihood.bounds(
+        model, split, config.num_samples, config.batch_size, config.seed
+    )
     result = {
         "split": split_name,
         "num_images": split.num_images,
         "num_samples": config.num_samples,
         "parameters": model.parameter_counts()["total"],
-        **_likelihood(model, split, config),
+        **_likelihood(model, split, bounds, config),
         "usage": None,
         **_labelled(model, splits.train, split, found, config, network, say),
+        "by_class": by_class(model, splits.train, split, bounds, config),
         "novelty": None,
     }
     if found is not None:
@@ -110,9 +120,10 @@ def _other_split(model: VAEFlow, config: EvaluationConfig) -> Split | None:
         raise UserError(f"EvaluationConfig.other_data is {name!r}: {error}") from error
 
 
-def _likelihood(model: VAEFlow, split: Split, config: EvaluationConfig) -> dict:
+def _likelihood(
+    model: VAEFlow, split: Split, bounds: likelihood.Bounds, config: EvaluationConfig
+) -> dict:
     size, seed = config.batch_size, config.seed
-    bounds = likelihood.bounds(model, split, config.num_samples, size, seed)
     terms = likelihood.bits_per_dim_report(model, bounds.losses)
     scale = nats_per_bit_dim(model.config)
     gaps = dict.fromkeys(likelihood.OTHER_CODES)
@@ -134,15 +145,34 @@ def _likelihood(model: VAEFlow, split: Split, config: EvaluationConfig) -> dict:
     }
 
 
+def _learned(train: Split, split: Split) -> tuple[np.ndarray | None, str]:
+    """Which images are of classes that can be learned, and why there are none."""
+    if train.labels is None or split.labels is None:
+        which = "training" if train.labels is None else "measured"
+        return None, f"The {which} images have no labels."
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        name = train.name_of(classes[0])
+        return None, f"The training images are all of one class, {name}."
+    chosen = np.flatnonzero(np.isin(split.labels, classes))
+    if not len(chosen):
+        return None, "The measured images are of classes that training lacks."
+    return chosen, ""
+
+
 def _labelled(model, train, split, found, config, network, say) -> dict:
     """The parts that learn from labels, or do without where they can."""
     z = None if found is None else found.mean
     size, seed = config.batch_size, config.seed
-    if split.labels is not None and len(np.unique(train.labels)) < 2:
-        split = Split(split.num_images, split.read, None)  # one class tells nothing
     result = dict.fromkeys(("probe", "probes", "samples", "decoupling", "fidelity"))
+    chosen, reason = _learned(train, split)
     classifier = None
-    if split.labels is not None:
+    if chosen is None:
+        notes = dict.fromkeys(("probes", "samples", "fidelity"), reason)
+        split = dataclasses.replace(split, read_labels=None)
+    else:
+        notes = {}
+        split, z = split.subset(chosen), None if z is None else z[chosen]
         say("probes")
         result["probes"] = probes.probes(
             model, train, split, config.probe_seeds, config.probe_images, size
@@ -164,7 +194,13 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
         }
         say("a classifier of real images")
         classifier = ImageClassifier(train, config.classifier_steps, seed, size)
-    if not model.config.is_class_conditional and split.num_images > 1:
+    if model.config.is_class_conditional:
+        notes["decoupling"] = (
+            "z is a function of the label: there is nothing to infer and to switch."
+        )
+    elif split.num_images < 2:
+        notes["decoupling"] = _too_few(split.num_images, 2)
+    else:
         say("switches")
         result["decoupling"] = decoupling.decoupling(
             model, train, split, classifier, z, config
@@ -172,7 +208,11 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
     if network is None and classifier is not None:
         known = probes.at_most(train, config.probe_images, seed=0)
         network = fidelity.own_network(classifier, known)
-    if network is not None:
+    fewest = min(train.num_images, split.num_images)
+    if fewest < fidelity.LEAST_IMAGES:
+        notes["fidelity"] = _too_few(fewest, fidelity.LEAST_IMAGES)
+    elif network is not None:
+        notes.pop("fidelity", None)
         say(f"samples at {len(config.temperatures)} temperatures")
         result["fidelity"] = fidelity.fidelity(
             model,
@@ -184,4 +224,8 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
             size,
             seed,
         )
-    return result
+    return {**result, "notes": notes}
+
+
+def _too_few(count: int, least: int) -> str:
+    return f"Of {count} images this cannot be told; it takes {least} or more."

@@ -4,19 +4,21 @@ NAME/1/                       a version: SavedModel and warm-up requests
 NAME/models.config            --model_config_file
 NAME/batching.config          --batching_parameters_file
 NAME/signatures.md            what each signature takes and gives
+NAME/classes.json             the names of a class-conditional model's labels, if known
 NAME/requests/SIGNATURE.json  a request for each, for curl
 """
 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfp_vaeflow import files, networks
+from tfp_vaeflow import classes, files, networks
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
@@ -123,7 +125,10 @@ def _table(tensors: dict[str, tf.TensorSpec]) -> list[str]:
 
 
 def _description(
-    name: str, signatures: dict[str, Signature], outputs: dict[str, dict]
+    name: str,
+    signatures: dict[str, Signature],
+    outputs: dict[str, dict],
+    class_names: Sequence[str] | None,
 ) -> str:
     lines = [
         f"# Signatures of {name}",
@@ -131,6 +136,9 @@ def _description(
         "Row i of every output goes by row i of the inputs alone. The commands are for "
         "a server at port 8501, from this folder.",
     ]
+    if class_names is not None:
+        named = [f"{label} is {name}" for label, name in enumerate(class_names)]
+        lines += ["", f"Labels, also in {classes.FILE}: {classes.listed(named)}."]
     for key, signature in signatures.items():
         lines += ["", f"## {key}", "", signature.summary, "", "Inputs:", ""]
         lines += _table({spec.name: spec for spec in signature.inputs})
@@ -145,6 +153,7 @@ def export(
     directory: str | os.PathLike,
     num_samples: int = 1,
     mixed_precision: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
@@ -156,6 +165,8 @@ def export(
       num_samples: K, samples an image in `score`.
       mixed_precision: whether networks compute in bfloat16, as in training with
         `mixed_precision`; codes and log-dets stay float32.
+      class_names: of the labels, which a class-conditional model takes; None where they
+        are not known.
 
     Returns:
       The version's directory.
@@ -183,11 +194,15 @@ def export(
         records = finished / warmup.RECORDS
         warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
         version = publish(finished, directory)
-    _write_companions(directory, config, signatures, outputs)
+    names = class_names if config.is_class_conditional else None
+    if names is not None:
+        names = names[: config.prior.num_classes]
+        classes.write(directory, names)
+    _write_companions(directory, config, signatures, outputs, names)
     return version
 
 
-def _write_companions(directory, config, signatures, outputs) -> None:
+def _write_companions(directory, config, signatures, outputs, class_names) -> None:
     name = os.path.basename(directory)
     for key, signature in signatures.items():
         row = {spec.name: warmup.example(config, spec) for spec in signature.inputs}
@@ -205,5 +220,5 @@ def _write_companions(directory, config, signatures, outputs) -> None:
         allowed="\n".join(f"allowed_batch_sizes: {size}" for size in BATCH_SIZES),
     )
     files.write_text(os.path.join(directory, "batching.config"), batching)
-    text = _description(name, signatures, outputs)
+    text = _description(name, signatures, outputs, class_names)
     files.write_text(os.path.join(directory, "signatures.md"), text)

@@ -1,6 +1,7 @@
 """z of some images for TensorBoard's projector, with thumbnails and labels."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from google.protobuf import text_format
@@ -24,7 +25,7 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def write_projection(
-    logdir: str, z: np.ndarray, images: np.ndarray, labels: np.ndarray | None
+    logdir: str, z: np.ndarray, images: np.ndarray, labels: Sequence[str] | None
 ) -> None:
     """Writes what the projector shows of a run; what was there is replaced.
 
@@ -32,7 +33,7 @@ def write_projection(
       logdir: the run's events; takes `projector_config.pbtxt` and `projector/`.
       z: `[N, D]`.
       images: uint8 `[N, H, W, C]`.
-      labels: `[N]`; None where there are none.
+      labels: N names of classes; None where there are none.
     """
     names = range(len(z)) if labels is None else labels
     rows = ["\t".join(f"{value:.5g}" for value in row) for row in z]

@@ -114,7 +114,7 @@ class RunWriter:
         step: int,
         originals: np.ndarray,
         labels: np.ndarray | None,
-        projected: tuple[np.ndarray, np.ndarray | None],
+        projected: tuple[np.ndarray, list[str] | None],
     ) -> None:
         """Pictures and histograms of a model, and its z for the projector.
 
@@ -123,7 +123,7 @@ class RunWriter:
           step: names the files.
           originals: uint8 validation images, an even number of them.
           labels: theirs, for a class-conditional model; samples are of these classes.
-          projected: images for the projector, and their labels or None.
+          projected: images for the projector, and the names of their classes or None.
         """
         with _eagerly():
             made = pictures.model_pictures(model, originals, labels)

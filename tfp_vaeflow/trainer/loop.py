@@ -175,7 +175,9 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
     grid_images = shown.first(_IMAGES_IN_GRIDS)
     grid_images = grid_images[: len(grid_images) // 2 * 2]
     projected = shown.first(_PROJECTED_IMAGES)
-    names = None if shown.labels is None else shown.labels[: len(projected)]
+    names = None
+    if shown.labels is not None:
+        names = [shown.name_of(label) for label in shown.labels[: len(projected)]]
     grid_labels = None
     if config.model.is_class_conditional:
         grid_labels = shown.labels[: len(grid_images)]

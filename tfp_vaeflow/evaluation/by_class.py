@@ -1,0 +1,66 @@
+"""Likelihood by class, and how well classes that training lacks are told apart."""
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from tfp_vaeflow.config import EvaluationConfig
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation import likelihood
+from tfp_vaeflow.evaluation.novelty import image_bits
+from tfp_vaeflow.model import VAEFlow
+
+
+def by_class(
+    model: VAEFlow,
+    train: Split,
+    split: Split,
+    bounds: likelihood.Bounds,
+    config: EvaluationConfig,
+) -> list[dict] | None:
+    """The bits/dim of each class, and an anomaly score for each new one.
+
+    An image of a class that training lacks should look strange: by its bits/dim, or by
+    their distance from the mean of the training images (see `novelty`).
+
+    Args:
+      model: a trained model.
+      train, split: the images that it learned from, and those that were measured.
+      bounds: of the images of `split`.
+      config: sizes and seed.
+
+    Returns:
+      None without labels; else one entry per class, in the order of labels: `class`
+      (its name), `num_images`, `bits_per_dim`, `in_training`, and `likelihood_auc` and
+      `typicality_auc`, areas under the ROC curve of the two scores between its images
+      and those of classes that training has. These are None for the latter, and for all
+      where the split has no image of them.
+    """
+    if split.labels is None:
+        return None
+    bits = likelihood.image_bits_per_dim(model, bounds)
+    learned = [] if train.labels is None else np.unique(train.labels)
+    own = np.isin(split.labels, learned)
+    distance = None
+    if own.any() and not own.all():
+        known = image_bits(
+            model, train, config.probe_images, config.batch_size, config.seed
+        )
+        distance = np.abs(bits - known.mean())
+    found = []
+    for label in np.unique(split.labels):
+        chosen = split.labels == label
+        row = {
+            "class": split.name_of(label),
+            "num_images": int(chosen.sum()),
+            "bits_per_dim": float(bits[chosen].mean()),
+            "in_training": bool(label in learned),
+            "likelihood_auc": None,
+            "typicality_auc": None,
+        }
+        if distance is not None and not row["in_training"]:
+            both = own | chosen
+            is_new = chosen[both]
+            row["likelihood_auc"] = float(roc_auc_score(is_new, bits[both]))
+            row["typicality_auc"] = float(roc_auc_score(is_new, distance[both]))
+        found.append(row)
+    return found
