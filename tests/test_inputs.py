@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
 # Flags and arguments of text that is no path.
 NO_PATHS = {
-    *("gin_bindings", "host", "image_size", "profile_steps", "server", "signature"),
+    *(
+        "gin_bindings",
+        "host",
+        "image_size",
+        "label",
+        "profile_steps",
+        "server",
+        "signature",
+    ),
     *("arguments", "data", "leave_out", "title"),
 }
 

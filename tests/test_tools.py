@@ -222,6 +222,7 @@ def test_compare_runs(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text(text)
     result = {
         "step": 30,
+        "split": "test",
         "bits_per_dim": 2.5,
         "iw_bits_per_dim": 2.25,
         "kl_nats": 13.125,
@@ -233,8 +234,8 @@ def test_compare_runs(tmp_path):
     found = tool("compare_runs", "one", "two", "--output=out", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     _, one, two, _ = found.stdout.splitlines()
-    assert one.split() == ["one", "30", *"-" * 6, "120", "-", "1030"]
-    expected = "two 30 2.5000 2.2500 13.12 75.0% 50.0% +0.500 120 1,234 1030"
+    assert one.split() == ["one", "30", *"-" * 7, "120", "-", "1030"]
+    expected = "two 30 test 2.5000 2.2500 13.12 75.0% 50.0% +0.500 120 1,234 1030"
     assert two.split() == expected.split()
     with Image.open(tmp_path / "out" / "comparison.png") as image:
         assert image.width > 300

@@ -1,8 +1,9 @@
 """Compares runs: python tools/compare_runs.py RUN... [--output=DIR]
 
-Prints one table, a line a run, of what their metrics.jsonl and evaluation.json say, and
-writes it with an overlaid learning curve to DIR (comparison.md, comparison.png). What a
-run does not have is shown as a dash. TensorFlow is not needed.
+Prints one table, a line a run, of what their metrics.jsonl and evaluation.json (that of
+the last call of `evaluate`) say, and writes it with an overlaid learning curve to DIR
+(comparison.md, comparison.png). What a run does not have is shown as a dash. TensorFlow
+is not needed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tfp_vaeflow import files, metrics, plots
 COLUMNS = [
     "run",
     "step",
+    "split",
     "bits/dim",
     "IW bits/dim",
     "KL, nats",
@@ -51,6 +53,7 @@ def figures(run: Path) -> dict[str, str]:
         values = [record[name] for record in train if name in record]
         return choose(values) if values else None
 
+    put("split", result.get("split"), "{}")
     put("bits/dim", result.get("bits_per_dim"), "{:.4f}")
     put("IW bits/dim", result.get("iw_bits_per_dim"), "{:.4f}")
     put("KL, nats", result.get("kl_nats"), "{:.2f}")

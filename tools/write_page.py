@@ -39,8 +39,11 @@ def main() -> None:
     if not path.is_file():
         parser.exit(2, f"error: there is no {path}; run tfp_vaeflow.evaluate first\n")
     result = json.loads(path.read_text(encoding="utf-8"))
+    kept = flag.run / page.folder(result)
+    if not kept.is_dir():  # an evaluation of before each had a folder
+        kept = flag.run / "evaluation"
     sources = {
-        flag.run / "evaluation" / name: caption
+        kept / name: caption
         for name, caption in result["figures"].items()
         if name not in flag.leave_out
     }

@@ -190,8 +190,8 @@ class EvaluationConfig(Settings):
         InceptionV3, ImageNet weights), or the path of a Keras file or SavedModel; None
         for the small classifier.
       feature_pixel_range: what a network of a path takes the pixels 0 and 255 as.
-      other_data: another data set, by name or folder, to tell from the model's own;
-        None for none.
+      other_data: another data set to tell from the model's own: by its name, of which
+        the test part is taken, or a folder, of which all pictures are. None for none.
     """
 
     num_samples: int = 16
