@@ -18,16 +18,8 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
 # Flags and arguments of text that is no path.
 NO_PATHS = {
-    *(
-        "gin_bindings",
-        "host",
-        "image_size",
-        "label",
-        "profile_steps",
-        "server",
-        "signature",
-    ),
-    *("arguments", "data", "leave_out", "title"),
+    *("arguments", "data", "gin_bindings", "host", "image_size", "label", "leave_out"),
+    *("profile_steps", "server", "signature", "title"),
 }
 
 

@@ -222,7 +222,8 @@ def test_all_commands(run, tmp_path):
         f"profile written to {model_dir}/plugins/profile",
         f"resumed from step 5 in {model_dir}",
         "changed since the run was last started: TrainingConfig.num_steps: 5 -> 7",
-        f"written to {model_dir}/evaluation.md, evaluation.json and evaluation/test-step-7/",
+        f"written to {model_dir}/evaluation.md, evaluation.json and "
+        "evaluation/test-step-7/",
         f"wrote {model_dir}/synthesis/switches.png",
         f"wrote {model_dir}/synthesis/samples_t0.7.png",
         "wrote ram://serving/digits/1 (",

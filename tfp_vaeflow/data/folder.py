@@ -64,7 +64,7 @@ def holds_images(root: str | os.PathLike) -> bool:
         return False
     if _holds_train(root):
         return True
-    return any(map(_is_picture, listing.candidates(root, listing.LeftOut(root))))
+    return any(map(is_picture, listing.candidates(root, listing.LeftOut(root))))
 
 
 def _holds_train(root: str) -> bool:
@@ -74,7 +74,8 @@ def _holds_train(root: str) -> bool:
     )
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Whether a file is a picture by its name, or else by its content."""
     if listing.named_as_picture(os.path.basename(path)):
         return True
     try:
@@ -288,3 +289,8 @@ def load_whole_folder(
     label_of = {name: label for label, name in enumerate(names)}
     labels = np.array([label_of[name] for name in classes], np.int64)
     return from_files(paths, image_shape, labels, names)
+
+
+def part_named(name: str) -> str | None:
+    """The part that a folder of this name may be: `train`, `validation` or `test`."""
+    return _PART_NAMES.get(name.lower())
