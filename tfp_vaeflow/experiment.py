@@ -14,6 +14,7 @@ import importlib.util  # noqa: F401 (gin's resource reader needs it and forgets 
 import io
 import os
 import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,6 +118,9 @@ def _parse(
     except UserError as error:
         # gin adds where the object was made; the first line says what is wrong.
         raise UserError(str(error).splitlines()[0]) from error
+    except tokenize.TokenError as error:
+        message, (line, _) = error.args
+        raise UserError(f"in {origin}: {message}, line {line}") from error
     except (
         ValueError,
         TypeError,

@@ -93,6 +93,12 @@ def _load(config: DataConfig, model: ModelConfig, order: Order) -> Splits:
             f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "
             "'tfds:NAME'"
         )
+    if kind == "digits" and config.data_dir is not None:
+        raise UserError(
+            f"{files.printable(config.data_dir)} holds no pictures, and 'digits' comes "
+            "from no directory; leave DataConfig.data_dir out, or name a folder of "
+            "pictures"
+        )
     return _LOADERS[kind](config, model.image_shape)
 
 

@@ -115,6 +115,8 @@ def _other_split(model: VAEFlow, config: EvaluationConfig) -> Split | None:
     try:
         if data.holds_images(name):
             return data.load_whole_folder(name, model.config.image_shape)
+        if name.partition(":")[0] not in ("digits", "tfds"):
+            raise UserError("expected a folder of pictures, 'digits' or 'tfds:NAME'")
         return data.load(DataConfig(name), model.config).part("test")
     except UserError as error:
         raise UserError(f"EvaluationConfig.other_data is {name!r}: {error}") from error
