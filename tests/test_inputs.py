@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from test_hardening import SETTINGS
 from testing import tiny_model_config
+from tfp_vaeflow import checkpoints, experiment
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
+from tfp_vaeflow.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
@@ -138,3 +143,80 @@ def test_no_model_with_another_backend(monkeypatch):
 def test_images_are_grey_or_rgb(channels):
     with pytest.raises(UserError, match=r"image_shape is .* 1 channel .* or 3"):
         tiny_model_config(image_shape=(8, 8, channels))
+
+
+# Files of the wrong kind, and odd values.
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """A folder with a model directory, `run`, and all kinds of what is none."""
+    root = tmp_path_factory.mktemp("things")
+    settings = experiment.load(["gin/digits.gin"], SETTINGS)
+    trainer = Trainer(settings, tf.distribute.get_strategy())
+    trainer.model.initialized.assign(True)
+    checkpoints.CheckpointKeeper(root / "run", 1, trainer.state).save(0)
+    checkpoints.write_description(root / "run", settings.model)
+    experiment.save(root / "run")
+    junk = np.random.default_rng(0).integers(0, 256, 999, dtype=np.uint8).tobytes()
+    for name, content in {
+        "empty": b"",
+        "junk": junk,
+        "unclosed.gin": b"include 'gin/digits.gin'\nTrainingConfig.num_steps = [3\n",
+        "other/config.gin": b"Agent.x = 3\n",
+        "other/model.json": b'{"layers": 3}',
+        "list/model.json": b"[1, 2]",
+        "binary/config.gin": junk,
+        "binary/model.json": junk,
+        "savedmodel/1/saved_model.pb": junk,
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+NEW = "train --gin_file=gin/digits.gin --model_dir={tmp}/new "
+MODEL = " --model_dir={things}/run "
+KINDS = [
+    (
+        "train --model_dir={tmp}/new --gin_file={things}/junk",
+        "in {things}/junk: 'utf-8'",
+    ),
+    ("train --model_dir={tmp}/new --gin_file={things}/run", "no experiment file"),
+    (
+        "train --model_dir={tmp}/new --gin_file={things}/unclosed.gin",
+        "in {things}/unclosed.gin: EOF in multi-line statement, line 3",
+    ),
+    (NEW + "--data_dir={things}/empty", "{things}/empty holds no pictures"),
+    (NEW + "--data_dir=", "flag --data_dir=: expected a path"),
+    (
+        NEW + "--init_from={things}/other",
+        "model.json is not the description of a model",
+    ),
+    ("synthesize --model_dir={things}/list", "list/model.json is not the description"),
+    (
+        "export --export_dir={tmp}/x --model_dir={things}/binary",
+        "model.json is damaged",
+    ),
+    ("evaluate --model_dir={things}/binary", "config.gin: not a text in UTF-8"),
+    ("evaluate --model_dir={things}/other", "No configurable matching 'Agent'"),
+    ("evaluate --feature_network={things}/junk" + MODEL, "junk cannot be read"),
+    ("evaluate --other_data={things}/junk" + MODEL, "expected a folder of pictures"),
+    ("synthesize --output_dir={things}/junk --num_images=2" + MODEL, "Not a directory"),
+    ("explore --saved_model={things}/savedmodel", "cannot be loaded"),
+    ("explore --server=ftp://a/b", "no address of a model"),
+    ("explore --server=http://[::1/v1/models/m", "no answer that can be read"),
+    ("explore --server=http://a/v1/models/m --port=99999", "port"),
+]
+
+
+@pytest.mark.parametrize("what, message", KINDS, ids=[kind[0] for kind in KINDS])
+def test_what_is_of_the_wrong_kind_is_named_in_one_line(
+    run, things, tmp_path, what, message
+):
+    words = what.format(things=things, tmp=tmp_path).split()
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message.format(things=things) in line

@@ -86,7 +86,10 @@ def read_description(model_dir: str | os.PathLike) -> ModelConfig:
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    return model_config_from_dict(values)
+    try:
+        return model_config_from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path} is {error}") from error
 
 
 def check_description(

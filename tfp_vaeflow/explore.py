@@ -24,7 +24,7 @@ command.define_path(
 )
 flags.DEFINE_integer("num_pictures", 12, "How many pictures or samples to begin with.")
 flags.DEFINE_string("host", "127.0.0.1", "Where the page listens.")
-flags.DEFINE_integer("port", 7860, "Likewise.")
+flags.DEFINE_integer("port", 7860, "Likewise.", lower_bound=1, upper_bound=65535)
 
 _KINDS = [".png", ".jpg", ".jpeg", ".webp"]
 _INTRODUCTION = """\

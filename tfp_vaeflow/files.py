@@ -230,7 +230,11 @@ def read_bytes(path: AnyPath, most: int = -1) -> bytes:
 
 
 def read_text(path: AnyPath) -> str:
-    return read_bytes(path).decode("utf-8")
+    """The text of a file; what is no text is an `OSError` too."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, "not a text in UTF-8", os.fspath(path)) from error
 
 
 def _write(path: str, data: bytes, mode: str) -> None:

@@ -36,7 +36,12 @@ def figures(run: Path) -> dict[str, str]:
     """What is known of a run, as text, by column."""
     records = metrics.read(run)
     path = run / "evaluation.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        probe = result.get("probe") or {}
+        judged = (result.get("decoupling") or {}).get("classifier") or {}
+    except (ValueError, AttributeError) as error:
+        sys.exit(f"error: {path} is not what `evaluate` writes: {error}")
     if not records and not result:
         sys.exit(
             f"error: {run} has neither {metrics.FILE_NAME} nor {path.name}; expected a "
@@ -57,10 +62,8 @@ def figures(run: Path) -> dict[str, str]:
     put("bits/dim", result.get("bits_per_dim"), "{:.4f}")
     put("IW bits/dim", result.get("iw_bits_per_dim"), "{:.4f}")
     put("KL, nats", result.get("kl_nats"), "{:.2f}")
-    probe = result.get("probe") or {}
     put("probe z", probe.get("z"), "{:.1%}")
     put("probe v", probe.get("v"), "{:.1%}")
-    judged = (result.get("decoupling") or {}).get("classifier") or {}
     put("decoupling", judged.get("score"), "{:+.3f}")
     put("images/s", latest("images_per_second", statistics.median), "{:.0f}")
     put("parameters", result.get("parameters"), "{:,}")

@@ -17,6 +17,21 @@ from tfp_vaeflow import files
 from tfp_vaeflow.evaluation import page
 
 
+def _write(flag: argparse.Namespace, result: dict, sources: dict[Path, str]) -> None:
+    """Copies the figures, whose captions are given, and writes the page."""
+    folder = flag.output.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {}
+    for source, caption in sources.items():
+        shutil.copyfile(source, folder / source.name)
+        figures[f"{folder.name}/{source.name}"] = caption
+    commands = flag.commands.read_text(encoding="utf-8").strip()
+    introduction = f"Made by these commands:\n\n```bash\n{commands}\n```"
+    text = page.markdown(result, flag.title, figures, introduction)
+    files.write_text(flag.output, text)
+    print(f"written to {flag.output} and {folder}/")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,8 +53,11 @@ def main() -> None:
     path = flag.run / "evaluation.json"
     if not path.is_file():
         parser.exit(2, f"error: there is no {path}; run tfp_vaeflow.evaluate first\n")
-    result = json.loads(path.read_text(encoding="utf-8"))
-    kept = flag.run / page.folder(result)
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        kept = flag.run / page.folder(result)
+    except (ValueError, TypeError, KeyError) as error:
+        parser.exit(2, f"error: {path} is not what evaluate writes: {error!r}\n")
     if not kept.is_dir():  # an evaluation of before each had a folder
         kept = flag.run / "evaluation"
     sources = {
@@ -49,17 +67,10 @@ def main() -> None:
     }
     for path in sorted(flag.run.glob("synthesis/samples_t*.png")):
         sources[path] = f"Samples at temperature {path.stem.removeprefix('samples_t')}"
-    folder = flag.output.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {}
-    for source, caption in sources.items():
-        shutil.copyfile(source, folder / source.name)
-        figures[f"{folder.name}/{source.name}"] = caption
-    commands = flag.commands.read_text(encoding="utf-8").strip()
-    introduction = f"Made by these commands:\n\n```bash\n{commands}\n```"
-    text = page.markdown(result, flag.title, figures, introduction)
-    files.write_text(flag.output, text)
-    print(f"written to {flag.output} and {folder}/")
+    try:
+        _write(flag, result, sources)
+    except OSError as error:
+        parser.exit(2, f"error: {files.describe(error)}\n")
 
 
 if __name__ == "__main__":

@@ -250,5 +250,5 @@ def model_config_from_dict(values: dict) -> ModelConfig:
         if values.get("dequantizer") is not None:
             values["dequantizer"] = DequantizerConfig(**build(values["dequantizer"]))
         return ModelConfig(**values)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"not the description of a model: {error}") from error
