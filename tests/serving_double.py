@@ -3,11 +3,13 @@
 It speaks the REST API (model status, metadata, predict in the row and the column
 format, base64, errors) and the gRPC PredictionService (Predict, GetModelMetadata) on
 loopback, as the documentation says, over the real SavedModel. It is a test double: it
-holds one version of one model, and does no batching.
+holds one version of one model, and joins no requests; but as a server that does, it
+refuses more rows than the model's batching.config allows.
 """
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -51,6 +53,8 @@ class ServedModel:
         self.name, self.version = version_dir.parent.name, int(version_dir.name)
         self.failures: list[grpc.StatusCode] = []
         self._model = tf.saved_model.load(str(version_dir))
+        batching = (version_dir.parent / "batching.config").read_text()
+        self._largest = int(re.search(r"max_batch_size \{ value: (\d+)", batching)[1])
         text = (version_dir / "saved_model.pb").read_bytes()
         graph = saved_model_pb2.SavedModel.FromString(text).meta_graphs[0]
         self.signature_defs = graph.signature_def
@@ -86,6 +90,12 @@ class ServedModel:
                 raise _invalid(f"{name} is {tensor.dtype.name}, not {spec.dtype.name}")
             if not spec.shape.is_compatible_with(tensor.shape):
                 raise _invalid(f"{name} is {tensor.shape}, not {spec.shape}")
+        for tensor in tensors.values():
+            if len(tensor) > self._largest:
+                raise _invalid(
+                    f"Task size {len(tensor)} is larger than maximum input batch size "
+                    f"{self._largest}"
+                )
         try:
             outputs = self._model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:

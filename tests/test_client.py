@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import requests
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from exports import export_tiny
 from serving_double import serving
 from testing import random_images
 from tfp_vaeflow import client
+from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 
 ONE_CODE = np.zeros((1, 8, 8, 3), np.float32)
@@ -140,7 +141,27 @@ def test_a_picture_that_cannot_be_read(remote):
     assert len(remote.encode_bytes([good])[0]) == 1
 
 
+def test_photographs_are_turned(remote):
+    """As in training: by EXIF data, of formats that the server does not know too."""
+    image = Image.fromarray(random_images(1, (24, 16, 3))[0])
+    shape = remote.image_shape
+    for kind, turn, mode, words in (
+        ("JPEG", 6, "RGB", {"quality": 95}),
+        ("JPEG", 3, "CMYK", {"quality": 95}),
+        ("PNG", 8, "RGB", {}),
+        ("WEBP", 1, "RGB", {"lossless": True}),
+        ("GIF", 1, "P", {}),
+    ):
+        data, exif = io.BytesIO(), Image.Exif()
+        exif[ExifTags.Base.Orientation] = turn
+        image.convert(mode).save(data, kind, exif=exif, **words)
+        expected = pictures.decode(io.BytesIO(data.getvalue()), shape)
+        (seen,), *_ = remote.encode_bytes([data.getvalue()])
+        np.testing.assert_allclose(seen.astype(int), expected, atol=1)
+
+
 def test_many_images(served, remote):
+    """In requests that a batching server takes, whatever `batch_size` is."""
     images = np.repeat(random_images(10), 100, 0)
     z, _ = client.Client(remote._transport, batch_size=500).encode(images)
     np.testing.assert_allclose(z, served[0].encode(images)[0], atol=1e-4)

@@ -134,7 +134,14 @@ def test_evaluate(run, model_dir, tmp_path):
             assert min(image.size) > 300
     events = sorted((model_dir / "eval").glob("events*"), key=os.path.getmtime)[-1]
     assert b"mutual information" in events.read_bytes()
-    values = json.loads((model_dir / "evaluation.json").read_text())
+    kept = model_dir / "evaluation" / "test-step-10"
+    assert {(model_dir / name).parent for name in figures} == {kept}
+    numbers = (model_dir / "evaluation.json").read_text()
+    assert (kept / "evaluation.json").read_text() == numbers
+    assert f"]({kept.name}" not in (page := (kept / "evaluation.md").read_text())
+    for name in re.findall(r"\]\((.*?\.png)\)", page):
+        assert (kept / name).exists()
+    values = json.loads(numbers)
     assert values["step"] == 10 and values["split"] == "test"
     assert values["num_images"] == 360
     assert values["num_samples"] == 2 and values["exactly_decoded"] == 360

@@ -1,11 +1,13 @@
 import dataclasses
 import io
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.utils import gcs_utils
 
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import data
@@ -171,6 +173,31 @@ def test_tfds(tmp_path):
     missing = dataclasses.replace(config, data_dir=str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match="tfds build tiny_pictures"):
         data.load(missing, tiny_model_config())
+
+
+def test_tfds_that_cannot_be_read_by_index(tmp_path, monkeypatch):
+    """As `tfds build` prepares it unless told otherwise; the advice then works."""
+    builder = TinyPictures(data_dir=tmp_path)
+    builder.download_and_prepare()
+    config = DataConfig("tfds:tiny_pictures", str(tmp_path))
+    message = f"prepared in {builder.data_dir} as tfrecord, which .* `tfds build tiny_"
+    with pytest.raises(UserError, match=message):
+        data.load(config, tiny_model_config())
+    other = tmp_path / "other"
+    TinyPictures(data_dir=other, file_format="array_record").download_and_prepare()
+    config = dataclasses.replace(config, data_dir=str(other))
+    assert data.load(config, tiny_model_config()).validation.num_images == 5
+    # Not prepared, while TensorFlow Datasets reads from its bucket what there would be.
+    bucket = tmp_path / "bucket" / "dataset_info" / "tiny_pictures" / "1.0.0"
+    bucket.mkdir(parents=True)
+    for path in other.glob("tiny_pictures/1.0.0/*.json"):
+        shutil.copy(path, bucket)
+    monkeypatch.setattr(gcs_utils, "GCS_ROOT_DIR", str(tmp_path / "bucket"))
+    monkeypatch.setattr(gcs_utils, "_is_gcs_disabled", False)
+    config = dataclasses.replace(config, data_dir=str(tmp_path / "none"))
+    assert "train" in TinyPictures(data_dir=tmp_path / "none").info.splits
+    with pytest.raises(UserError, match="not prepared in .*none/tiny_pictures/1.0.0;"):
+        data.load(config, tiny_model_config())
 
 
 class NoPictures(tfds.core.GeneratorBasedBuilder):

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import data
+from tfp_vaeflow import data, figures
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import (
     illustrations,
@@ -137,9 +137,15 @@ def test_a_probe_of_fewer_images_than_principal_components():
 
 
 @pytest.mark.parametrize("latent_dim", [4, 0])
-def test_report(splits, latent_dim, tmp_path):
+def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
     """Of models with and without z, of data with and without labels: what is told."""
     model = digits_model(latent_dim)
+    other = "digits"
+    if latent_dim:
+        other = tmp_path_factory.mktemp("other")
+        for number, image in enumerate(random_images(10, (8, 8, 1))):
+            name = "train/cat" if number < 6 else "test/dog"
+            figures.write_png(f"{other}/{name}/{number}.png", image)
     settings = cfg.EvaluationConfig(
         num_samples=1,
         generated_images=20,
@@ -148,7 +154,7 @@ def test_report(splits, latent_dim, tmp_path):
         classifier_steps=20,
         switch_pairs=20,
         temperatures=[0.7, 1.0],
-        other_data="digits",
+        other_data=str(other),
     )
     told = []
     result = report.evaluate(model, splits, "test", settings, told.append)
@@ -162,8 +168,17 @@ def test_report(splits, latent_dim, tmp_path):
     if not has_z:  # there is nothing to switch
         found = result["decoupling"]
         assert found["classifier"] | found["without_z"] == found["classifier"]
-    assert abs(result["novelty"]["likelihood_auc"] - 0.5) < 0.2  # its own kind of data
     text = page.table(result)
+    found = result["novelty"]
+    if has_z:  # all of the folder, by class
+        sizes = {row["class"]: row["num_images"] for row in found["by_class"]}
+        assert sizes == {"cat": 6, "dog": 4} and found["num_other_images"] == 10
+        assert "  cat, 6 images" in text
+    else:
+        assert abs(found["likelihood_auc"] - 0.5) < 0.2  # its own kind of data
+    for name in ("likelihood_auc", "typicality_auc"):  # a mean over pairs of images
+        areas = sum(row["num_images"] * row[name] for row in found["by_class"])
+        assert areas / found["num_other_images"] == pytest.approx(found[name])
     assert "50 of 50" in text and f"{result['bits_per_dim']:.4f}" in text
     captions = illustrations.draw(model, splits.test, result, [], tmp_path, 50)
     drawn = {"temperature.png"}

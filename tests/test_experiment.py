@@ -205,6 +205,63 @@ def test_a_file_of_ones_own(tmp_path, monkeypatch):
     assert experiment.load(["mine.gin"]).training.batch_size == 3
 
 
+def test_includes_lie_beside_the_file_that_includes_them(tmp_path, monkeypatch):
+    """In files of files, and from wherever the command runs."""
+    (tmp_path / "mine" / "parts").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name, text in {
+        "mine/run.gin": "include 'base2.gin'  # mine\nTrainingConfig.batch_size = 3\n",
+        "mine/base2.gin": 'include "parts/data.gin"\nTrainingConfig.num_steps = 5\n',
+        "mine/parts/data.gin": "include 'more.gin'\nDataConfig.shift = 1\n",
+        "mine/parts/more.gin": "include 'gin/digits.gin'\nTrainingConfig.seed = 9\n",
+        "elsewhere/base2.gin": "TrainingConfig.num_steps = 6\n",
+        "mine/lost.gin": "include 'nowhere.gin'\n",
+        "mine/round.gin": "include 'round.gin'\n",
+        "mine/bad.gin": "include 'parts/bad.gin'\n",
+        "mine/parts/bad.gin": "\nTrainingConfig.batch_size = \n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = experiment.load(["../mine/run.gin"])
+    found = config.training
+    assert (found.batch_size, found.num_steps, found.seed) == (3, 5, 9)
+    assert config.data.shift == 1
+    for name, message in (
+        ("lost", "no experiment file nowhere.gin"),
+        ("round", "recursion"),
+        ("bad", r"Unable to parse value. \(bad.gin, line 2\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            experiment.load([f"../mine/{name}.gin"])
+    config = experiment.load(["gin/digits.gin"], ["include '../mine/base2.gin'"])
+    assert config.training.num_steps == 5
+
+
+def test_paths_are_saved_as_absolute_ones(tmp_path, monkeypatch):
+    """And `~` is the home directory; names that are no paths stay names."""
+    (tmp_path / "here" / "pics").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    bindings = [
+        "DataConfig.data_dir = 'pics'",
+        "TrainingConfig.init_from = '~/runs/x'",
+        "EvaluationConfig.other_data = 'digits'",
+        "EvaluationConfig.feature_network = '~/net.keras'",
+    ]
+    config = experiment.load(["gin/digits.gin"], bindings)
+    experiment.save(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert experiment.load_saved(tmp_path / "run") == config
+    assert config.data.data_dir == f"{tmp_path}/here/pics"
+    assert config.training.init_from == f"{tmp_path}/home/runs/x"
+    assert config.evaluation.other_data == "digits"
+    assert config.evaluation.feature_network == f"{tmp_path}/home/net.keras"
+    others = ["EvaluationConfig.other_data = 'here'", "DataConfig.data_dir = 'gs://a/'"]
+    config = experiment.load_saved(tmp_path / "run", others)
+    assert config.evaluation.other_data == f"{tmp_path}/here"
+    assert config.data.data_dir == "gs://a"
+
+
 @pytest.mark.parametrize(
     "binding, message",
     [

@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from sklearn.datasets import load_digits
 
 from browser import needs_browser, start_browser
 from exports import DirectTransport, build, export_tiny, grey_digits
-from tfp_vaeflow import client, exploration, explore
+from tfp_vaeflow import client, command, exploration, explore
 from tfp_vaeflow import config as cfg
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +106,24 @@ def test_pages_of_other_models(latent_dim):
     assert all("<" in html for html in shown[:3])
     (mixed, *_) = run["show"](codes, 0.0, 0.0, *[0] * latent_dim)
     assert exploration.picture(images[0], "the mix of A and B") in mixed
+
+
+def test_a_folder_of_pictures_is_read_as_for_training(model, digits, tmp_path, capsys):
+    """In any of its formats and turned; the rest is left out and said."""
+    for source, name in (("0", "b/0.png"), ("1", "c/.1.png"), ("4", "c/4.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(digits[1] / f"{source}.png", tmp_path / name)
+    grey = Image.fromarray(digits[2][2, ..., 0])
+    grey.save(tmp_path / "a.webp", lossless=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    grey.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "b.png", exif=exif)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    command.FLAGS(["explore", f"--pictures={tmp_path}", "--num_pictures=4"])
+    expected = digits[2][[2, 2, 0, 4]]
+    np.testing.assert_array_equal(explore._first_images(model), expected)
+    said = capsys.readouterr().out
+    assert "1 hidden" in said and f"{tmp_path}/bad.png" in said
 
 
 # The command.

@@ -8,6 +8,8 @@ from testing import random_images
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import fidelity
 
+SHAPE = (8, 8, 3)
+
 
 def test_frechet_distance_of_gaussians():
     rng = np.random.default_rng(0)
@@ -55,7 +57,7 @@ def network(path):
 def test_networks_from_files(tmp_path, name):
     """Resized to what they take, grey to colour, positions averaged."""
     model = network(tmp_path / name)
-    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0), 3)
+    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0), 3, SHAPE)
     images = random_images(5, (6, 6, 3))
     found = loaded.features(images)
     expected = np.mean(model(images / 127.5 - 1.0), axis=(1, 2))
@@ -64,16 +66,41 @@ def test_networks_from_files(tmp_path, name):
     assert loaded.features(random_images(4, (8, 8, 1))).shape == (4, 4)
 
 
+class Unknown(keras.layers.Layer):
+    """A layer that Keras cannot find by its name."""
+
+    def call(self, x):
+        return x
+
+
 def test_networks_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="expected 'inception' or the path"):
-        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0), 3, SHAPE)
     (tmp_path / "net.keras").write_text("no network")
     with pytest.raises(UserError, match="cannot be read"):
-        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0), 3, SHAPE)
     flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     flat.save(tmp_path / "flat.keras")
     with pytest.raises(UserError, match="expected images"):
-        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0), 3, SHAPE)
+    inputs = keras.Input((6, 6, 1))
+    for layer, message in (
+        (Unknown(), "Unknown"),
+        (keras.layers.Conv2D(2, 3), "no vectors of features of images of shape"),
+        (keras.layers.Reshape((6, 6)), "no vectors of features"),
+    ):
+        path = tmp_path / f"{layer.name}.keras"
+        keras.Model(inputs, layer(inputs)).save(path)
+        with pytest.raises(UserError, match=f"{path} .*{message}"):
+            fidelity.load_network(str(path), (0.0, 1.0), 3, SHAPE)
+
+
+def test_what_inceptions_figures_are_not(monkeypatch, tmp_path):
+    """A small network stands in: its weights are not at hand everywhere."""
+    small = network(tmp_path / "net.keras")
+    monkeypatch.setattr(keras.applications, "InceptionV3", lambda **_: small)
+    loaded = fidelity.load_network("inception", (0.0, 1.0), 3, SHAPE)
+    assert "Keras' weights (not comparable with published FID)" in loaded.name
 
 
 @pytest.mark.slow
@@ -83,7 +110,7 @@ def test_a_saved_inception(tmp_path):
     keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None).save(
         path
     )
-    loaded = fidelity.load_network(str(path), (-1.0, 1.0), 8)
+    loaded = fidelity.load_network(str(path), (-1.0, 1.0), 8, SHAPE)
     real, made = random_images(24, (32, 32, 3)), random_images(24, (32, 32, 3), seed=1)
     dark = loaded.features(real // 4)
     real, made = loaded.features(real), loaded.features(made)

@@ -1,7 +1,9 @@
 """What can go wrong in a long run, provoked: the line one sees, and nothing is lost."""
 
 import dataclasses
+import errno
 import json
+import os
 import random
 import re
 import resource
@@ -189,6 +191,24 @@ def test_a_directory_that_cannot_be_written(run, model_dir, tmp_path, folder, me
     )
     assert the_line(result) == f"{model_dir}/{message}"
     assert "\nstep " not in result.stdout
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EIO])
+def test_a_file_system_without_locks(run, model_dir, tmp_path, number):
+    """A run goes on there, and says what it lacks; any other error ends it."""
+    what = os.strerror(number)
+    result = run("train", *arguments(model_dir, 3), cwd=tmp_path, no_locks=number)
+    if number == errno.EIO:
+        assert the_line(result) == f"{model_dir}/.lock: {what}"
+        return
+    if result.returncode == NOT_TO_BE_HAD:
+        pytest.skip("this system has no filters of system calls")
+    assert result.returncode == 0, result.stderr
+    assert (
+        f"{model_dir} is on a file system without locks ({what}): of two processes "
+        "that train there, the one that began last goes on\n"
+    ) in result.stdout
+    assert "trained to step 3" in result.stdout
 
 
 def test_a_file_in_the_place_of_the_checkpoints(run, tmp_path):

@@ -109,21 +109,21 @@ def test_a_run_and_its_continuation(capsys):
     assert len(events) == 2
 
 
-def test_the_process_that_began_last_goes_on():
-    """Where there is no lock; on this machine there is one, so names do not matter."""
+def test_the_process_that_began_last_goes_on(root):
+    """There as here, where a lock may be missing."""
     state = {"model": tf.Module()}
-    first, second = (
-        checkpoints.CheckpointKeeper("ram://runs/two", 2, state) for _ in range(2)
-    )
+    first, second = (checkpoints.CheckpointKeeper(root, 2, state) for _ in range(2))
     first.take_over()
     first.save(1)
     second.take_over()
-    message = r"another process \(\d+ on \S+\) has taken ram://runs/two over, and goes"
+    message = rf"another process \(\d+ on \S+\) has taken {root} over, and goes"
     with pytest.raises(UserError, match=message):
         first.save(2)
     second.save(3)
-    indices = [n for n in files.list_dir("ram://runs/two/checkpoints") if "index" in n]
+    indices = [n for n in files.list_dir(f"{root}/checkpoints") if "index" in n]
     assert indices == ["step-1.index", "step-3.index"]
+    files.remove(f"{root}/checkpoints/owner")  # by a person: nobody has taken over
+    second.save(4)
 
 
 def test_a_damaged_checkpoint(capsys):
@@ -222,7 +222,8 @@ def test_all_commands(run, tmp_path):
         f"profile written to {model_dir}/plugins/profile",
         f"resumed from step 5 in {model_dir}",
         "changed since the run was last started: TrainingConfig.num_steps: 5 -> 7",
-        f"written to {model_dir}/evaluation.md, evaluation.json and evaluation/",
+        f"written to {model_dir}/evaluation.md, evaluation.json and "
+        "evaluation/test-step-7/",
         f"wrote {model_dir}/synthesis/switches.png",
         f"wrote {model_dir}/synthesis/samples_t0.7.png",
         "wrote ram://serving/digits/1 (",

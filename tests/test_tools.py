@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from absl.flags import FLAGS
 from PIL import Image
 
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.data import folder as data
 from tfp_vaeflow.data import load
+from tfp_vaeflow.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +155,7 @@ def test_lsun_is_prepared_from_its_database(tmp_path):
     arguments = [f"--source={source}", f"--output={output}", "--size=4"]
     done = prepare(*arguments, "--part=test")
     assert done.returncode == 0, done.stderr
-    assert "cannot be read: key5: UnidentifiedImageError" in done.stdout
+    assert "cannot be read: key5: is no JPEG" in done.stdout
     assert f"{output}/test: 5 images made, 0 were there, 1 cannot" in done.stdout
     assert sorted(path.name for path in (output / "test").iterdir()) == [
         f"key{number}.png" for number in range(5)
@@ -163,10 +166,53 @@ def test_lsun_is_prepared_from_its_database(tmp_path):
     assert (pixels == [150, 0, 105]).all()
 
 
+@pytest.fixture(scope="module")
+def targets():
+    """Where tools/prepare_images.py writes the images of a source."""
+    tool = runpy.run_path(str(ROOT / "tools" / "prepare_images.py"), run_name="tool")
+    for name in ("source", "output", "size", "part"):
+        delattr(FLAGS, name)
+
+    def run(*names, part=None):
+        return {name: str(path) for name, path in tool["_targets"](names, part).items()}
+
+    return run
+
+
+def test_prepared_images_keep_their_folders_and_names(targets):
+    """Classes stay, and no image is written over another."""
+    assert targets("a/0.jpg", "a/1.PNG", part="test") == {
+        "a/0.jpg": "test/0.png",
+        "a/1.PNG": "test/1.png",
+    }
+    names = ["x/cat/a.jpg", "x/cat/a.png", "x/cat/A.webp", "x/cat/a.jpg.png"]
+    names += ["x/dog/a.jpg", "x/dog/deep/v1.2", "x/dog/../../../b.gif"]
+    found = targets(*names)
+    assert len({path.casefold() for path in found.values()}) == len(names)
+    assert found["x/cat/a.jpg"] == "train/cat/a.jpg.png"
+    assert found["x/dog/a.jpg"] == "train/dog/a.png"
+    assert found["x/dog/deep/v1.2"] == "train/dog/deep/v1.2.png"
+    assert found["x/dog/../../../b.gif"] == "train/dog/b.png"
+
+
+def test_prepared_images_keep_their_parts(targets):
+    assert targets("Train/cat/0.jpg", "val/0.jpg", "notes/0.jpg", "0.jpg") == {
+        "Train/cat/0.jpg": "train/cat/0.png",
+        "val/0.jpg": "validation/0.png",
+    }
+    with pytest.raises(UserError, match="leave out --part"):
+        targets("train/0.jpg", "test/0.jpg", part="test")
+    assert set(targets("val/0.jpg", "test/1.jpg").values()) == {
+        "train/val/0.png",
+        "train/test/1.png",
+    }
+
+
 @pytest.mark.slow
 def test_images_are_prepared_from_folders_and_archives(tmp_path):
     """A stand-in for CelebAMask-HQ, as a folder and packed."""
     names = ["CelebA-HQ-img/0.png", "CelebA-HQ-img/1.png", "more/1.png"]
+    names += ["more/1.jpg", "__MACOSX/more/._1.png", "more/.1.png"]
     for color, name in enumerate(names):
         path = tmp_path / "folder" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,13 +225,26 @@ def test_images_are_prepared_from_folders_and_archives(tmp_path):
     for source in ("folder", "images.zip", "images.tar.gz"):
         output = tmp_path / f"from {source}"
         arguments = [f"--source={tmp_path / source}", f"--output={output}", "--size=8"]
-        assert "3 images made, 0 were there, 0 cannot" in prepare(*arguments).stdout
-        (output / "train").iterdir().__next__().unlink()
-        assert "1 images made, 2 were there, 0 cannot" in prepare(*arguments).stdout
+        assert "4 images made, 0 were there, 0 cannot" in prepare(*arguments).stdout
+        written = sorted(path for path in output.rglob("*") if path.is_file())
+        assert [str(path.relative_to(output)) for path in written] == [
+            "train/CelebA-HQ-img/0.png",
+            "train/CelebA-HQ-img/1.png",
+            "train/more/1.jpg.png",
+            "train/more/1.png.png",
+        ]
+        written[0].unlink()
+        assert "1 images made, 3 were there, 0 cannot" in prepare(*arguments).stdout
         splits = data.load_folder(
             cfg.DataConfig("folder", data_dir=str(output)), (8, 8, 3)
         )
-        assert sum(split.num_images for split in splits) == 3
+        assert sum(split.num_images for split in splits) == 4
+        assert set(splits.train.class_names) == {"CelebA-HQ-img", "more"}
+    for name in ("images.zip", "images.tar.gz"):
+        path = tmp_path / f"cut-{name}"
+        path.write_bytes((tmp_path / name).read_bytes()[:-200])
+        done = prepare(f"--source={path}", f"--output={tmp_path / 'y'}", "--size=8")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     (tmp_path / "nothing").mkdir()
     done = prepare(
         f"--source={tmp_path / 'nothing'}", f"--output={tmp_path / 'x'}", "--size=8"
@@ -222,6 +281,7 @@ def test_compare_runs(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text(text)
     result = {
         "step": 30,
+        "split": "test",
         "bits_per_dim": 2.5,
         "iw_bits_per_dim": 2.25,
         "kl_nats": 13.125,
@@ -233,8 +293,8 @@ def test_compare_runs(tmp_path):
     found = tool("compare_runs", "one", "two", "--output=out", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     _, one, two, _ = found.stdout.splitlines()
-    assert one.split() == ["one", "30", *"-" * 6, "120", "-", "1030"]
-    expected = "two 30 2.5000 2.2500 13.12 75.0% 50.0% +0.500 120 1,234 1030"
+    assert one.split() == ["one", "30", *"-" * 7, "120", "-", "1030"]
+    expected = "two 30 test 2.5000 2.2500 13.12 75.0% 50.0% +0.500 120 1,234 1030"
     assert two.split() == expected.split()
     with Image.open(tmp_path / "out" / "comparison.png") as image:
         assert image.width > 300

@@ -86,7 +86,10 @@ def read_description(model_dir: str | os.PathLike) -> ModelConfig:
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    return model_config_from_dict(values)
+    try:
+        return model_config_from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path} is {error}") from error
 
 
 def check_description(
@@ -156,9 +159,10 @@ class CheckpointKeeper:
     def take_over(self) -> None:
         """Makes the directory ready for this process to save in, and for no other.
 
-        Where there is no lock (see `distribution.locked`) a process puts its name down,
-        and one that finds another name saves no more. So a run that was killed can be
-        started again at once, and of two the one that began last goes on.
+        A process puts its name down, and one that finds another name saves no more. So
+        of two processes the one that began last goes on where there is no lock (see
+        `distribution.locked`), or one that other machines do not see; and a run that
+        was killed can be started again at once.
 
         Raises:
           OSError: if the directory cannot be written.
@@ -168,13 +172,15 @@ class CheckpointKeeper:
         files.make_dirs(self._best.directory)
         for manager in (self._last, self._best):
             _remove_unfinished(manager.directory)
-        if files.is_remote(self._model_dir):
-            self._name = name
+        self._name = name
 
     def _check_owner(self) -> None:
         if self._name is None:
             return
-        found = files.read_text(self._owner)
+        try:
+            found = files.read_text(self._owner)
+        except FileNotFoundError:  # removed, which takes nothing over
+            return
         if found != self._name:
             raise UserError(
                 f"another process ({found.split(',')[0]}) has taken {self._model_dir} "

@@ -12,6 +12,7 @@ Arrays come and go as numpy. Importing this module loads no TensorFlow; running 
 in process does, and so does gRPC, whose messages are TensorFlow's.
 """
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -28,16 +29,39 @@ from tfp_vaeflow.transports import (
 
 __all__ = ["Client", "ServerError", "connect"]
 
-DEFAULT_BATCH_SIZE = 32
+# Rows of a request at most: a server that batches refuses more than the
+# `max_batch_size` of its batching.config.
+LARGEST_BATCH = 32
+_FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]  # those of training
+_SENT_AS_THEY_ARE = ["JPEG", "MPO", "PNG"]  # MPO: several JPEGs, as phones make them
 _POSITION_BIT = 31  # a row's seed has the position from this bit on
+
+
+def _as_sent(picture: bytes) -> bytes:
+    """A picture file as the server reads it: PNG or JPEG that nothing turns."""
+    from PIL import ExifTags, Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(picture), formats=_FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+            if image.format in _SENT_AS_THEY_ARE and not turned:
+                return picture
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "CMYK":  # which PNG does not have
+                image = image.convert("RGB")
+            data = io.BytesIO()
+            image.save(data, "PNG", exif=b"")
+    except Exception:  # Pillow raises all kinds
+        return picture  # the server may read it, or say what is wrong
+    return data.getvalue()
 
 
 class Client:
     """A model behind a transport, with the methods of `VAEFlow`.
 
-    Many rows are sent `batch_size` at a time; no result depends on it, but for
-    rounding. What is wrong with the arguments raises `UserError`, what goes wrong on
-    the way or in the server `ServerError`.
+    Many rows are sent `batch_size` at a time, 32 at most; no result depends on it, but
+    for rounding. What is wrong with the arguments raises `UserError`, what goes wrong
+    on the way or in the server `ServerError`.
 
     Attributes:
       image_shape: `(H, W, C)`.
@@ -47,14 +71,14 @@ class Client:
 
     Args:
       transport: what `connect` chooses by an address.
-      batch_size: rows a request.
+      batch_size: rows a request; more than 32 are sent in several.
     """
 
-    def __init__(self, transport: Transport, batch_size: int = DEFAULT_BATCH_SIZE):
+    def __init__(self, transport: Transport, batch_size: int = LARGEST_BATCH):
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; expected at least 1")
         self._transport = transport
-        self._batch_size = batch_size
+        self._batch_size = min(batch_size, LARGEST_BATCH)
         self._inputs = transport.inputs()
         missing = {"encode", "decode"} - set(self._inputs)
         if missing:
@@ -79,9 +103,11 @@ class Client:
     def encode_bytes(
         self, pictures: Sequence[bytes], labels: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Codes of PNG or JPEG files of any size.
+        """Codes of picture files of any size.
 
-        They are sent one by one, so that one that cannot be read spoils no other.
+        They are sent one by one, so that one that cannot be read spoils no other. The
+        server reads PNG and JPEG; a photograph that its EXIF data turns is turned
+        before, and WebP, TIFF, BMP and GIF become PNG.
 
         Args:
           pictures: the files' contents.
@@ -97,7 +123,7 @@ class Client:
                     "of a PNG or JPEG file"
                 )
         rows = {
-            "image_bytes": np.array(pictures, object),
+            "image_bytes": np.array([_as_sent(p) for p in pictures], object),
             **self._labels(labels, len(pictures)),
         }
         found = self._run_rows("encode_bytes", rows, 1)
@@ -287,7 +313,7 @@ class Client:
 
 def connect(
     address: str | os.PathLike,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    batch_size: int = LARGEST_BATCH,
     timeout: float = 60.0,
     retries: int = 3,
 ) -> Client:
@@ -300,7 +326,7 @@ def connect(
       address: `http://HOST:PORT/v1/models/NAME[/versions/V]` (or https), the address of
         TensorFlow Serving's REST API; `grpc://HOST:PORT/NAME[/V]`; or a directory, of a
         SavedModel or of its versions, of which the last is taken.
-      batch_size: rows a request.
+      batch_size: rows a request, 32 at most.
       timeout: seconds for one request.
       retries: how often a request is sent again.
 

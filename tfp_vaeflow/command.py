@@ -15,14 +15,39 @@ from absl import flags
 
 from tfp_vaeflow import files
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.keras_settings import check_keras
 
 FLAGS = flags.FLAGS
 # What Keras imports where it is installed, for interfaces that are not used here.
 _BESIDE = ["PIL", "h5py", "matplotlib", "pandas", "scipy", "sklearn"]
 
 
+class _PathParser(flags.ArgumentParser):
+    """A path, local or not; `~` at its start is the home directory."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("expected a path")
+        return files.expand(argument)
+
+
+def define_path(
+    name: str, help_text: str, required: bool = False, default: str | None = None
+) -> None:
+    """Defines a flag that holds a path; all such flags are defined here."""
+    flags.DEFINE(_PathParser(), name, default, help_text, required=required)
+
+
+def define_paths(name: str, help_text: str) -> None:
+    """Defines a flag that holds a path and has to be given, once or several times."""
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE_multi(_PathParser(), serializer, name, None, help_text, required=True)
+
+
 def define_model_dir(help_text: str) -> None:
-    flags.DEFINE_string("model_dir", None, help_text, required=True)
+    define_path("model_dir", help_text, required=True)
 
 
 def define_bindings() -> None:
@@ -107,6 +132,9 @@ def start_tensorflow() -> None:
 
     Its C++ side prints them before it looks at any log level. Other lines pass. Without
     what Keras imports beside, it takes a second and 170 MB less.
+
+    Raises:
+      UserError: if Keras is not set up to work with it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     stderr = os.dup(2)
@@ -114,6 +142,8 @@ def start_tensorflow() -> None:
         os.dup2(caught.fileno(), 2)
         try:
             with _seeming_absent(*_BESIDE):
+                check_keras()
+
                 import tensorflow as tf
                 import tensorflow_probability as tfp
 
@@ -158,9 +188,9 @@ def run_main(
         _fail(error)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    if with_tensorflow:
-        start_tensorflow()
     try:
+        if with_tensorflow:
+            start_tensorflow()
         main()
     except UserError as error:
         _fail(error)

@@ -1,6 +1,7 @@
 """What a run is spread over: devices, workers; its lock, and requests to stop it."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -23,6 +24,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
+
+# What a file system without locks answers: Lustre, FUSE and NFS in some set-ups.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
 
 class WorkerLostError(Exception):
@@ -262,9 +266,9 @@ class StopRequest:
 def locked(directory: str | os.PathLike) -> Iterator[None]:
     """Keeps other processes from training in a directory; made if it is not there.
 
-    The operating system drops the lock when the process ends, in whatever way. There is
-    none on other file systems, where the process that began last may go on alone: see
-    `checkpoints.CheckpointKeeper.take_over`.
+    The operating system drops the lock when the process ends, in whatever way. Some
+    file systems have no locks, and remote ones have none that TensorFlow knows. There
+    the process that began last goes on: see `checkpoints.CheckpointKeeper.take_over`.
 
     Raises:
       UserError: if another process holds the lock.
@@ -283,6 +287,15 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
                 f"another process ({file.read().strip()}) is training in {directory}; "
                 "wait for it, stop it, or name another --model_dir"
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                error.filename = file.name
+                raise
+            print(
+                f"{directory} is on a file system without locks ({error.strerror}): of "
+                "two processes that train there, the one that began last goes on",
+                flush=True,
+            )
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()

@@ -4,7 +4,8 @@ Bits/dim of the ELBO and of the importance-weighted bound, how z is used, what p
 read off z and v, whether a switch carries the class over (decoupling), how far samples
 are from real images (KID, FID), and, with --other_data, how well other images are told
 apart. Prints a table, and writes it with figures to DIR/evaluation.md and all numbers
-to DIR/evaluation.json; TensorBoard shows the table too.
+to DIR/evaluation.json; TensorBoard shows the table too. These two are of the last call;
+DIR/evaluation/SPLIT-step-N keeps those of each split and step.
 """
 
 from absl import flags
@@ -20,11 +21,9 @@ flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
 )
 flags.DEFINE_integer("num_samples", None, "Short for EvaluationConfig.num_samples.")
-flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
-flags.DEFINE_string("other_data", None, "Short for EvaluationConfig.other_data.")
-flags.DEFINE_string(
-    "feature_network", None, "Short for EvaluationConfig.feature_network."
-)
+command.define_path("data_dir", "Short for DataConfig.data_dir.")
+command.define_path("other_data", "Short for EvaluationConfig.other_data.")
+command.define_path("feature_network", "Short for EvaluationConfig.feature_network.")
 
 
 def main() -> None:
@@ -63,6 +62,8 @@ def main() -> None:
         measured = report.evaluate(model, splits, flag.split, config.evaluation, say)
     result = {"step": step, **measured}
     directory = flag.model_dir
+    folder = page.folder(result)
+    kept = os.path.join(directory, folder)
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
     with data.reading():
@@ -71,22 +72,21 @@ def main() -> None:
             splits.part(flag.split),
             result,
             metrics.read(directory),
-            os.path.join(directory, "evaluation"),
+            kept,
             config.evaluation.batch_size,
         )
     result["figures"] = captions
-    files.write_text(
-        os.path.join(directory, "evaluation.json"),
-        json.dumps(result, indent=2, allow_nan=False) + "\n",
-    )
-    pictures = {f"evaluation/{name}": caption for name, caption in captions.items()}
+    numbers = json.dumps(result, indent=2, allow_nan=False) + "\n"
     name = os.path.basename(files.absolute(directory))
     title = f"Evaluation of {name} at step {step}"
-    markdown = page.markdown(result, title, pictures)
+    pictures = {f"{folder}/{name}": caption for name, caption in captions.items()}
+    for place, figures in ((kept, captions), (directory, pictures)):
+        files.write_text(os.path.join(place, "evaluation.json"), numbers)
+        markdown = page.markdown(result, title, figures)
+        files.write_text(os.path.join(place, "evaluation.md"), markdown)
+    summaries.write_text(directory, f"evaluation/{flag.split}", text, step)
     path = os.path.join(directory, "evaluation.md")
-    files.write_text(path, markdown)
-    summaries.write_text(directory, "evaluation", text, step)
-    print(f"written to {path}, evaluation.json and evaluation/")
+    print(f"written to {path}, evaluation.json and {folder}/")
 
 
 if __name__ == "__main__":

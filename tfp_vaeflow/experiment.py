@@ -1,13 +1,20 @@
 """Experiment files: the only module that knows gin.
 
 An experiment file binds the fields of the dataclasses in `config`. Files are found in
-the working directory, beside the package (a checkout) or inside it (an installation),
-and so are the files that they include.
+the working directory, beside the package (a checkout) or inside it (an installation).
+So are the files that they include, which are looked for beside the including file
+first.
+
+A relative path in an experiment is one from the working directory. It is saved as an
+absolute path, so that a saved experiment finds its data from every directory.
 """
 
 import dataclasses
 import importlib.util  # noqa: F401 (gin's resource reader needs it and forgets it)
+import io
 import os
+import re
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,14 +32,14 @@ _REGISTERED = {
     for cls in vars(configs).values()
     if dataclasses.is_dataclass(cls)
 }
-for _directory in _SEARCH_PATH[1:]:
-    gin.add_config_file_search_path(str(_directory))
+_INCLUDE = re.compile(r"""\s*include\s+(['"])(?P<name>.+?)\1\s*(#.*)?$""")
 
 
-def _find(name: str) -> str:
-    for directory in _SEARCH_PATH:
+def _find(name: str, beside: Path | None = None) -> Path:
+    """The experiment file of that name, beside another file if there is one there."""
+    for directory in filter(None, (beside, *_SEARCH_PATH)):
         if (directory / name).is_file():
-            return str(directory / name)
+            return directory / name
     shipped = sorted(
         path.name for root in _SEARCH_PATH[1:] for path in root.glob("gin/*")
     )
@@ -40,6 +47,35 @@ def _find(name: str) -> str:
         f"there is no experiment file {name}; shipped are "
         f"{', '.join(f'gin/{name}' for name in shipped)}"
     )
+
+
+def _parse_text(text: str, name: str | None, beside: Path | None) -> None:
+    """Parses lines of an experiment; gin itself looks for includes elsewhere.
+
+    Args:
+      text: the lines.
+      name: of their file, which errors give.
+      beside: where included files are looked for first.
+    """
+
+    def parse(first, last):
+        part = io.StringIO(first * "\n" + "".join(lines[first:last]))
+        part.name = name
+        gin.parse_config(part)
+
+    lines = text.splitlines(keepends=True)
+    done = 0
+    for number, line in enumerate(lines):
+        include = _INCLUDE.match(line)
+        if include:
+            parse(done, number)
+            _parse_file(_find(files.expand(include["name"]), beside))
+            done = number + 1
+    parse(done, len(lines))
+
+
+def _parse_file(path: Path) -> None:
+    _parse_text(path.read_text(encoding="utf-8"), str(path), path.parent)
 
 
 def load(
@@ -64,15 +100,27 @@ def _origin(names: Sequence[str], bindings: Sequence[str]) -> str:
 
 
 def _parse(
-    paths: Sequence[str], bindings: Sequence[str], origin: str
+    paths: Sequence[Path], bindings: Sequence[str], origin: str
 ) -> configs.ExperimentConfig:
     gin.clear_config()
     try:
-        gin.parse_config_files_and_bindings(paths, list(bindings))
+        for path in paths:
+            _parse_file(path)
+        _parse_text("\n".join(bindings), None, None)
+        gin.finalize()
+        config = _REGISTERED[configs.ExperimentConfig]()
+        with gin.unlock_config():
+            for field in dataclasses.fields(config):
+                part = getattr(config, field.name)
+                for name, path in part.absolute_paths().items():
+                    gin.bind_parameter(f"{type(part).__name__}.{name}", path)
         return _REGISTERED[configs.ExperimentConfig]()
     except UserError as error:
         # gin adds where the object was made; the first line says what is wrong.
         raise UserError(str(error).splitlines()[0]) from error
+    except tokenize.TokenError as error:
+        message, (line, _) = error.args
+        raise UserError(f"in {origin}: {message}, line {line}") from error
     except (
         ValueError,
         TypeError,

@@ -13,20 +13,20 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_string("saved_model", None, "What export wrote, to run in this process.")
+command.define_path("saved_model", "What export wrote, to run in this process.")
 flags.DEFINE_string(
     "server",
     None,
     "Or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME.",
 )
-flags.DEFINE_string(
-    "pictures", None, "Folder of PNG and JPEG files to pick from; default: samples."
+command.define_path(
+    "pictures", "Folder of pictures to pick from, as for training; default: samples."
 )
 flags.DEFINE_integer("num_pictures", 12, "How many pictures or samples to begin with.")
 flags.DEFINE_string("host", "127.0.0.1", "Where the page listens.")
-flags.DEFINE_integer("port", 7860, "Likewise.")
+flags.DEFINE_integer("port", 7860, "Likewise.", lower_bound=1, upper_bound=65535)
 
-_KINDS = [".png", ".jpg", ".jpeg"]
+_KINDS = [".png", ".jpg", ".jpeg", ".webp"]
 _INTRODUCTION = """\
 Each image has two codes. **z**, the global code, is a vector of {latent_dim} numbers. \
 **v**, the local code, has a number for every value of a pixel. Together they give the \
@@ -40,22 +40,28 @@ image, so there are no switches."""
 
 
 def _first_images(model):
-    """Images to begin with: the first pictures of a folder, or samples."""
-    from tfp_vaeflow.errors import UserError
-
+    """Images to begin with, uint8 `[N, H, W, C]`: pictures of a folder, or samples."""
     flag = command.FLAGS
-    if flag.num_pictures < 2:
-        raise UserError(f"--num_pictures is {flag.num_pictures}; expected at least 2")
     if flag.pictures is None:
         return model.sample(flag.num_pictures, temperature=0.7)
-    files = sorted(Path(flag.pictures).rglob("*"))
-    found = [path for path in files if path.suffix.lower() in _KINDS]
-    if len(found) < 2:
+    command.start_tensorflow()  # which `data` needs, and would start loudly
+
+    import numpy as np
+
+    from tfp_vaeflow import data
+    from tfp_vaeflow.data.pictures import decode
+    from tfp_vaeflow.errors import UserError
+
+    found = data.find_pictures(flag.pictures)
+    for line in found.left_out.lines():
+        print(line, flush=True)
+    if len(found.paths) < 2:
         raise UserError(
-            f"--pictures={flag.pictures} has {len(found)} PNG and JPEG files; expected "
-            "two or more"
+            f"--pictures={flag.pictures} has {len(found.paths)} pictures that can be "
+            "read; expected two or more"
         )
-    return _read(model, [path.read_bytes() for path in found[: flag.num_pictures]])
+    chosen = found.paths[: flag.num_pictures]
+    return np.stack([decode(path, model.image_shape) for path in chosen])
 
 
 def _read(model, files):
@@ -178,7 +184,7 @@ def build_page(model, images, name):
                 file_count="multiple",
                 file_types=_KINDS,
                 type="binary",
-                label="PNG and JPEG files of any size",
+                label="PNG, JPEG and WebP files of any size",
                 elem_id="files",
                 height=140,
             )
@@ -281,6 +287,8 @@ def main() -> None:
     flag = command.FLAGS
     if (flag.saved_model is None) == (flag.server is None):
         raise UserError("expected --saved_model or --server, and not both; see --help")
+    if flag.num_pictures < 2:
+        raise UserError(f"--num_pictures is {flag.num_pictures}; expected at least 2")
     address = flag.saved_model or flag.server
     if not address.startswith("http"):
         command.start_tensorflow()  # the client will need it, and would do it loudly

@@ -10,9 +10,8 @@ from absl import flags
 from tfp_vaeflow import command
 
 command.define_model_dir("Directory of a trained model.")
-flags.DEFINE_string(
+command.define_path(
     "export_dir",
-    None,
     "Where the versions lie, such as serving/NAME; NAME is the model's in the server.",
     required=True,
 )

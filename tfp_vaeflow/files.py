@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 AnyPath = str | os.PathLike
@@ -65,6 +66,19 @@ def _gfile(path: AnyPath) -> Iterator:
 
     with tensorflow_errors(path):
         yield tf.io.gfile
+
+
+def expand(path: AnyPath) -> str:
+    """A path as a shell would read it: `~` at its start is the home directory.
+
+    Shells leave the `~` in `--flag=~/x` alone.
+    """
+    return os.path.expanduser(path)
+
+
+def user_path(text: str) -> Path:
+    """A local path as a user writes it; the `type` of an argument of argparse."""
+    return Path(expand(text))
 
 
 def printable(path: AnyPath) -> str:
@@ -216,7 +230,11 @@ def read_bytes(path: AnyPath, most: int = -1) -> bytes:
 
 
 def read_text(path: AnyPath) -> str:
-    return read_bytes(path).decode("utf-8")
+    """The text of a file; what is no text is an `OSError` too."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, "not a text in UTF-8", os.fspath(path)) from error
 
 
 def _write(path: str, data: bytes, mode: str) -> None:

@@ -17,7 +17,7 @@ def read(model_dir: str | os.PathLike) -> list[dict]:
     if not files.exists(path):
         return []
     records = []
-    for line in files.read_text(path).splitlines():
+    for line in files.read_bytes(path).decode("utf-8", "replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -18,7 +18,7 @@ flags.DEFINE_enum(
     ["sample", "reconstruct", "interpolate", "switch"],
     "What to make.",
 )
-flags.DEFINE_string("output_dir", None, "Where to write; default: DIR/synthesis.")
+command.define_path("output_dir", "Where to write; default: DIR/synthesis.")
 flags.DEFINE_integer("num_images", 64, "Images to make, or originals to take.")
 flags.DEFINE_integer("columns", 8, "Cells in a row.")
 flags.DEFINE_multi_float(
@@ -38,7 +38,7 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
 )
-flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
+command.define_path("data_dir", "Short for DataConfig.data_dir.")
 
 
 def _originals(config, even: bool):

@@ -14,19 +14,16 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_multi_string(
-    "gin_file",
-    None,
-    "Experiment file, such as gin/digits.gin; several override one another.",
-    required=True,
+command.define_paths(
+    "gin_file", "Experiment file, such as gin/digits.gin; several override one another."
 )
 command.define_model_dir("Directory of the run; takes everything that it writes.")
 command.define_bindings()
-flags.DEFINE_string("data_dir", None, "Short for DataConfig.data_dir.")
+command.define_path("data_dir", "Short for DataConfig.data_dir.")
 flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
 flags.DEFINE_integer("seed", None, "Short for TrainingConfig.seed.")
 
-flags.DEFINE_string("init_from", None, "Short for TrainingConfig.init_from.")
+command.define_path("init_from", "Short for TrainingConfig.init_from.")
 flags.DEFINE_bool(
     "dry_run",
     False,

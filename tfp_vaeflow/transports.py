@@ -286,6 +286,9 @@ class LocalTransport(Transport):
         logger.addFilter(_is_not_of_gradients)
         try:
             self._model = tf.saved_model.load(str(path))
+        except Exception as error:  # of all kinds, by what is damaged
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} cannot be loaded: {reason}") from error
         finally:
             logger.removeFilter(_is_not_of_gradients)
 

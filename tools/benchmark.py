@@ -193,14 +193,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gin_file", help="the experiment")
+    parser.add_argument("--gin_file", type=files.expand, help="the experiment")
     parser.add_argument("--gin_bindings", action="append", default=[])
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--steps", type=int, default=10, help="repeats of everything")
     parser.add_argument("--input", choices=["cached", "data"], default="cached")
-    parser.add_argument("--data_dir", help="short for DataConfig.data_dir")
-    parser.add_argument("--output", type=Path, help="takes the figures as JSON")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar="JSON")
+    parser.add_argument(
+        "--data_dir", type=files.expand, help="short for DataConfig.data_dir"
+    )
+    parser.add_argument(
+        "--output", type=files.user_path, help="takes the figures as JSON"
+    )
+    parser.add_argument("--compare", nargs=2, type=files.user_path, metavar="JSON")
     flag = parser.parse_args()
     try:
         if flag.compare:

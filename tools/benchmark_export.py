@@ -21,8 +21,8 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_string("model_dir", None, "Directory of a trained model.")
-flags.DEFINE_string("gin_file", None, "Or an experiment, for random weights.")
+command.define_path("model_dir", "Directory of a trained model.")
+command.define_path("gin_file", "Or an experiment, for random weights.")
 flags.DEFINE_multi_integer("batch_size", [1, 64], "Images at a time.")
 flags.DEFINE_multi_string("signature", ["sample", "encode", "decode"], "What to time.")
 flags.DEFINE_bool("compare", True, "Whether to compare them.")

@@ -93,7 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gin_file", default="gin/cifar10_small.gin")
+    parser.add_argument(
+        "--gin_file", type=files.expand, default="gin/cifar10_small.gin"
+    )
     parser.add_argument(
         "--gin_bindings",
         action="append",
@@ -103,7 +105,9 @@ def main() -> None:
     parser.add_argument(
         "--times", type=int, nargs="+", default=[4, 16], help="squares, for resolution"
     )
-    parser.add_argument("--output", type=Path, required=True, help="a directory")
+    parser.add_argument(
+        "--output", type=files.user_path, required=True, help="a directory"
+    )
     flag = parser.parse_args()
     if any(number < 1 or math.isqrt(number) ** 2 != number for number in flag.times):
         parser.error(f"--times is {flag.times}; expected squares, such as 4 16")

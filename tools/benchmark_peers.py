@@ -184,9 +184,14 @@ def main() -> None:
         help_text = f"{text} (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, help=help_text)
     parser.add_argument(
-        "--python", default=sys.executable, help="interpreter that has normflows"
+        "--python",
+        type=files.expand,
+        default=sys.executable,
+        help="interpreter that has normflows",
     )
-    parser.add_argument("--output", type=Path, help="takes the figures as JSON")
+    parser.add_argument(
+        "--output", type=files.user_path, help="takes the figures as JSON"
+    )
     flag = parser.parse_args()
     settings = {name: getattr(flag, name) for name in numbers}
     peers = []

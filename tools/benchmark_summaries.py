@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tfp_vaeflow import data, experiment
+from tfp_vaeflow import data, experiment, files
 from tfp_vaeflow.config import TrainingConfig
 from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.summaries import RunWriter
@@ -28,8 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gin_file", default="gin/digits.gin")
-    parser.add_argument("--data_dir")
+    parser.add_argument("--gin_file", type=files.expand, default="gin/digits.gin")
+    parser.add_argument("--data_dir", type=files.expand)
     parser.add_argument("--steps", type=int, default=100)
     flag = parser.parse_args()
     bindings = [f"DataConfig.data_dir = {flag.data_dir!r}"] if flag.data_dir else []

@@ -1,8 +1,9 @@
 """Compares runs: python tools/compare_runs.py RUN... [--output=DIR]
 
-Prints one table, a line a run, of what their metrics.jsonl and evaluation.json say, and
-writes it with an overlaid learning curve to DIR (comparison.md, comparison.png). What a
-run does not have is shown as a dash. TensorFlow is not needed.
+Prints one table, a line a run, of what their metrics.jsonl and evaluation.json (that of
+the last call of `evaluate`) say, and writes it with an overlaid learning curve to DIR
+(comparison.md, comparison.png). What a run does not have is shown as a dash. TensorFlow
+is not needed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tfp_vaeflow import files, metrics, plots
 COLUMNS = [
     "run",
     "step",
+    "split",
     "bits/dim",
     "IW bits/dim",
     "KL, nats",
@@ -34,7 +36,12 @@ def figures(run: Path) -> dict[str, str]:
     """What is known of a run, as text, by column."""
     records = metrics.read(run)
     path = run / "evaluation.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        probe = result.get("probe") or {}
+        judged = (result.get("decoupling") or {}).get("classifier") or {}
+    except (ValueError, AttributeError) as error:
+        sys.exit(f"error: {path} is not what `evaluate` writes: {error}")
     if not records and not result:
         sys.exit(
             f"error: {run} has neither {metrics.FILE_NAME} nor {path.name}; expected a "
@@ -51,13 +58,12 @@ def figures(run: Path) -> dict[str, str]:
         values = [record[name] for record in train if name in record]
         return choose(values) if values else None
 
+    put("split", result.get("split"), "{}")
     put("bits/dim", result.get("bits_per_dim"), "{:.4f}")
     put("IW bits/dim", result.get("iw_bits_per_dim"), "{:.4f}")
     put("KL, nats", result.get("kl_nats"), "{:.2f}")
-    probe = result.get("probe") or {}
     put("probe z", probe.get("z"), "{:.1%}")
     put("probe v", probe.get("v"), "{:.1%}")
-    judged = (result.get("decoupling") or {}).get("classifier") or {}
     put("decoupling", judged.get("score"), "{:+.3f}")
     put("images/s", latest("images_per_second", statistics.median), "{:.0f}")
     put("parameters", result.get("parameters"), "{:,}")
@@ -86,8 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--output", type=Path, default=Path("comparison"))
+    parser.add_argument("runs", nargs="+", type=files.user_path, metavar="RUN")
+    parser.add_argument("--output", type=files.user_path, default=Path("comparison"))
     flag = parser.parse_args()
     rows = [figures(run.resolve()) for run in flag.runs]
     widths = [

@@ -14,11 +14,10 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-flags.DEFINE_string("source", None, "Directory with config.json.", required=True)
-flags.DEFINE_string("output", None, "The model directory to write.", required=True)
-flags.DEFINE_string(
+command.define_path("source", "Directory with config.json.", required=True)
+command.define_path("output", "The model directory to write.", required=True)
+command.define_path(
     "weights",
-    None,
     "File with the weights; default: model.pt in --source, or else the checkpoint*.tar "
     "of the highest step there.",
 )
@@ -29,10 +28,10 @@ flags.DEFINE_string(
     "Pixels a side, or HEIGHTxWIDTH; the reference's files do not say. Default: what "
     "the encoder fits, or without one the size that its levels take to 4x4.",
 )
-flags.DEFINE_string(
+command.define_path(
     "gin_file",
-    "gin/base.gin",
     "Experiment whose data and training settings go with the model.",
+    default="gin/base.gin",
 )
 
 

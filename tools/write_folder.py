@@ -49,9 +49,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="digits, or tfds:NAME")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=files.user_path)
     parser.add_argument("--format", choices=["png", "jpg"], default="png")
-    parser.add_argument("--data_dir", help="where TensorFlow Datasets keeps its data")
+    parser.add_argument(
+        "--data_dir",
+        type=files.expand,
+        help="where TensorFlow Datasets keeps its data",
+    )
     parser.add_argument(
         "--image_shape",
         type=int,
@@ -61,18 +65,20 @@ def main() -> None:
     flag = parser.parse_args()
     shape = flag.image_shape or ((8, 8, 1) if flag.data == "digits" else (32, 32, 3))
     steps = [0 if shape[-1] == 1 else 1, 1]  # a model is only asked for its shape
-    flow = FlowConfig(steps, [4, 4])
-    model = ModelConfig(tuple(shape), n_bins=256, flow=flow, latent_dim=0)
     try:
+        flow = FlowConfig(steps, [4, 4])
+        model = ModelConfig(tuple(shape), n_bins=256, flow=flow, latent_dim=0)
         config = DataConfig(flag.data, flag.data_dir, validation_fraction=0.0)
         splits = data.load(config, model)
+        for name in ("train", "validation", "test"):
+            split = getattr(splits, name)
+            if split.num_images:
+                count = write(split, flag.output / name, flag.format)
+                print(f"{count} images in {flag.output / name}", flush=True)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
-    for name in ("train", "validation", "test"):
-        split = getattr(splits, name)
-        if split.num_images:
-            count = write(split, flag.output / name, flag.format)
-            print(f"{count} images in {flag.output / name}", flush=True)
+    except OSError as error:
+        parser.exit(2, f"error: {files.describe(error)}\n")
 
 
 if __name__ == "__main__":

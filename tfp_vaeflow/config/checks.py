@@ -4,7 +4,12 @@ import dataclasses
 import types
 import typing
 
+from tfp_vaeflow import files
 from tfp_vaeflow.errors import UserError
+
+# Metadata of a field that holds a path, and of one that holds a path or a name.
+PATH = {"path": "always"}
+PATH_OR_NAME = {"path": "if it is there"}
 
 
 def _frozen(value):
@@ -36,6 +41,8 @@ class Settings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = _frozen(getattr(self, field.name))
+            if "path" in field.metadata and isinstance(value, str):
+                value = files.expand(value)
             object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
                 expected = getattr(field.type, "__name__", None)
@@ -45,6 +52,20 @@ class Settings:
                     f"{self._name(field.name)} is {value!r}; expected {expected}"
                 )
         self.check()
+
+    def absolute_paths(self) -> dict[str, str]:
+        """The fields that hold a path, made good for any working directory.
+
+        A field that may hold a name holds a path if there is a file or folder of it.
+        """
+        found = {}
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), field.metadata.get("path")
+            if value is not None and (
+                kind == "always" or (kind is not None and files.exists(value))
+            ):
+                found[field.name] = files.absolute(value)
+        return found
 
     def check(self) -> None:
         """Raises a `UserError` where a value does not make sense."""

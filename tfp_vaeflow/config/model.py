@@ -140,7 +140,7 @@ class ModelConfig(Settings):
     """Everything that a model is built from.
 
     Attributes:
-      image_shape: `(height, width, channels)`.
+      image_shape: `(height, width, channels)`, with 1 channel (grey) or 3 (RGB).
       n_bins: levels a pixel is quantised to: 256 for 8 bits, 32 for 5 bits, or any
         integer from 2 to 256.
       latent_dim: length of the global code z; 0 builds the flow alone (plain Glow).
@@ -149,7 +149,7 @@ class ModelConfig(Settings):
         categorical prior needs no encoder.
       dequantizer: q(u | x); None for uniform noise.
       allow_tf32: let GPUs use TF32 in convolutions and matrix products. Faster, but
-        `decode(encode(x))` is then no longer exact.
+        `decode(encode(x))` is then one level off in places.
     """
 
     image_shape: tuple[int, int, int]
@@ -162,10 +162,10 @@ class ModelConfig(Settings):
     allow_tf32: bool = False
 
     def check(self):
-        if min(self.image_shape) < 1:
+        if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
             raise UserError(
-                f"ModelConfig.image_shape is {self.image_shape}; "
-                "expected (height, width, channels)"
+                f"ModelConfig.image_shape is {self.image_shape}; expected (height, "
+                "width, channels) with 1 channel (grey) or 3 (RGB)"
             )
         if not 2 <= self.n_bins <= 256:
             raise UserError(
@@ -250,5 +250,5 @@ def model_config_from_dict(values: dict) -> ModelConfig:
         if values.get("dequantizer") is not None:
             values["dequantizer"] = DequantizerConfig(**build(values["dequantizer"]))
         return ModelConfig(**values)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"not the description of a model: {error}") from error

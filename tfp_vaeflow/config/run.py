@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from tfp_vaeflow.config.checks import Settings
+from tfp_vaeflow.config.checks import PATH, PATH_OR_NAME, Settings
 from tfp_vaeflow.config.model import ModelConfig
 from tfp_vaeflow.errors import UserError
 
@@ -97,7 +97,7 @@ class DataConfig(Settings):
     """
 
     name: str = "digits"
-    data_dir: str | None = None
+    data_dir: str | None = dataclasses.field(default=None, metadata=PATH)
     validation_fraction: float = 0.1
     horizontal_flip: bool = False
     shift: int = 0
@@ -150,7 +150,7 @@ class TrainingConfig(Settings):
     mixed_precision: bool = False
     num_steps: int = 1000
     seed: int = 0
-    init_from: str | None = None
+    init_from: str | None = dataclasses.field(default=None, metadata=PATH)
     initialization_images: int = 512
     log_every: int = 50
     evaluate_every: int = 500
@@ -190,8 +190,8 @@ class EvaluationConfig(Settings):
         InceptionV3, ImageNet weights), or the path of a Keras file or SavedModel; None
         for the small classifier.
       feature_pixel_range: what a network of a path takes the pixels 0 and 255 as.
-      other_data: another data set, by name or folder, to tell from the model's own;
-        None for none.
+      other_data: another data set to tell from the model's own: by its name, of which
+        the test part is taken, or a folder, of which all pictures are. None for none.
     """
 
     num_samples: int = 16
@@ -204,9 +204,9 @@ class EvaluationConfig(Settings):
     generated_images: int = 500
     temperature: float = 0.7
     temperatures: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    feature_network: str | None = None
+    feature_network: str | None = dataclasses.field(default=None, metadata=PATH_OR_NAME)
     feature_pixel_range: tuple[float, float] = (0.0, 255.0)
-    other_data: str | None = None
+    other_data: str | None = dataclasses.field(default=None, metadata=PATH_OR_NAME)
 
     def check(self):
         for field in dataclasses.fields(self):

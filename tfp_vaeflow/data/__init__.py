@@ -12,7 +12,7 @@ from tfp_vaeflow.data.batches import (
     evaluation_batches,
     training_batches,
 )
-from tfp_vaeflow.data.folder import holds_images, load_folder
+from tfp_vaeflow.data.folder import holds_images, load_folder, load_whole_folder
 from tfp_vaeflow.data.listing import LeftOut, Pictures, find_pictures
 from tfp_vaeflow.data.named import load_digits_data, load_tfds
 from tfp_vaeflow.data.splits import Split, Splits, reading
@@ -31,6 +31,7 @@ __all__ = [
     "find_pictures",
     "holds_images",
     "load",
+    "load_whole_folder",
     "reading",
     "training_batches",
 ]
@@ -91,6 +92,12 @@ def _load(config: DataConfig, model: ModelConfig, order: Order) -> Splits:
         raise UserError(
             f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "
             "'tfds:NAME'"
+        )
+    if kind == "digits" and config.data_dir is not None:
+        raise UserError(
+            f"{files.printable(config.data_dir)} holds no pictures, and 'digits' comes "
+            "from no directory; leave DataConfig.data_dir out, or name a folder of "
+            "pictures"
         )
     return _LOADERS[kind](config, model.image_shape)
 

@@ -29,7 +29,7 @@ from tfp_vaeflow.classes import NATURAL, Order
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import listing
 from tfp_vaeflow.data.pictures import HEAD, format_of, from_files
-from tfp_vaeflow.data.splits import Splits, carve_indices, check_sizes, encoded
+from tfp_vaeflow.data.splits import Split, Splits, carve_indices, check_sizes, encoded
 from tfp_vaeflow.errors import UserError
 
 _PARTS = ("train", "validation", "test")
@@ -64,7 +64,7 @@ def holds_images(root: str | os.PathLike) -> bool:
         return False
     if _holds_train(root):
         return True
-    return any(map(_is_picture, listing.candidates(root, listing.LeftOut(root))))
+    return any(map(is_picture, listing.candidates(root, listing.LeftOut(root))))
 
 
 def _holds_train(root: str) -> bool:
@@ -74,7 +74,8 @@ def _holds_train(root: str) -> bool:
     )
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Whether a file is a picture by its name, or else by its content."""
     if listing.named_as_picture(os.path.basename(path)):
         return True
     try:
@@ -262,3 +263,34 @@ def load_folder(
             labels = np.array([label_of[name] for name in found], np.int64)
         splits[part] = from_files(paths, image_shape, labels, names or None)
     return check_sizes(Splits(**splits), files.printable(root))
+
+
+def load_whole_folder(
+    root: str | os.PathLike, image_shape: tuple[int, int, int]
+) -> Split:
+    """All images of a folder in one split, of whatever part they are.
+
+    They have labels where those of any part have; `no class` is then a class too.
+
+    Args:
+      root: the folder, as for `load_folder`.
+      image_shape: to crop and resize to.
+
+    Raises:
+      UserError: if there is no such folder, or it holds too few images.
+    """
+    parts = _read_parts(files.absolute(root)).values()
+    paths = [path for part in parts for path in part.paths]
+    if not any(part.classes for part in parts):
+        return from_files(paths, image_shape)
+    found = [part.classes or ["no class"] * len(part.paths) for part in parts]
+    classes = list(itertools.chain(*found))
+    names = NATURAL.arrange(set(classes))
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = np.array([label_of[name] for name in classes], np.int64)
+    return from_files(paths, image_shape, labels, names)
+
+
+def part_named(name: str) -> str | None:
+    """The part that a folder of this name may be: `train`, `validation` or `test`."""
+    return _PART_NAMES.get(name.lower())

@@ -44,6 +44,25 @@ def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> S
     return Splits(*splits, in_memory(test, test_labels))
 
 
+def _check_prepared(builder, name: str) -> None:
+    """Checks that a builder of TensorFlow Datasets finds files to read by index."""
+    build = f"`tfds build {name} --file_format=array_record"
+    # With a network its information comes from elsewhere, so it says nothing.
+    if not builder.is_prepared() or "train" not in builder.info.splits:
+        raise UserError(
+            f"data set {name!r} is not prepared in {builder.data_dir}; run {build}` "
+            "(CelebA-HQ and LSUN ask for a download by hand and say which), or name "
+            "its directory, or a folder of images, with --data_dir"
+        )
+    formats = {found.value for found in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise UserError(
+            f"data set {name!r} is prepared in {builder.data_dir} as "
+            f"{', '.join(sorted(formats))}, which cannot be read by index; run {build} "
+            "--data_dir=DIR` with another directory, and name that with --data_dir"
+        )
+
+
 def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
     """A prepared data set of TensorFlow Datasets with images.
 
@@ -63,13 +82,7 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
         raise UserError(
             f"no data set {name!r} in TensorFlow Datasets: {reason}"
         ) from error
-    if "train" not in builder.info.splits:
-        raise UserError(
-            f"data set {name!r} is not prepared in {builder.data_dir}; run "
-            f"`tfds build {name} --file_format=array_record` (CelebA-HQ and LSUN ask "
-            "for a download by hand and say which), or name its directory, or a folder "
-            "of images, with --data_dir"
-        )
+    _check_prepared(builder, name)
     features = builder.info.features
     if "image" not in features:
         raise UserError(

@@ -1,5 +1,6 @@
 """FID and KID: how far samples are from real images, in the features of a network."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +67,16 @@ def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
     return features
 
 
+def _reason(error: Exception) -> str:
+    """What an error of Keras comes down to, without the configuration of all layers."""
+    return textwrap.shorten(str(error).rpartition("Exception encountered: ")[2], 300)
+
+
 def load_network(
-    name: str, pixel_range: tuple[float, float], batch_size: int
+    name: str,
+    pixel_range: tuple[float, float],
+    batch_size: int,
+    image_shape: tuple[int, int, int],
 ) -> FeatureNetwork:
     """A network that the user names.
 
@@ -78,9 +87,10 @@ def load_network(
         it takes any size; of an output with positions the mean is taken.
       pixel_range: what a network of a path takes the pixels 0 and 255 as.
       batch_size: images at a time.
+      image_shape: `(H, W, C)` of the images that it will be given.
 
     Raises:
-      UserError: if it cannot be read or fetched, or does not take images.
+      UserError: if it cannot be read or fetched, or does not take such images.
     """
     if name == "inception":
         try:
@@ -90,7 +100,11 @@ def load_network(
                 "InceptionV3's weights are not in Keras' cache and cannot be fetched "
                 f"({error}); give EvaluationConfig.feature_network a file instead"
             ) from error
-        return FeatureNetwork(name, _keras_features(network, (-1, 1), batch_size))
+        # Published FID is of the features of another training of this network.
+        return FeatureNetwork(
+            "InceptionV3 with Keras' weights (not comparable with published FID)",
+            _keras_features(network, (-1, 1), batch_size),
+        )
     if not Path(name).exists():
         raise UserError(
             f"EvaluationConfig.feature_network is {name!r}; expected 'inception' or "
@@ -105,11 +119,22 @@ def load_network(
             network = keras.Model(inputs, layer(inputs))
         else:
             network = keras.models.load_model(name, compile=False)
-    except (ValueError, OSError, KeyError) as error:
+        features = _keras_features(network, pixel_range, batch_size)
+    except UserError:
+        raise
+    except Exception as error:  # Keras raises all kinds, for unknown layers a TypeError
         raise UserError(
-            f"the feature network {name} cannot be read: {error}"
+            f"the feature network {name} cannot be read: {_reason(error)}"
         ) from error
-    features = _keras_features(network, pixel_range, batch_size)
+    try:  # before all else is measured
+        found = features(np.zeros((1, *image_shape), np.uint8))
+        if found.ndim != 2 or not np.isfinite(found).all():
+            raise ValueError(f"of a black image, {found}")
+    except Exception as error:  # again all kinds
+        raise UserError(
+            f"the feature network {name} gives no vectors of features of images of "
+            f"shape {image_shape}: {_reason(error)}"
+        ) from error
     return FeatureNetwork(Path(name).name, features)
 
 

@@ -18,6 +18,16 @@ def image_bits(
     return likelihood.image_bits_per_dim(model, found)
 
 
+def _areas(own: np.ndarray, other: np.ndarray, center: float) -> dict[str, float]:
+    """Areas under the ROC curve between own and other bits/dim, by both scores."""
+    is_other = np.repeat([0, 1], [len(own), len(other)])
+    scores = np.concatenate([own, other])
+    return {
+        "likelihood_auc": float(roc_auc_score(is_other, scores)),
+        "typicality_auc": float(roc_auc_score(is_other, np.abs(scores - center))),
+    }
+
+
 def novelty(
     model: VAEFlow,
     train: Split,
@@ -26,7 +36,7 @@ def novelty(
     max_images: int,
     batch_size: int,
     seed: int,
-) -> dict[str, float]:
+) -> dict:
     """How well two scores tell other data from the model's own.
 
     - likelihood: the bits/dim of the one-sample ELBO; high means strange.
@@ -44,23 +54,36 @@ def novelty(
     Returns:
       `likelihood_auc` and `typicality_auc`, areas under the ROC curve (0.5: no better
       than a guess; 1: all other images are the stranger ones); the mean bits/dim of
-      the three, `train_bits_per_dim`, `bits_per_dim` and `other_bits_per_dim`; and
-      `num_images` and `num_other_images`.
+      the three, `train_bits_per_dim`, `bits_per_dim` and `other_bits_per_dim`;
+      `num_images` and `num_other_images`; and `by_class`, None where the others have no
+      labels, else one entry per class of them: `class`, `num_images`, `bits_per_dim`
+      and the two areas, between its images and all own ones.
     """
-
+    others = at_most(others, max_images, seed)
     known, own, other = (
         image_bits(model, part, max_images, batch_size, seed)
         for part in (train, split, others)
     )
-    is_other = np.repeat([0, 1], [len(own), len(other)])
-    scores = np.concatenate([own, other])
-    distance = np.abs(scores - known.mean())
+    center = known.mean()
+    classes = None
+    if others.labels is not None:
+        classes = []
+        for label in np.unique(others.labels):
+            bits = other[others.labels == label]
+            classes.append(
+                {
+                    "class": others.name_of(label),
+                    "num_images": len(bits),
+                    "bits_per_dim": float(bits.mean()),
+                    **_areas(own, bits, center),
+                }
+            )
     return {
-        "likelihood_auc": float(roc_auc_score(is_other, scores)),
-        "typicality_auc": float(roc_auc_score(is_other, distance)),
+        **_areas(own, other, center),
         "train_bits_per_dim": float(known.mean()),
         "bits_per_dim": float(own.mean()),
         "other_bits_per_dim": float(other.mean()),
         "num_images": len(own),
         "num_other_images": len(other),
+        "by_class": classes,
     }

@@ -226,7 +226,28 @@ def _novelty(result: dict) -> Iterator[Section]:
                 f"{found['other_bits_per_dim']:.3f}",
             ),
         ]
-        yield Section(f"Telling {other} other images from {own} own ones", rows)
+        # Evaluations of before have no figures by class.
+        classes, note = found.get("by_class") or [], ""
+        rows += [
+            (
+                f"  {row['class']}, {row['num_images']} images",
+                f"ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
+                f"{row['typicality_auc']:.3f} by typicality",
+            )
+            for row in classes[:_CLASSES]
+        ]
+        if len(classes) > _CLASSES:
+            note = f"And {len(classes) - _CLASSES} more classes in evaluation.json."
+        title = f"Telling {other} other images from {own} own ones"
+        yield Section(title, rows, note)
+
+
+def folder(result: dict) -> str:
+    """Where `evaluate` keeps an evaluation, below the model directory.
+
+    Evaluations of other splits and steps have other folders.
+    """
+    return f"evaluation/{result['split']}-step-{result['step']}"
 
 
 def sections(result: dict) -> list[Section]:

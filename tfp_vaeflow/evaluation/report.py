@@ -63,7 +63,10 @@ def evaluate(
     network = None
     if config.feature_network:
         network = fidelity.load_network(
-            config.feature_network, config.feature_pixel_range, config.batch_size
+            config.feature_network,
+            config.feature_pixel_range,
+            config.batch_size,
+            model.config.image_shape,
         )
     found = None
     if model.encoder is not None:
@@ -109,10 +112,12 @@ def _other_split(model: VAEFlow, config: EvaluationConfig) -> Split | None:
             "has log p(x | label) only; leave it out"
         )
     name = config.other_data
-    is_folder = data.holds_images(name)
-    source = DataConfig("folder" if is_folder else name, name if is_folder else None)
     try:
-        return data.load(source, model.config).part("test")
+        if data.holds_images(name):
+            return data.load_whole_folder(name, model.config.image_shape)
+        if name.partition(":")[0] not in ("digits", "tfds"):
+            raise UserError("expected a folder of pictures, 'digits' or 'tfds:NAME'")
+        return data.load(DataConfig(name), model.config).part("test")
     except UserError as error:
         raise UserError(f"EvaluationConfig.other_data is {name!r}: {error}") from error
 

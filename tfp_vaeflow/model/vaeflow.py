@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.keras_settings import check_keras
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.model.inputs import (
     batched,
@@ -203,6 +204,12 @@ class VAEFlow(VAEFlowCore):
           z: global codes `[B, D]` (None for a model without z).
           v: local codes `[B, H, W, C]`.
           batch_size: images at a time.
+
+        Of the codes of `encode` it gives the images that went in (quantised to the
+        model's levels), to the last pixel, as long as the flow computes in float32: on
+        CPUs, and on GPUs without TF32. With `ModelConfig.allow_tf32` on a GPU, and in a
+        model exported with `mixed_precision`, some pixels come back a level or more
+        off. Training in mixed precision changes nothing here.
         """
         z, v = checked_codes(self.config, z, v)
         return batched(self._decode, [v] if z is None else [v, z], batch_size)
@@ -354,6 +361,10 @@ def build_model(config: ModelConfig, seed: int = 0) -> VAEFlow:
     Args:
       config: the architecture.
       seed: of the initial weights; the same seed gives the same weights.
+
+    Raises:
+      UserError: if Keras is set up in another way than models need.
     """
+    check_keras()
     tf.config.experimental.enable_tensor_float_32_execution(config.allow_tf32)
     return VAEFlow(config, seed)

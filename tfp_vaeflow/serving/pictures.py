@@ -34,7 +34,8 @@ def read(data: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     """Reads one picture of any size: cropped to shape, resized (Lanczos).
 
     The largest part in the middle that has the shape's proportions is taken.
-    Transparent pixels are laid on white. EXIF tags, such as a turn, are not read.
+    Transparent pixels are laid on white. EXIF tags, such as a turn, are not read: the
+    client turns a picture before it sends it.
 
     Args:
       data: scalar string, a PNG or JPEG file.

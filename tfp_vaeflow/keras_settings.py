@@ -1,0 +1,36 @@
+"""Keras as models need it: it computes with TensorFlow, in float32, channels last."""
+
+import os
+
+from tfp_vaeflow.errors import UserError
+
+
+def check_keras() -> None:
+    """Checks what Keras takes from its environment and its file of settings.
+
+    Raises:
+      UserError: if Keras would compute otherwise than models need it.
+    """
+    home = os.environ.get("KERAS_HOME", os.path.join("~", ".keras"))
+    path = os.path.join(home, "keras.json")
+    put_right = f'unset KERAS_BACKEND, or set "backend": "tensorflow" in {path}'
+    try:
+        import keras
+    except Exception as error:  # its backend's, or what it says of its settings
+        raise UserError(
+            f"Keras cannot start: {error}; models need it with TensorFlow: {put_right}"
+        ) from error
+    if keras.config.backend() != "tensorflow":
+        raise UserError(
+            f"Keras computes with {keras.config.backend()}, and models need it with "
+            f"TensorFlow: {put_right}"
+        )
+    for name, found, expected in (
+        ("image_data_format", keras.config.image_data_format(), "channels_last"),
+        ("floatx", keras.config.floatx(), "float32"),
+    ):
+        if found != expected:
+            raise UserError(
+                f"Keras' {name} is {found}, and models need {expected}: set "
+                f'"{name}": "{expected}" in {path}'
+            )
