@@ -50,7 +50,7 @@ INNER = {
         "steps",
         "multiscale",
     ],
-    "model": ["draws", "core", "inputs", "vaeflow"],
+    "model": ["draws", "core", "graphs", "inputs", "vaeflow"],
     "data": ["splits", "pictures", "named", "folder", "batches"],
     "evaluation": [
         "likelihood",

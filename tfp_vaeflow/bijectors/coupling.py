@@ -72,7 +72,7 @@ class Coupling(FlowBijector):
         inverse log-det:  sum over b of the transform's log-derivative
 
     Data-dependent initialisation scales the network's output to zero, so that a fresh
-    coupling is the identity.
+    coupling is the identity: there the network need not run.
 
     Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning `[B, D]` (`local_linear`:
     `[B, H, W, F]`).
@@ -151,10 +151,7 @@ class Coupling(FlowBijector):
             condition, *self.transform.inverse_and_log_det(rest, params)
         )
 
-    def initialize(self, y, conditioning=None):
-        self._check(conditioning)
-        condition, rest = self._split.split(y)
-        params = self.network.initialize(condition, conditioning)
-        return self._split.join(
-            condition, self.transform.inverse_and_log_det(rest, params)[0]
-        )
+    def initialize_on(self, values, conditioning):
+        for given in conditioning:
+            self._check(given)
+        self.network.last.initialize_to_zero()  # which leaves the values as they are

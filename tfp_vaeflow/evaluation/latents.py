@@ -28,15 +28,10 @@ class Posteriors(NamedTuple):
 def posteriors(model: VAEFlow, split: Split, batch_size: int) -> Posteriors:
     """The posteriors of a split's images, by a model that has them."""
 
-    @tf.function(autograph=False)
-    def run(images):
-        normal = model.encoder(model.noise_free(images)).distribution
-        return normal.loc, normal.scale
-
     parts = [
         [part.numpy()[: int(tf.reduce_sum(batch.weights))] for part in parts]
         for batch in evaluation_batches(split, batch_size)
-        for parts in [run(batch.images)]
+        for parts in [model.posterior(batch.images, batch_size)]
     ]
     return Posteriors(*(np.concatenate(p).astype(np.float64) for p in zip(*parts)))
 

@@ -8,6 +8,8 @@ from PIL import Image
 from tensorboard.plugins import projector
 
 from tfp_vaeflow import figures, files
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.model import VAEFlow
 
 _THUMBNAIL = 32  # the longer side, in pixels
 _FOLDER = "projector"
@@ -24,23 +26,27 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def write_projection(
-    logdir: str, z: np.ndarray, images: np.ndarray, labels: np.ndarray | None
+    logdir: str, model: VAEFlow, split: Split, batch_size: int
 ) -> None:
     """Writes what the projector shows of a run; what was there is replaced.
 
     Args:
       logdir: the run's events; takes `projector_config.pbtxt` and `projector/`.
-      z: `[N, D]`.
-      images: uint8 `[N, H, W, C]`.
-      labels: `[N]`; None where there are none.
+      model: as it is now; with a posterior of z.
+      split: the images to show, by their labels if there are any.
+      batch_size: images at a time.
     """
-    names = range(len(z)) if labels is None else labels
+    z, cells = [], []
+    for images in split.batches(batch_size):
+        z.append(model.posterior(images, batch_size)[0])
+        cells.append(_thumbnails(images))
+    z, cells = np.concatenate(z), np.concatenate(cells)
+    names = range(len(z)) if split.labels is None else split.labels
     rows = ["\t".join(f"{value:.5g}" for value in row) for row in z]
     folder = os.path.join(logdir, _FOLDER)
     files.write_text(os.path.join(folder, "z.tsv"), "\n".join(rows) + "\n")
     text = "\n".join(map(str, names)) + "\n"
     files.write_text(os.path.join(folder, "labels.tsv"), text)
-    cells = _thumbnails(images)
     side = int(np.ceil(np.sqrt(len(cells))))  # the sprite has to be square
     sprite = figures.grid(cells, side, min_cell=1, gap=0, rows=side)
     figures.write_png(os.path.join(folder, "sprite.png"), sprite)
