@@ -55,7 +55,7 @@ def network(path):
 def test_networks_from_files(tmp_path, name):
     """Resized to what they take, grey to colour, positions averaged."""
     model = network(tmp_path / name)
-    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0), 3)
+    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0))
     images = random_images(5, (6, 6, 3))
     found = loaded.features(images)
     expected = np.mean(model(images / 127.5 - 1.0), axis=(1, 2))
@@ -66,14 +66,14 @@ def test_networks_from_files(tmp_path, name):
 
 def test_networks_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="expected 'inception' or the path"):
-        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0))
     (tmp_path / "net.keras").write_text("no network")
     with pytest.raises(UserError, match="cannot be read"):
-        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0))
     flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     flat.save(tmp_path / "flat.keras")
     with pytest.raises(UserError, match="expected images"):
-        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0), 3)
+        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0))
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_saved_inception(tmp_path):
     keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None).save(
         path
     )
-    loaded = fidelity.load_network(str(path), (-1.0, 1.0), 8)
+    loaded = fidelity.load_network(str(path), (-1.0, 1.0))
     real, made = random_images(24, (32, 32, 3)), random_images(24, (32, 32, 3), seed=1)
     dark = loaded.features(real // 4)
     real, made = loaded.features(real), loaded.features(made)

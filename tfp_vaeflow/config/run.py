@@ -177,7 +177,7 @@ class EvaluationConfig(Settings):
 
     Attributes:
       num_samples: samples of (z, u) an image for the ELBO.
-      batch_size: images at a time.
+      batch_size: images at a time; where each has several samples, so many samples.
       seed: of all noise.
       probe_seeds: fits of each probe, each on four fifths of the images.
       probe_images: images at most that probes are fit on, and tested on; also those

@@ -57,7 +57,7 @@ def evaluate(
     network = None
     if config.feature_network:
         network = fidelity.load_network(
-            config.feature_network, config.feature_pixel_range, config.batch_size
+            config.feature_network, config.feature_pixel_range
         )
     found = None
     if model.encoder is not None:
@@ -168,7 +168,7 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
         )
     if network is None and classifier is not None:
         known = probes.at_most(train, config.probe_images, seed=0)
-        network = fidelity.own_network(classifier, known)
+        network = fidelity.own_network(classifier, known, size)
     if network is not None:
         say(f"samples at {len(config.temperatures)} temperatures")
         result["fidelity"] = fidelity.fidelity(

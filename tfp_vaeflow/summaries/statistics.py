@@ -26,9 +26,10 @@ def model_statistics(
 
     Returns:
       For each level of the flow that has layers: `log_det/levelN` (nats, one value per
-      image), `log_scale/levelN/actnorm` (one per channel) and `log_scale/levelN/coupling`
-      (log-derivatives of the elementwise transforms, at most 2,048 per transform and
-      image); `posterior/mean` and `posterior/stddev` where z has a posterior.
+      image), `log_scale/levelN/actnorm` (one per channel) and
+      `log_scale/levelN/coupling` (log-derivatives of the elementwise transforms, at
+      most 2,048 per transform and image); `posterior/mean` and `posterior/stddev` where
+      z has a posterior.
     """
     parts, transforms, scales = {}, {}, {}
     for level, blocks in enumerate(model.flow.levels):
@@ -48,25 +49,25 @@ def model_statistics(
     for level, pieces in scales.items():
         add(f"log_scale/level{level}/actnorm", np.concatenate(pieces))
 
+    log_dets = {}
+
+    def note(layer, x, log_det):
+        if layer in parts:
+            level = parts[layer]
+            log_dets[level] = log_dets.get(level, 0.0) + log_det
+            return
+        values = tf.reshape(log_det, [len(x), -1])
+        values = values[:, :: -(-values.shape[1] // _LOG_SCALES)]
+        add(f"log_scale/level{transforms[layer]}/coupling", np.ravel(values))
+
     xs, zs = model.flow_inputs(images, batch_size=batch_size, labels=labels)
-    for first in range(0, len(images), batch_size):
-        batch = slice(first, first + batch_size)
-        x, z = xs[batch], None if zs is None else zs[batch]
-        sums = {}
-
-        def note(layer, x, log_det):
-            if layer in parts:
-                sums[parts[layer]] = sums.get(parts[layer], 0.0) + log_det
-                return
-            values = tf.reshape(log_det, [len(x), -1])
-            step = -(-values.shape[1] // _LOG_SCALES)
-            name = f"log_scale/level{transforms[layer]}/coupling"
-            add(name, np.ravel(values[:, ::step]))
-
-        with watched([*parts, *transforms], note):
-            model.flow.inverse_and_log_det(x, z)
-        for level, log_det in sums.items():
-            add(f"log_det/level{level}", log_det)
+    with watched([*parts, *transforms], note):
+        for first in range(0, len(images), batch_size):
+            batch = slice(first, first + batch_size)
+            z = None if zs is None else zs[batch]
+            model.flow.inverse_and_log_det(xs[batch], z)
+            for level in list(log_dets):
+                add(f"log_det/level{level}", log_dets.pop(level))
     if model.encoder is not None:
         mean, stddev = model.posterior(images, batch_size)
         add("posterior/mean", mean)
