@@ -82,6 +82,7 @@ class Coupling(FlowBijector):
 
     Attributes:
       transform: the elementwise transform.
+      kind: of its network, see `run_shared`.
 
     Args:
       channels: C.
@@ -117,7 +118,7 @@ class Coupling(FlowBijector):
         outputs = self.transform.num_parameters * transformed
         sizes = channels - transformed, outputs
         self.network = CouplingNetwork(config, *sizes, init)
-        self._kind = None if config.norm == "batch" else (config, *sizes)
+        self.kind = None if config.norm == "batch" else (config, *sizes)
 
     def _check(self, conditioning) -> None:
         check_conditioning(self.name, self._conditioned, conditioning)
@@ -125,7 +126,7 @@ class Coupling(FlowBijector):
     def _params(self, condition, conditioning):
         return run_shared(
             self.network,
-            self._kind,
+            self.kind,
             CouplingNetwork.__call__,
             condition,
             conditioning,

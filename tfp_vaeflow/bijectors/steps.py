@@ -77,21 +77,25 @@ def _step_members(
 
 
 class _Step(Sequential):
-    """A step; those built alike share a graph where there are `StepGraphs`."""
+    """A step; those built alike share a graph where there are `StepGraphs`.
+
+    Attributes:
+      kind: what those have in common; None for one that shares none.
+    """
 
     def __init__(self, channels, config, init, name, units=lambda half: []):
         members = _step_members(channels, config, init, name, units)
         super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
-        self._kind = _kind(config, type(self), channels)
+        self.kind = _kind(config, type(self), channels)
 
     def forward_and_log_det(self, x, conditioning=None):
-        kind = None if self._kind is None else (*self._kind, "forward")
+        kind = None if self.kind is None else (*self.kind, "forward")
         return run_shared(self, kind, Sequential.forward_and_log_det, x, conditioning)
 
     def inverse_and_log_det(self, y, conditioning=None):
         log_dets = []
         for number, part in enumerate(self._parts()):
-            kind = None if self._kind is None else (*self._kind, number)
+            kind = None if self.kind is None else (*self.kind, number)
             y, log_det = run_shared(
                 part, kind, Sequential.inverse_and_log_det, y, conditioning
             )
@@ -214,7 +218,7 @@ class SplitPrior(FlowBijector):
         super().__init__(3, name, init.dtype, conditioning_ndims(config.coupling))
         split = ChannelSplit("continuous", "up", factor)
         self.leaving = leaving
-        self._kind = _kind(config, type(self), channels, factor, leaving)
+        self.kind = _kind(config, type(self), channels, factor, leaving)
         self.conv1x1 = Conv1x1(
             channels, init, config.conv1x1, config.heads, name=f"{name}_conv1x1"
         )
@@ -224,7 +228,7 @@ class SplitPrior(FlowBijector):
         self.actnorm = ActNorm(leaving, init, name=f"{name}_actnorm")
 
     def forward_and_log_det(self, x, conditioning=None):
-        kind = None if self._kind is None else (*self._kind, "forward")
+        kind = None if self.kind is None else (*self.kind, "forward")
         return run_shared(self, kind, SplitPrior._forward_and_log_det, x, conditioning)
 
     def _forward_and_log_det(self, x, conditioning):
@@ -237,7 +241,7 @@ class SplitPrior(FlowBijector):
 
     def inverse_and_log_det(self, y, conditioning=None):
         return run_shared(
-            self, self._kind, SplitPrior._inverse_and_log_det, y, conditioning
+            self, self.kind, SplitPrior._inverse_and_log_det, y, conditioning
         )
 
     def _inverse_and_log_det(self, y, conditioning):
