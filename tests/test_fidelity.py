@@ -57,7 +57,7 @@ def network(path):
 def test_networks_from_files(tmp_path, name):
     """Resized to what they take, grey to colour, positions averaged."""
     model = network(tmp_path / name)
-    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0), 3, SHAPE)
+    loaded = fidelity.load_network(str(tmp_path / name), (-1.0, 1.0), SHAPE)
     images = random_images(5, (6, 6, 3))
     found = loaded.features(images)
     expected = np.mean(model(images / 127.5 - 1.0), axis=(1, 2))
@@ -75,14 +75,14 @@ class Unknown(keras.layers.Layer):
 
 def test_networks_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="expected 'inception' or the path"):
-        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0), 3, SHAPE)
+        fidelity.load_network(str(tmp_path / "none"), (0.0, 1.0), SHAPE)
     (tmp_path / "net.keras").write_text("no network")
     with pytest.raises(UserError, match="cannot be read"):
-        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0), 3, SHAPE)
+        fidelity.load_network(str(tmp_path / "net.keras"), (0.0, 1.0), SHAPE)
     flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     flat.save(tmp_path / "flat.keras")
     with pytest.raises(UserError, match="expected images"):
-        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0), 3, SHAPE)
+        fidelity.load_network(str(tmp_path / "flat.keras"), (0.0, 1.0), SHAPE)
     inputs = keras.Input((6, 6, 1))
     for layer, message in (
         (Unknown(), "Unknown"),
@@ -92,14 +92,14 @@ def test_networks_that_cannot_be_used(tmp_path):
         path = tmp_path / f"{layer.name}.keras"
         keras.Model(inputs, layer(inputs)).save(path)
         with pytest.raises(UserError, match=f"{path} .*{message}"):
-            fidelity.load_network(str(path), (0.0, 1.0), 3, SHAPE)
+            fidelity.load_network(str(path), (0.0, 1.0), SHAPE)
 
 
 def test_what_inceptions_figures_are_not(monkeypatch, tmp_path):
     """A small network stands in: its weights are not at hand everywhere."""
     small = network(tmp_path / "net.keras")
     monkeypatch.setattr(keras.applications, "InceptionV3", lambda **_: small)
-    loaded = fidelity.load_network("inception", (0.0, 1.0), 3, SHAPE)
+    loaded = fidelity.load_network("inception", (0.0, 1.0), SHAPE)
     assert "Keras' weights (not comparable with published FID)" in loaded.name
 
 
@@ -110,7 +110,7 @@ def test_a_saved_inception(tmp_path):
     keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None).save(
         path
     )
-    loaded = fidelity.load_network(str(path), (-1.0, 1.0), 8, SHAPE)
+    loaded = fidelity.load_network(str(path), (-1.0, 1.0), SHAPE)
     real, made = random_images(24, (32, 32, 3)), random_images(24, (32, 32, 3), seed=1)
     dark = loaded.features(real // 4)
     real, made = loaded.features(real), loaded.features(made)

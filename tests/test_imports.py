@@ -50,7 +50,7 @@ INNER = {
         "steps",
         "multiscale",
     ],
-    "model": ["draws", "core", "inputs", "vaeflow"],
+    "model": ["draws", "core", "graphs", "inputs", "vaeflow"],
     "data": ["splits", "pictures", "listing", "named", "folder", "batches"],
     "evaluation": [
         "likelihood",

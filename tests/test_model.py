@@ -77,6 +77,29 @@ def test_initialize_once_only():
         model.initialize(images)
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_initialize_in_batches(kind):
+    """The weights are those of all images at once, with a smaller last batch."""
+    flow = cfg.FlowConfig([1, [1], 1], [4, 4, 4], [4], step="macow")
+    local = cfg.FlowConfig([1, 1], [4, 4], conditioning="local_linear")
+    config = tiny_model_config(
+        flow=flow,
+        dequantizer=cfg.DequantizerConfig(local, cfg.EncoderConfig([4], 2)),
+    )
+    labels = None
+    if kind == "categorical":
+        prior = cfg.PriorConfig(kind="categorical", num_classes=3)
+        config = dataclasses.replace(config, prior=prior)
+        labels = np.arange(40) % 3
+    whole, batched = (vf.build_model(config) for _ in range(2))
+    images = random_images(40)
+    whole.initialize(images, labels=labels)
+    batched.initialize(images, labels=labels, batch_size=9)
+    for a, b in zip(whole.variables, batched.variables):
+        if a.dtype.is_floating:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_bins", [2, 17, 32, 256])
 def test_decode_undoes_encode(n_bins):
     model = vf.build_model(tiny_model_config(n_bins=n_bins))

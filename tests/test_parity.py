@@ -214,7 +214,7 @@ def test_data_dependent_initialisation(folder):
     vectors = load_vectors(folder)
     model = load_model(folder, "before_init.pt", vectors)
     model.initialize_given_noise(
-        tf.constant(nhwc(vectors["init/pixels"])), init_noise(vectors)
+        [tf.constant(nhwc(vectors["init/pixels"]))], [init_noise(vectors)]
     )
     assert_weights(model, path_of(folder, "after_init.pt"), 2e-5)
 

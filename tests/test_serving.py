@@ -20,7 +20,7 @@ from exports import build, export_tiny
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.bijectors import ActNorm, Conv1x1
+from tfp_vaeflow.bijectors import ActNorm, Conv1x1, StepGraphs
 from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
@@ -69,7 +69,9 @@ def test_a_folded_model_computes_the_same(changes):
     codes = model.encode_batch(images, 0.5)
     before = results()
     folding.fold(model)
-    for ours, theirs in zip(results(), before):
+    with StepGraphs().used():  # which folded steps, unlike others, cannot share
+        after = results()
+    for ours, theirs in zip(after, before):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
     kinds = {type(module) for module in model.submodules}
     assert kinds & {folding.FoldedLinear, folding.ChannelMap}

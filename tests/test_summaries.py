@@ -9,6 +9,7 @@ from tensorboard.plugins import projector as projector_plugin
 import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.summaries import dashboard, projector, statistics
 
 
@@ -20,7 +21,7 @@ def test_statistics(kind):
     images = random_images(6)
     model.initialize(images)
     randomize(model, scale=0.05)
-    found = statistics.model_statistics(model, images, None)
+    found = statistics.model_statistics(model, images, None, 4)
     levels = [found[f"log_det/level{level}"] for level in range(3)]
     draws = model.draw_loss_noise(0, 6, 1)
     generation = model.losses_given_noise(images, draws).generation
@@ -40,15 +41,17 @@ def test_statistics(kind):
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (64, 32, 3)])
 def test_projector_files(tmp_path, shape):
-    z = np.arange(10.0).reshape(5, 2)
     images = random_images(5, shape)
     labels = np.array([3, 1, 4, 1, 5])
-    projector.write_projection(tmp_path, z, images, labels)
+    flow = cfg.FlowConfig([0, 1], [4, 4])
+    model = vf.build_model(tiny_model_config(image_shape=shape, flow=flow))
+    z, _ = model.posterior(images)
+    projector.write_projection(tmp_path, model, in_memory(images, labels), 2)
     config = projector_plugin.ProjectorConfig()
     text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), config)
     (embedding,) = config.embeddings
     found = np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t")
-    np.testing.assert_array_equal(found, z)
+    np.testing.assert_allclose(found, z, rtol=1e-4)
     lines = (tmp_path / embedding.metadata_path).read_text().split()
     assert lines == ["3", "1", "4", "1", "5"]
     width, height = embedding.sprite.single_image_dim

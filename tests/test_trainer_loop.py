@@ -1,6 +1,8 @@
 """The loop around the step: stopped anywhere, it ends with the same bits."""
 
+import collections
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -11,9 +13,11 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from testing import digest, load_digits, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import trainer
+from tfp_vaeflow import data, trainer
+from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.checkpoints import read_description, write_description
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.norms import BatchNormalization
 from tfp_vaeflow.objective import Losses
 
 ONE = ["CPU:0"]
@@ -31,12 +35,50 @@ def train(config, splits, model_dir, devices=ONE, profile_steps=None):
 
 
 @pytest.fixture(scope="module")
-def whole_run(splits, tmp_path_factory):
+def batch_sizes():
+    """On how many images the parts of the model were run in `whole_run`, by part."""
+    return collections.defaultdict(set)
+
+
+def noting_sizes(run, sizes):
+    """A method that notes, whenever it runs, the size of its batch, in graphs too."""
+
+    def note(size):
+        sizes.add(int(size))
+        return size
+
+    @functools.wraps(run)  # Keras looks at the arguments
+    def noting(self, x, *args, **kwargs):
+        tf.numpy_function(note, [tf.shape(x)[0]], tf.int32)
+        return run(self, x, *args, **kwargs)
+
+    return noting
+
+
+@pytest.fixture(scope="module")
+def whole_run(splits, batch_sizes, tmp_path_factory):
     """40 steps in one go."""
     model_dir = tmp_path_factory.mktemp("whole") / "run"
-    return model_dir, train(
-        tiny_experiment(), splits, model_dir, profile_steps=(30, 31)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        for part, name in (
+            (MultiScaleFlow, "forward_and_log_det"),
+            (MultiScaleFlow, "inverse_and_log_det"),
+            (BatchNormalization, "call"),  # of the encoder
+        ):
+            noting = noting_sizes(getattr(part, name), batch_sizes[name])
+            patch.setattr(part, name, noting)
+        run = train(tiny_experiment(), splits, model_dir, profile_steps=(30, 31))
+    return model_dir, run
+
+
+def test_nothing_beside_the_step_is_larger_than_it(whole_run, batch_sizes):
+    """Initialisation, validation, pictures, histograms and projector go in batches."""
+    training = tiny_experiment().training
+    micro_batch = training.batch_size // training.micro_batches
+    for name in ("forward_and_log_det", "inverse_and_log_det"):
+        assert max(batch_sizes[name]) == micro_batch, (name, batch_sizes)
+    # The step itself shows the whole batch to the encoder.
+    assert max(batch_sizes["call"] - {training.batch_size}) == micro_batch, batch_sizes
 
 
 def records(model_dir):
@@ -145,14 +187,22 @@ def test_last_checkpoints_and_the_best_are_kept(whole_run):
     assert index.stem == f"step-{best['step']}"
 
 
+def fail():
+    raise AssertionError("labels are read, and nothing needs them")
+
+
 def test_a_damaged_checkpoint_is_passed_over(splits, whole_run, tmp_path, capsys):
-    """And gone back to the one before; none that can be read is an error."""
+    """And gone back to the one before; none that can be read is an error.
+
+    No labels are read to train and to validate.
+    """
     model_dir = tmp_path / "run"
     shutil.copytree(whole_run[0], model_dir)
     directory = model_dir / "checkpoints"
     data_file = directory / "step-40.data-00000-of-00001"
     data_file.write_bytes(data_file.read_bytes()[:2000])
-    train(tiny_experiment(images_every=0), splits, model_dir)
+    without = data.Splits(*(dataclasses.replace(s, read_labels=fail) for s in splits))
+    train(tiny_experiment(images_every=0), without, model_dir)
     said = capsys.readouterr().out
     assert "step-40 cannot be read" in said and "trying the one before" in said
     assert "resumed from step 30" in said

@@ -53,7 +53,8 @@ def steps(config, splits, devices):
 @pytest.fixture(scope="module")
 def whole(splits):
     """Whole batches on one device."""
-    return steps(clipped(tiny_experiment(micro_batches=1)), splits, ONE)
+    config = tiny_experiment(micro_batches=1, evaluation_batch_size=100)
+    return steps(clipped(config), splits, ONE)
 
 
 @pytest.fixture(scope="module")

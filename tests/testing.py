@@ -52,7 +52,6 @@ def tiny_experiment(**training) -> cfg.ExperimentConfig:
         "checkpoint_every": 10,
         "keep_checkpoints": 3,
         "images_every": 40,
-        "evaluation_batch_size": 100,
         "seed": 3,
     }
     return cfg.ExperimentConfig(

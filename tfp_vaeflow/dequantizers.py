@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfp_vaeflow import noise
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import DequantizerConfig
-from tfp_vaeflow.encoders import LocalEncoder
+from tfp_vaeflow.encoders import LocalEncoder, outputs_of
 from tfp_vaeflow.noise import Initializer, Stream
 
 _LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
@@ -93,11 +93,14 @@ class FlowDequantizer(tf.Module):
         u = tf.minimum(tf.sigmoid(y), _LARGEST_U)
         return tf.reshape(u, shape), tf.reshape(log_density, shape[:2])
 
-    def initialize(self, x: tf.Tensor, eps: tf.Tensor) -> None:
-        """Data-dependent initialisation on images and noise, both `[B, H, W, C]`."""
-        # As a graph, which frees what lies between the layers.
-        features = tf.function(self.encoder, autograph=False)(x)
-        self.flow.initialize(eps, features)
+    def initialize(self, x: list[tf.Tensor], eps: list[tf.Tensor]) -> None:
+        """Data-dependent initialisation on batches of images, and noise for them.
+
+        Args:
+          x: `[B, H, W, C]` each.
+          eps: of the same shapes; used up.
+        """
+        self.flow.initialize_on(eps, outputs_of(self.encoder.resnet, x))
 
 
 def build_dequantizer(

@@ -247,6 +247,15 @@ def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
     return x
 
 
+def outputs_of(resnet: keras.Model, batches: list[tf.Tensor]) -> list[tf.Tensor]:
+    """What a ResNet says of batches of images, by its running statistics.
+
+    As a graph, which frees what lies between the layers.
+    """
+    run = tf.function(resnet, autograph=False, reduce_retracing=True)
+    return [run(batch, training=False) for batch in batches]
+
+
 class LocalEncoder(tf.Module):
     """Features of an image at every position, for a dequantizer.
 
@@ -313,8 +322,7 @@ class GaussianEncoder(tf.Module):
         """`[B, H, W, C]` in [-1, 1) -> a distribution, batch `[B]`, event `[D]`."""
         return self.posterior(self.statistics(x, training))
 
-    def initialize(self, x: tf.Tensor) -> tfd.Independent:
-        """Data-dependent initialisation; returns the posterior after it."""
-        # As a graph, which frees what lies between the layers.
-        features = tf.function(self.resnet, autograph=False)(x, training=False)
+    def initialize(self, batches: list[tf.Tensor]) -> tfd.Independent:
+        """Data-dependent initialisation; returns the posteriors of all images."""
+        features = tf.concat(outputs_of(self.resnet, batches), axis=0)
         return self.posterior(self.head.initialize(features, INITIAL_SCALE))

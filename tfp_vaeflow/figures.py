@@ -4,6 +4,7 @@ import io
 import os
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from tfp_vaeflow import files
@@ -83,14 +84,14 @@ def framed_grid(rows: np.ndarray, columns: np.ndarray, made: np.ndarray) -> np.n
 
     Args:
       rows, columns: uint8 `[R, H, W, C]` for the left edge, `[S, H, W, C]` for the top.
-      made: uint8 `[R S, H, W, C]`, row by row.
+      made: uint8 `[R, S, H, W, C]`.
 
     Returns:
       uint8 `[rows, width, C]`; the corner is empty.
     """
     corner = np.full_like(columns[:1], _BACKGROUND)
     cells = [corner, columns]
-    for row, line in zip(rows, np.split(made, len(rows))):
+    for row, line in zip(rows, made):
         cells += [row[np.newaxis], line]
     return grid(np.concatenate(cells), len(columns) + 1)
 
@@ -108,7 +109,10 @@ def switch_matrix(model: VAEFlow, images: np.ndarray, batch_size: int) -> np.nda
     """
     side = len(images) // 2
     rows, columns = images[:side], images[side : 2 * side]
-    z, _ = model.encode(rows, batch_size=batch_size)
+    z, _ = model.posterior(rows, batch_size)
     _, v = model.encode(columns, batch_size=batch_size)
-    made = model.decode(*model.codes_of_all_pairs(z, v), batch_size)
-    return framed_grid(rows, columns, made.numpy())
+    made = [
+        model.decode(tf.repeat(z[row : row + 1], side, axis=0), v, batch_size).numpy()
+        for row in range(side)
+    ]
+    return framed_grid(rows, columns, np.stack(made))

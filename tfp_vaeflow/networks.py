@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 import tensorflow as tf
@@ -48,15 +48,33 @@ def compute_dtype(dtype: tf.DType) -> tf.DType:
     return tf.bfloat16 if _mixed_precision.get() else dtype
 
 
-def mean_and_std(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and unbiased standard deviation over all but the last axis, each `[C]`.
+def mean_and_std(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and unbiased standard deviation over batches and all but the last axis.
 
-    There must be two values or more.
+    They are those of all values together, to the precision of float32: the moments of
+    each batch are joined in float64.
+
+    Args:
+      batches: `[..., C]`, all of one type; two values a channel or more in all.
+
+    Returns:
+      Each `[C]`.
+
+    Reference: Chan, Golub & LeVeque, *Algorithms for Computing the Sample Variance*,
+    The American Statistician 37 (1983).
     """
-    axes = list(range(x.shape.rank - 1))
-    count = tf.cast(tf.size(x) / tf.shape(x)[-1], x.dtype)
-    mean, variance = tf.nn.moments(x, axes)
-    return mean, tf.sqrt(variance * count / (count - 1))
+    count, mean, squares = 0.0, 0.0, 0.0
+    for x in batches:
+        moments = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+        batch_mean, variance = (tf.cast(moment, tf.float64) for moment in moments)
+        number = math.prod(x.shape[:-1])
+        total = count + number
+        difference = batch_mean - mean
+        mean += difference * (number / total)
+        squares += number * variance + difference**2 * (count * number / total)
+        count = total
+    std = tf.sqrt(squares / (count - 1))
+    return tf.cast(mean, x.dtype), tf.cast(std, x.dtype)
 
 
 class Linear(tf.Module):
@@ -128,11 +146,16 @@ class WeightNormLinear(tf.Module):
 
     def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
         """Makes the output on `x` have mean 0 and std `scale` in each channel."""
-        mean, std = mean_and_std(self(x))
+        mean, std = mean_and_std([self(x)])
         factor = scale / (std + STD_EPSILON)
         self.gain.assign(self.gain * factor)
         self.bias.assign((self.bias - mean) * factor)
         return self(x)
+
+    def initialize_to_zero(self) -> None:
+        """The same with scale 0: the output is 0 then, whatever the data is."""
+        for variable in (self.gain, self.bias):
+            variable.assign(tf.zeros_like(variable))
 
 
 class GlobalLinear(Linear):
@@ -289,7 +312,3 @@ class CouplingNetwork(tf.Module):
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
         """`[B, (H, W,) in_channels]`, `[B, D]` -> `[B, (H, W,) out_channels]`."""
         return self.last(self._features(x, conditioning))
-
-    def initialize(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
-        """Data-dependent initialisation: scales the output to zero, returns it."""
-        return self.last.initialize(self._features(x, conditioning), 0.0)

@@ -101,30 +101,31 @@ def main() -> None:
         raise UserError(
             f"--mode={flag.mode} needs a z inferred from images; this model has none"
         )
+    batch_size = config.evaluation.batch_size
     labels = _labels(model.config)
     pictures = {}
     if flag.mode == "sample":
         for temperature in flag.temperature:
             images = model.sample(
-                flag.num_images, temperature, flag.seed, labels=labels
+                flag.num_images, temperature, flag.seed, batch_size, labels
             ).numpy()
             name = f"samples_t{temperature:g}"
             pictures[name] = figures.grid(images, flag.columns)
     elif flag.mode == "reconstruct":
         images, labels = _originals(config, even=False)
-        back = model.reconstruct(images, flag.seed, labels=labels).numpy()
+        back = model.reconstruct(images, flag.seed, batch_size, labels).numpy()
         pairs = np.stack([images, back], axis=1).reshape(-1, *images.shape[1:])
         pictures["reconstructions"] = figures.grid(pairs, 2 * (flag.columns // 2) or 2)
     elif flag.mode == "interpolate":
         a, b = _originals(config, even=True)[0][:2]
         positions = np.linspace(0, 1, flag.grid_size)
-        images = model.interpolate(a, b, positions, positions).numpy()
+        images = model.interpolate(a, b, positions, positions, batch_size).numpy()
         images = images.reshape(-1, *a.shape)
         pictures["interpolation"] = figures.grid(images, flag.grid_size)
     else:
         images, _ = _originals(config, even=True)
         a, b = images[0::2], images[1::2]
-        switched = model.switch(a, b)
+        switched = model.switch(a, b, batch_size)
         pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)
     output_dir = flag.output_dir or os.path.join(flag.model_dir, "synthesis")
     for name, picture in pictures.items():

@@ -46,15 +46,17 @@ def main() -> None:
         float(result.gradient_norm)
     step = (time.monotonic() - start) / flag.steps
     shown = splits.test
-    images, projected = shown.first(_IMAGES), shown.first(_PROJECTED)
+    images = shown.first(_IMAGES)
+    projected = shown.subset(np.arange(min(_PROJECTED, shown.num_images)))
     scalars = {f"value {number}": 1.0 for number in range(12)}
     with tempfile.TemporaryDirectory() as directory:
         writer = RunWriter(directory, 0)
         times = []
         for number in range(3):
             start = time.monotonic()
-            names = None if shown.labels is None else shown.labels[: len(projected)]
-            writer.model(trainer.model, number, images, None, (projected, names))
+            writer.model(
+                trainer.model, number, images, None, projected, trainer.images_at_a_time
+            )
             writer.flush()
             times.append(time.monotonic() - start)
         start = time.monotonic()

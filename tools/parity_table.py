@@ -104,7 +104,7 @@ def row(folder: str) -> dict[str, float]:
     if parity.SHARED.joinpath(folder, "before_init.pt").exists():
         model = parity.load_model(folder, "before_init.pt", vectors)
         images = tf.constant(parity.nhwc(vectors["init/pixels"]))
-        model.initialize_given_noise(images, parity.init_noise(vectors))
+        model.initialize_given_noise([images], [parity.init_noise(vectors)])
         tensors = wolf.read_state_dict(parity.SHARED / folder / "after_init.pt")
         errors["initialised"] = max(
             largest(variable, layout(tensors[name]))

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector, per_example
+from tfp_vaeflow.bijectors.base import FlowBijector, per_example, replace
 from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
 from tfp_vaeflow.noise import Initializer
 
@@ -52,8 +52,11 @@ class ActNorm(FlowBijector):
         x = y * tf.exp(self.log_scale) + self.bias
         return x, per_example(tf.reduce_sum(self.log_scale), y)
 
-    def initialize(self, y, conditioning=None):
-        mean, std = mean_and_std(self.inverse_and_log_det(y)[0])
+    def initialize_on(self, values, conditioning):
+        def inverse(y):
+            return self.inverse_and_log_det(y)[0]
+
+        mean, std = mean_and_std(map(inverse, values))
         self.log_scale.assign_sub(tf.math.log(std + STD_EPSILON))
         self.bias.assign((self.bias - mean) / (std + STD_EPSILON))
-        return self.inverse_and_log_det(y)[0]
+        replace(values, inverse)

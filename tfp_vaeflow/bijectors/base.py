@@ -59,11 +59,25 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     def initialize(
         self, y: tf.Tensor, conditioning: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Data-dependent initialisation on a batch; returns the new `inverse(y)`.
+        """Data-dependent initialisation on a batch; returns the new `inverse(y)`."""
+        values = [tf.convert_to_tensor(y)]
+        self.initialize_on(values, [conditioning])
+        return values[0]
+
+    def initialize_on(
+        self, values: list[tf.Tensor], conditioning: list[tf.Tensor | None]
+    ) -> None:
+        """Data-dependent initialisation on batches, the statistics being those of all.
 
         Layers that have nothing to initialise inherit this.
+
+        Args:
+          values: batches `[B, *event]`; each is replaced by the new `inverse` of it, so
+            that no more is held than one value an image.
+          conditioning: theirs, or None for each.
         """
-        return self.inverse_and_log_det(y, conditioning)[0]
+        for number, given in enumerate(conditioning):
+            values[number] = self.inverse_and_log_det(values[number], given)[0]
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -147,10 +161,15 @@ class Sequential(FlowBijector):
             log_dets.append(log_det)
         return y, sum_log_dets(log_dets, y)
 
-    def initialize(self, y, conditioning=None):
+    def initialize_on(self, values, conditioning):
         for member in self.members:
-            y = member.initialize(y, conditioning)
-        return y
+            member.initialize_on(values, conditioning)
+
+
+def replace(values: list[tf.Tensor], function: Callable) -> None:
+    """Puts `function` of each value in its place, one after another."""
+    for number in range(len(values)):
+        values[number] = function(values[number])
 
 
 @contextmanager

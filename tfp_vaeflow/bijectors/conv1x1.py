@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector, per_example
+from tfp_vaeflow.bijectors.base import FlowBijector, per_example, replace
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Initializer
 
@@ -108,3 +108,7 @@ class Conv1x1(FlowBijector):
 
     def inverse_and_log_det(self, y, conditioning=None):
         return self._multiply(y, self.matrix()), self._log_det(y)
+
+    def initialize_on(self, values, conditioning):
+        matrix = self.matrix()  # without the log-det, which takes longer
+        replace(values, lambda y: self._multiply(y, matrix))

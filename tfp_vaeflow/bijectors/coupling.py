@@ -72,7 +72,7 @@ class Coupling(FlowBijector):
         inverse log-det:  sum over b of the transform's log-derivative
 
     Data-dependent initialisation scales the network's output to zero, so that a fresh
-    coupling is the identity.
+    coupling is the identity: there the network need not run.
 
     Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning `[B, D]` (`local_linear`:
     `[B, H, W, F]`).
@@ -82,6 +82,7 @@ class Coupling(FlowBijector):
 
     Attributes:
       transform: the elementwise transform.
+      kind: of its network, see `run_shared`.
 
     Args:
       channels: C.
@@ -117,7 +118,7 @@ class Coupling(FlowBijector):
         outputs = self.transform.num_parameters * transformed
         sizes = channels - transformed, outputs
         self.network = CouplingNetwork(config, *sizes, init)
-        self._kind = None if config.norm == "batch" else (config, *sizes)
+        self.kind = None if config.norm == "batch" else (config, *sizes)
 
     def _check(self, conditioning) -> None:
         check_conditioning(self.name, self._conditioned, conditioning)
@@ -125,7 +126,7 @@ class Coupling(FlowBijector):
     def _params(self, condition, conditioning):
         return run_shared(
             self.network,
-            self._kind,
+            self.kind,
             CouplingNetwork.__call__,
             condition,
             conditioning,
@@ -151,10 +152,7 @@ class Coupling(FlowBijector):
             condition, *self.transform.inverse_and_log_det(rest, params)
         )
 
-    def initialize(self, y, conditioning=None):
-        self._check(conditioning)
-        condition, rest = self._split.split(y)
-        params = self.network.initialize(condition, conditioning)
-        return self._split.join(
-            condition, self.transform.inverse_and_log_det(rest, params)[0]
-        )
+    def initialize_on(self, values, conditioning):
+        for given in conditioning:
+            self._check(given)
+        self.network.last.initialize_to_zero()  # which leaves the values as they are

@@ -49,7 +49,7 @@ class MaskedConv(FlowBijector):
     arithmetic as the inverse, in H (W) steps.
 
     Data-dependent initialisation scales the network's output to zero, so that a fresh
-    layer is the identity.
+    layer is the identity: there the network need not run.
 
     With `global_attn`, which would have to see the whole image, there is no
     conditioning here, as in the paper's code: only the couplings have it.
@@ -170,20 +170,16 @@ class MaskedConv(FlowBijector):
         return self._turn_back(y), log_det
 
     def inverse_and_log_det(self, y, conditioning=None):
-        y, features = self._inverse_features(y, conditioning)
+        y = self._turn(y)
+        h = self._conditioning(y, conditioning)
+        features = self._features(self._rows_above(y), self.shifted.kernel, h)
         x, log_derivative = self.transform.inverse_and_log_det(y, self.last(features))
         return self._turn_back(x), tf.reduce_sum(log_derivative, [1, 2, 3])
 
-    def initialize(self, y, conditioning=None):
-        y, features = self._inverse_features(y, conditioning)
-        params = self.last.initialize(features, 0.0)
-        return self._turn_back(self.transform.inverse_and_log_det(y, params)[0])
-
-    def _inverse_features(self, y, conditioning):
-        """The turned image and the network's features of all of its rows."""
-        y = self._turn(y)
-        h = self._conditioning(y, conditioning)
-        return y, self._features(self._rows_above(y), self.shifted.kernel, h)
+    def initialize_on(self, values, conditioning):
+        for given in conditioning:
+            check_conditioning(self.name, self._conditioned, given)
+        self.last.initialize_to_zero()  # which leaves the values as they are
 
 
 class MaCowUnit(Sequential):

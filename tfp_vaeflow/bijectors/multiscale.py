@@ -11,7 +11,9 @@ from tfp_vaeflow.bijectors.steps import (
     MaCowStep,
     SplitPrior,
     StepConfig,
+    put_back,
     split_off,
+    take_off,
 )
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.noise import Initializer
@@ -59,10 +61,11 @@ class Block(FlowBijector):
         kept, inner_log_det = self.inner.inverse_and_log_det(kept, conditioning)
         return tf.concat([kept, leaving], -1), log_det + inner_log_det
 
-    def initialize(self, y, conditioning=None):
-        y = self._body.initialize(y, conditioning)
-        kept, leaving = split_off(y, self.split_prior.leaving)
-        return tf.concat([self.inner.initialize(kept, conditioning), leaving], -1)
+    def initialize_on(self, values, conditioning):
+        self._body.initialize_on(values, conditioning)
+        leaving = take_off(values, self.split_prior.leaving)
+        self.inner.initialize_on(values, conditioning)
+        put_back(values, leaving)
 
 
 class MultiScaleFlow(Sequential):

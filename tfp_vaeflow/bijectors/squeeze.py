@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector
+from tfp_vaeflow.bijectors.base import FlowBijector, replace
 
 
 class Squeezed(FlowBijector):
@@ -42,7 +42,7 @@ class Squeezed(FlowBijector):
         x, log_det = self.inner.inverse_and_log_det(y, conditioning)
         return tf.nn.depth_to_space(x, 2), log_det
 
-    def initialize(self, y, conditioning=None):
-        conditioning = self._squeezed(conditioning)
-        x = self.inner.initialize(tf.nn.space_to_depth(y, 2), conditioning)
-        return tf.nn.depth_to_space(x, 2)
+    def initialize_on(self, values, conditioning):
+        replace(values, lambda y: tf.nn.space_to_depth(y, 2))
+        self.inner.initialize_on(values, list(map(self._squeezed, conditioning)))
+        replace(values, lambda x: tf.nn.depth_to_space(x, 2))

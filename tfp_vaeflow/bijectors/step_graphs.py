@@ -160,6 +160,7 @@ def run_shared(step, kind: Hashable | None, method: Callable, x, conditioning):
       x, conditioning: its arguments.
     """
     graphs = _graphs.get()
-    if graphs is None or kind is None:
+    # What runs eagerly is no graph to share, nor to put tensors of a graph into.
+    if graphs is None or kind is None or tf.config.functions_run_eagerly():
         return method(step, x, conditioning)
     return graphs.run(step, kind, method, x, conditioning)

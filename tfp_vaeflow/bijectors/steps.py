@@ -77,17 +77,25 @@ def _step_members(
 
 
 class _Step(Sequential):
-    """A step; those built alike share a graph where there are `StepGraphs`."""
+    """A step; those built alike share a graph where there are `StepGraphs`.
+
+    Attributes:
+      kind: what those have in common; None for one that shares none.
+    """
 
     def __init__(self, channels, config, init, name, units=lambda half: []):
         members = _step_members(channels, config, init, name, units)
         super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
-        self._kind = _kind(config, type(self), channels)
+        self.kind = _kind(config, type(self), channels)
+
+    def forward_and_log_det(self, x, conditioning=None):
+        kind = None if self.kind is None else (*self.kind, "forward")
+        return run_shared(self, kind, Sequential.forward_and_log_det, x, conditioning)
 
     def inverse_and_log_det(self, y, conditioning=None):
         log_dets = []
         for number, part in enumerate(self._parts()):
-            kind = None if self._kind is None else (*self._kind, number)
+            kind = None if self.kind is None else (*self.kind, number)
             y, log_det = run_shared(
                 part, kind, Sequential.inverse_and_log_det, y, conditioning
             )
@@ -210,7 +218,7 @@ class SplitPrior(FlowBijector):
         super().__init__(3, name, init.dtype, conditioning_ndims(config.coupling))
         split = ChannelSplit("continuous", "up", factor)
         self.leaving = leaving
-        self._kind = _kind(config, type(self), channels, factor, leaving)
+        self.kind = _kind(config, type(self), channels, factor, leaving)
         self.conv1x1 = Conv1x1(
             channels, init, config.conv1x1, config.heads, name=f"{name}_conv1x1"
         )
@@ -220,6 +228,10 @@ class SplitPrior(FlowBijector):
         self.actnorm = ActNorm(leaving, init, name=f"{name}_actnorm")
 
     def forward_and_log_det(self, x, conditioning=None):
+        kind = None if self.kind is None else (*self.kind, "forward")
+        return run_shared(self, kind, SplitPrior._forward_and_log_det, x, conditioning)
+
+    def _forward_and_log_det(self, x, conditioning):
         kept, leaving = split_off(x, self.leaving)
         leaving, log_det_a = self.actnorm.forward_and_log_det(leaving)
         x = tf.concat([kept, leaving], -1)
@@ -229,7 +241,7 @@ class SplitPrior(FlowBijector):
 
     def inverse_and_log_det(self, y, conditioning=None):
         return run_shared(
-            self, self._kind, SplitPrior._inverse_and_log_det, y, conditioning
+            self, self.kind, SplitPrior._inverse_and_log_det, y, conditioning
         )
 
     def _inverse_and_log_det(self, y, conditioning):
@@ -239,12 +251,29 @@ class SplitPrior(FlowBijector):
         leaving, log_det_c = self.actnorm.inverse_and_log_det(leaving)
         return tf.concat([kept, leaving], -1), log_det_a + log_det_b + log_det_c
 
-    def initialize(self, y, conditioning=None):
-        y = self.coupling.initialize(self.conv1x1.initialize(y), conditioning)
-        kept, leaving = split_off(y, self.leaving)
-        return tf.concat([kept, self.actnorm.initialize(leaving)], -1)
+    def initialize_on(self, values, conditioning):
+        for layer in (self.conv1x1, self.coupling):
+            layer.initialize_on(values, conditioning)
+        leaving = take_off(values, self.leaving)
+        self.actnorm.initialize_on(leaving, conditioning)
+        put_back(values, leaving)
 
 
 def split_off(x: tf.Tensor, last: int) -> tuple[tf.Tensor, tf.Tensor]:
     """`[..., C]` -> the first `C - last` channels and the last `last` ones."""
     return tuple(tf.split(x, [x.shape[-1] - last, last], axis=-1))
+
+
+def take_off(values: list[tf.Tensor], last: int) -> list[tf.Tensor]:
+    """Takes the last channels of each value off, and returns them."""
+    leaving = []
+    for number, value in enumerate(values):
+        values[number], part = split_off(value, last)
+        leaving.append(part)
+    return leaving
+
+
+def put_back(values: list[tf.Tensor], leaving: list[tf.Tensor]) -> None:
+    """The inverse of `take_off`."""
+    for number, part in enumerate(leaving):
+        values[number] = tf.concat([values[number], part], -1)

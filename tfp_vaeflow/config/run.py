@@ -138,7 +138,8 @@ class TrainingConfig(Settings):
       checkpoint_every: steps between checkpoints.
       keep_checkpoints: last checkpoints to keep (the best is kept besides).
       images_every: steps between image grids; 0 for none.
-      evaluation_batch_size: images a step in validation.
+      evaluation_batch_size: images at a time in validation, over all devices; None for
+        as many as in a micro-batch, so that it takes no more memory than a step.
       max_skipped_steps: this many steps in a row without an update, because a loss or
         the gradient was not finite, end the run.
     """
@@ -157,7 +158,7 @@ class TrainingConfig(Settings):
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
     images_every: int = 1000
-    evaluation_batch_size: int = 256
+    evaluation_batch_size: int | None = None
     max_skipped_steps: int = 10
 
     def check(self):
@@ -166,6 +167,8 @@ class TrainingConfig(Settings):
         for field in dataclasses.fields(self):
             if field.type is int:
                 self._at_least(field.name, least.get(field.name, 1))
+        if self.evaluation_batch_size is not None:
+            self._at_least("evaluation_batch_size", 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +177,7 @@ class EvaluationConfig(Settings):
 
     Attributes:
       num_samples: samples of (z, u) an image for the ELBO.
-      batch_size: images at a time.
+      batch_size: images at a time; where each has several samples, so many samples.
       seed: of all noise.
       probe_seeds: fits of each probe, each on four fifths of the images.
       probe_images: images at most that probes are fit on, and tested on; also those

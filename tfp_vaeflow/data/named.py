@@ -18,6 +18,7 @@ from tfp_vaeflow.data.splits import (
 from tfp_vaeflow.errors import UserError
 
 _DIGITS_SHAPE = (8, 8, 1)
+_RECORDS_AT_A_TIME = 64
 
 
 def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
@@ -105,8 +106,18 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
             return np.stack(list(images))
 
         def read_labels():
-            every = records(range(len(source)))
-            return np.array([record["label"] for record in every], np.int64)
+            # Of each record, only the label is taken out. A data source does not
+            # know of partial decoding, so it gives bytes here.
+            partial = tfds.decode.PartialDecoding({"label": True})
+            label = partial.extract_features(features)
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            source = builder.as_data_source(part, deserialize_method=raw)
+            labels = np.empty(len(source), np.int64)
+            for first in range(0, len(labels), _RECORDS_AT_A_TIME):
+                indices = list(range(len(labels))[first : first + _RECORDS_AT_A_TIME])
+                for index, record in zip(indices, source.__getitems__(indices)):
+                    labels[index] = label.deserialize_example_np(record)["label"]
+            return labels
 
         labelled = "label" in features and isinstance(
             features["label"], tfds.features.ClassLabel

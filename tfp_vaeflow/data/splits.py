@@ -81,6 +81,12 @@ class Split:
         """The first `count` images (or all there are), uint8 `[B, H, W, C]`."""
         return self.read(tf.range(min(count, self.num_images), dtype=tf.int64)).numpy()
 
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """All images in order, at most `batch_size` at a time."""
+        for first in range(0, self.num_images, batch_size):
+            last = min(first + batch_size, self.num_images)
+            yield self.read(tf.range(first, last, dtype=tf.int64)).numpy()
+
 
 class Splits(NamedTuple):
     """The three parts of a data set."""

@@ -2,9 +2,10 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data import Split, evaluation_batches, training_batches
+from tfp_vaeflow.data import Split, training_batches
 from tfp_vaeflow.noise import Initializer
 
 _BATCH_SIZE = 64
@@ -36,22 +37,27 @@ class ImageClassifier:
 
     Args:
       train: labelled images.
-      num_steps: batches of 64 to train on.
+      num_steps: batches of 64 to train on; where `batch_size` is less, each goes in
+        parts of that many.
       seed: of weights and order; the same seed gives the same network.
-      batch_size: images at a time when it is used.
+      batch_size: images at a time.
     """
 
     def __init__(self, train: Split, num_steps: int, seed: int, batch_size: int):
         self._batch_size = batch_size
         classes = int(train.labels.max()) + 1
         self._network = _build(train.first(1).shape[1:], classes, seed)
+        parts = -(-_BATCH_SIZE // batch_size)
+        num_steps *= parts
         self._network.compile(
             keras.optimizers.Adam(
-                keras.optimizers.schedules.CosineDecay(3e-3, num_steps)
+                keras.optimizers.schedules.CosineDecay(3e-3, num_steps),
+                gradient_accumulation_steps=parts if parts > 1 else None,
             ),
             {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
         )
-        batches = training_batches(train, DataConfig(), _BATCH_SIZE, seed, 0, True)
+        size = _BATCH_SIZE // parts
+        batches = training_batches(train, DataConfig(), size, seed, 0, True)
         self._network.fit(
             batches.map(lambda batch: (batch.images, {"logits": batch.labels})),
             steps_per_epoch=num_steps,
@@ -59,22 +65,17 @@ class ImageClassifier:
             verbose=0,
         )
 
-    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        return self._network.predict(images, self._batch_size, verbose=0)
+        self._run = tf.function(self._network, autograph=False, reduce_retracing=True)
 
     def labels(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images `[B, H, W, C]` -> the likeliest labels, `[B]`."""
-        return self._run(images)["logits"].argmax(axis=1)
+        """A batch of uint8 images `[B, H, W, C]` -> the likeliest labels, `[B]`."""
+        return self._run(images, training=False)["logits"].numpy().argmax(axis=1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images `[B, H, W, C]` -> the hidden layer, `[B, 64]`."""
-        return self._run(images)["features"]
+        """A batch of uint8 images `[B, H, W, C]` -> the hidden layer, `[B, 64]`."""
+        return self._run(images, training=False)["features"].numpy()
 
     def accuracy(self, split: Split) -> float:
         """The share of a labelled split whose label it finds."""
-        found = [
-            self.labels(batch.images.numpy())
-            for batch in evaluation_batches(split, self._batch_size)
-        ]
-        found = np.concatenate(found)[: split.num_images]
+        found = np.concatenate(list(map(self.labels, split.batches(self._batch_size))))
         return float((found == split.labels).mean())

@@ -4,7 +4,6 @@ import numpy as np
 
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
-from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.evaluation.classifier import ImageClassifier
 from tfp_vaeflow.evaluation.latents import posteriors
 from tfp_vaeflow.evaluation.probes import at_most, logistic_probe
@@ -96,26 +95,33 @@ def decoupling(
     """
     batch_size = config.batch_size
     a, b = _pairs(split, config.switch_pairs, config.seed)
-    images_b = split.subset(b).first(len(b))
     result = dict.fromkeys(
         ("classifier", "encoder", "without_z", "chance", "consistency")
     )
     result["num_pairs"] = len(a)
-    z_of_b, v = model.encode(images_b, batch_size=batch_size)
-    if model.encoder is None:
-        pictures = model.decode(z_of_b, v, batch_size).numpy()
-    else:
-        pictures = model.decode(z[a], v, batch_size).numpy()
-        again = posteriors(model, in_memory(pictures, None), batch_size).mean
+    of_pictures, of_images, again = [], [], []
+    for images in split.subset(b).batches(batch_size):
+        z_a, v = model.encode(images, batch_size=batch_size)
+        if model.encoder is not None:
+            done = batch_size * len(again)
+            z_a = z[a[done : done + len(images)]]
+        pictures = model.decode(z_a, v, batch_size).numpy()
+        if model.encoder is not None:
+            again.append(model.posterior(pictures, batch_size)[0])
+        if classifier is not None:
+            of_pictures.append(classifier.labels(pictures))
+            of_images.append(classifier.labels(images))
+    if model.encoder is not None:
+        again = np.concatenate(again).astype(np.float64)
         result["consistency"] = _consistency(z, again, a, b)
     if classifier is None:
         return result
     of_a, of_b = split.labels[a], split.labels[b]
     result["classifier"] = {
-        **_shares(classifier.labels(pictures), of_a, of_b),
+        **_shares(np.concatenate(of_pictures), of_a, of_b),
         "accuracy": classifier.accuracy(split),
     }
-    result["without_z"] = _shares(classifier.labels(images_b), of_a, of_b)
+    result["without_z"] = _shares(np.concatenate(of_images), of_a, of_b)
     result["chance"] = float(
         np.mean([(split.labels == label).mean() for label in of_a])
     )

@@ -1,7 +1,7 @@
 """FID and KID: how far samples are from real images, in the features of a network."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +29,18 @@ class FeatureNetwork(NamedTuple):
 
     Attributes:
       name: what the figures are named after.
-      features: uint8 images `[B, H, W, C]` -> `[B, F]`.
+      features: a batch of uint8 images `[B, H, W, C]` -> `[B, F]`.
     """
 
     name: str
     features: Callable[[np.ndarray], np.ndarray]
 
+    def of(self, batches: Iterable[np.ndarray]) -> np.ndarray:
+        """The features of all images of some batches, `[N, F]`."""
+        return np.concatenate([self.features(images) for images in batches])
 
-def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
+
+def _keras_features(network, pixel_range: tuple[float, float]):
     """Features by any callable on float32 images, resized to what it takes."""
     shape = network.inputs[0].shape
     if len(shape) != 4:
@@ -48,7 +52,7 @@ def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
     channels = shape[3]
     low, high = pixel_range
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, reduce_retracing=True)
     def run(images):
         x = tf.cast(images, tf.float32)
         if channels == 3 and x.shape[-1] == 1:
@@ -60,11 +64,7 @@ def _keras_features(network, pixel_range: tuple[float, float], batch_size: int):
         y = next(iter(y.values())) if isinstance(y, dict) else y
         return tf.reduce_mean(y, axis=[1, 2]) if len(y.shape) == 4 else y
 
-    def features(images):
-        parts = range(0, len(images), batch_size)
-        return np.concatenate([run(images[i : i + batch_size]) for i in parts])
-
-    return features
+    return lambda images: run(images).numpy()
 
 
 def _reason(error: Exception) -> str:
@@ -73,10 +73,7 @@ def _reason(error: Exception) -> str:
 
 
 def load_network(
-    name: str,
-    pixel_range: tuple[float, float],
-    batch_size: int,
-    image_shape: tuple[int, int, int],
+    name: str, pixel_range: tuple[float, float], image_shape: tuple[int, int, int]
 ) -> FeatureNetwork:
     """A network that the user names.
 
@@ -86,7 +83,6 @@ def load_network(
         SavedModel that takes images. Images are resized to what it takes, to 299x299 if
         it takes any size; of an output with positions the mean is taken.
       pixel_range: what a network of a path takes the pixels 0 and 255 as.
-      batch_size: images at a time.
       image_shape: `(H, W, C)` of the images that it will be given.
 
     Raises:
@@ -103,7 +99,7 @@ def load_network(
         # Published FID is of the features of another training of this network.
         return FeatureNetwork(
             "InceptionV3 with Keras' weights (not comparable with published FID)",
-            _keras_features(network, (-1, 1), batch_size),
+            _keras_features(network, (-1, 1)),
         )
     if not Path(name).exists():
         raise UserError(
@@ -119,7 +115,7 @@ def load_network(
             network = keras.Model(inputs, layer(inputs))
         else:
             network = keras.models.load_model(name, compile=False)
-        features = _keras_features(network, pixel_range, batch_size)
+        features = _keras_features(network, pixel_range)
     except UserError:
         raise
     except Exception as error:  # Keras raises all kinds, for unknown layers a TypeError
@@ -138,18 +134,23 @@ def load_network(
     return FeatureNetwork(Path(name).name, features)
 
 
-def own_network(classifier: ImageClassifier, train: Split) -> FeatureNetwork:
+def own_network(
+    classifier: ImageClassifier, train: Split, batch_size: int
+) -> FeatureNetwork:
     """The hidden layer of a classifier trained on the same data, standardised.
 
     Args:
       classifier: of the data's labels.
       train: images whose features get mean 0 and variance 1.
+      batch_size: images at a time.
     """
-    known = classifier.features(train.first(train.num_images))
+    name = (
+        "a small classifier of the training images (not comparable with published FID)"
+    )
+    known = FeatureNetwork(name, classifier.features).of(train.batches(batch_size))
     mean, stddev = known.mean(axis=0), known.std(axis=0) + _LEAST_STDDEV
     return FeatureNetwork(
-        "a small classifier of the training images (not comparable with published FID)",
-        lambda images: (classifier.features(images) - mean) / stddev,
+        name, lambda images: (classifier.features(images) - mean) / stddev
     )
 
 
@@ -213,6 +214,16 @@ def _distances(one, other, seed) -> dict[str, float]:
     return {"kid": kid, "kid_stddev": deviation, "fid": frechet_distance(one, other)}
 
 
+def _samples(
+    model: VAEFlow, num_images: int, temperature: float, seed: int, batch_size: int
+) -> Iterator[np.ndarray]:
+    """`model.sample`, a batch at a time."""
+    for first in range(0, num_images, batch_size):
+        count = min(batch_size, num_images - first)
+        codes = model.sample_codes(count, temperature, seed, first)
+        yield model.decode(*codes, batch_size).numpy()
+
+
 def fidelity(
     model: VAEFlow,
     train: Split,
@@ -242,13 +253,13 @@ def fidelity(
       and `floor` (of as many training images).
     """
     chosen = at_most(split, num_images, seed)
-    real = network.features(chosen.first(chosen.num_images))
+    real = network.of(chosen.batches(batch_size))
     others = at_most(train, num_images, seed)
-    floor = network.features(others.first(others.num_images))
+    floor = network.of(others.batches(batch_size))
     curve = []
     for temperature in temperatures:
-        samples = model.sample(num_images, temperature, seed, batch_size).numpy()
-        found = _distances(network.features(samples), real, seed)
+        samples = _samples(model, num_images, temperature, seed, batch_size)
+        found = _distances(network.of(samples), real, seed)
         curve.append({"temperature": temperature, **found})
     measure = "kid" if min(num_images, len(real)) < FID_IMAGES else "fid"
     return {

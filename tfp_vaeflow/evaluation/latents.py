@@ -15,7 +15,8 @@ ACTIVE_VARIANCE = 0.01
 # The estimate of mutual information cannot exceed log N, and says little close to it.
 _SATURATION_MARGIN = 1.0
 _PRIOR_SAMPLES = 10_000
-_ROWS_AT_A_TIME = 256
+# Of the matrix of all pairs of images.
+_PAIRS_AT_A_TIME = 2**21
 
 
 class Posteriors(NamedTuple):
@@ -28,15 +29,10 @@ class Posteriors(NamedTuple):
 def posteriors(model: VAEFlow, split: Split, batch_size: int) -> Posteriors:
     """The posteriors of a split's images, by a model that has them."""
 
-    @tf.function(autograph=False)
-    def run(images):
-        normal = model.encoder(model.noise_free(images)).distribution
-        return normal.loc, normal.scale
-
     parts = [
         [part.numpy()[: int(tf.reduce_sum(batch.weights))] for part in parts]
         for batch in evaluation_batches(split, batch_size)
-        for parts in [run(batch.images)]
+        for parts in [model.posterior(batch.images, batch_size)]
     ]
     return Posteriors(*(np.concatenate(p).astype(np.float64) for p in zip(*parts)))
 
@@ -96,8 +92,9 @@ def mutual_information(found: Posteriors, seed: int) -> MutualInformation:
     terms = np.concatenate([-0.5 * precision, precision * found.mean], axis=1)
     offsets = -(0.5 * precision * found.mean**2 + np.log(found.stddev)).sum(axis=1)
     ratios = []
-    for first in range(0, count, _ROWS_AT_A_TIME):
-        rows = z[first : first + _ROWS_AT_A_TIME]
+    rows_at_a_time = max(1, _PAIRS_AT_A_TIME // count)
+    for first in range(0, count, rows_at_a_time):
+        rows = z[first : first + rows_at_a_time]
         log_q = np.concatenate([rows**2, rows], axis=1) @ terms.T + offsets
         own = log_q[np.arange(len(rows)), first + np.arange(len(rows))]
         ratios.append(own - np.logaddexp.reduce(log_q, axis=1) + np.log(count))

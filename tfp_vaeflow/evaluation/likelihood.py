@@ -57,7 +57,7 @@ def bounds(
       model: a trained model.
       split: the images.
       num_samples: K.
-      batch_size: images at a time.
+      batch_size: samples of images at a time.
       seed: of the noise.
 
     Returns:
@@ -67,13 +67,14 @@ def bounds(
     """
     seed = noise.as_seed(seed)
 
-    @tf.function(autograph=False)
+    @model.traced
     def run(images, first, labels):
         draws = model.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return model.losses_of_samples(images, draws, labels)
 
     parts = []
-    for batch in labelled_batches(model, split, batch_size):
+    size = max(1, batch_size // num_samples)
+    for batch in labelled_batches(model, split, size):
         number = int(tf.reduce_sum(batch.weights))
         losses = run(batch.images, batch.positions[0], batch.labels)
         parts.append(np.stack(losses, 0).astype(np.float64)[:, :number])
@@ -120,7 +121,7 @@ def z_gaps(
     Args:
       model: a trained model with z.
       split: the images, two or more.
-      batch_size: images at a time.
+      batch_size: images at a time, each with one z.
       seed: of z, z' and the dequantization noise, which is the same for all.
 
     Returns:
@@ -130,7 +131,7 @@ def z_gaps(
     seed = noise.as_seed(seed)
     dim = model.config.latent_dim
 
-    @tf.function(autograph=False)
+    @model.traced
     def log_probs(batch, others):
         count, first = tf.shape(batch.images)[0], batch.positions[0]
         draws = model.draw_loss_noise(seed, count, 1, first)
@@ -146,7 +147,8 @@ def z_gaps(
         return model.log_prob_with_z(batch.images, z, draws)
 
     totals = np.zeros(len(OTHER_CODES))
-    for batch in evaluation_batches(split, batch_size):
+    size = max(1, batch_size // (1 + len(OTHER_CODES)))
+    for batch in evaluation_batches(split, size):
         others = split.read((batch.positions + 1) % split.num_images)
         values = np.asarray(log_probs(batch, others), np.float64)
         totals += np.asarray(batch.weights) @ (values[:, :1] - values[:, 1:])

@@ -1,14 +1,17 @@
 """What simple classifiers can read off the codes, and how sharp the samples are."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import tensorflow as tf
 from sklearn.base import ClassifierMixin
-from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, LinearSVC
+from sklearn.utils.extmath import randomized_svd
 
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
@@ -21,6 +24,8 @@ _MAX_ITERATIONS = 5000
 _MAX_WIDTH = 128
 # The part of the images that each seed fits on.
 _SHARE = 0.8
+# What is done to wide rows goes by as many.
+_ROWS_AT_A_TIME = 64
 
 CLASSIFIERS = {
     "logistic": lambda: LogisticRegression(max_iter=_MAX_ITERATIONS),
@@ -40,26 +45,57 @@ def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
     return CLASSIFIERS[kind]()
 
 
-def _standardised(shape: tuple[int, int]) -> Pipeline:
-    """To zero mean and unit variance, and to 128 principal components if wider.
+class Reduction:
+    """Rows standardised, and taken to 128 principal components if they are wider.
+
+    Of wide rows, one float32 copy is made; everything else goes a few rows at a time.
 
     Args:
-      shape: of the features that it will be fitted on, images first.
+      rows: `[N, F]`, of any type.
+      chosen: indices of those that mean, variance and components are of.
     """
-    images, width = shape
-    steps = [StandardScaler()]
-    if width > _MAX_WIDTH:
-        components = min(_MAX_WIDTH, images)
-        steps.append(PCA(components, svd_solver="randomized", random_state=0))
-    return make_pipeline(*steps)
+
+    def __init__(self, rows: np.ndarray, chosen: np.ndarray):
+        self._scaler = StandardScaler()
+        for part in _parts(len(chosen)):
+            self._scaler.partial_fit(rows[chosen[part]].astype(np.float64))
+        self._components = None
+        width = rows.shape[1]
+        if width > _MAX_WIDTH:
+            scaled = np.empty((len(chosen), width), np.float32)
+            for part in _parts(len(chosen)):
+                scaled[part] = self._scaled(rows[chosen[part]])
+            count = min(_MAX_WIDTH, len(chosen))
+            _, _, found = randomized_svd(scaled, count, random_state=0)
+            self._components = found.T.astype(np.float64)
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        return self._scaler.transform(rows.astype(np.float64))
+
+    def __call__(
+        self, rows: np.ndarray, chosen: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`[N, F]` -> float64 `[N, F or 128]`; of some rows only if `chosen`."""
+        if chosen is None:
+            chosen = np.arange(len(rows))
+        reduced = []
+        for part in _parts(len(chosen)):
+            scaled = self._scaled(rows[chosen[part]])
+            if self._components is not None:
+                scaled = scaled @ self._components
+            reduced.append(scaled)
+        return np.concatenate(reduced)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(i, i + _ROWS_AT_A_TIME) for i in range(0, count, _ROWS_AT_A_TIME))
 
 
 def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """Logistic regression on standardised features `[N, F]`, fitted."""
-    classifier = _classifier("logistic", labels)
-    return make_pipeline(_standardised(features.shape), classifier).fit(
-        features, labels
-    )
+    reduce = Reduction(features, np.arange(len(features)))
+    classifier = _classifier("logistic", labels).fit(reduce(features), labels)
+    return make_pipeline(FunctionTransformer(reduce), classifier)
 
 
 def at_most(split: Split, count: int, seed: int) -> Split:
@@ -70,22 +106,24 @@ def at_most(split: Split, count: int, seed: int) -> Split:
     return split.subset(np.sort(chosen))
 
 
-def features(model: VAEFlow, split: Split, batch_size: int) -> dict[str, np.ndarray]:
-    """z (where images have one), v and pixels of a split, flattened to `[N, F]`."""
-    rows = {"z": [], "v": [], "pixels": []}
+def features(model: VAEFlow, split: Split, name: str, batch_size: int) -> np.ndarray:
+    """`z`, `v` (float32) or `pixels` (uint8) of a split, flattened to `[N, F]`."""
+    rows = None
     for batch in labelled_batches(model, split, batch_size):
-        labels = labels_for(model, batch, len(batch.images))
-        z, v = model.encode(batch.images, batch_size=batch_size, labels=labels)
-        if labels is not None:
-            z = None  # it is a function of the label
-        for name, value in (("z", z), ("v", v), ("pixels", batch.images)):
-            if value is not None:
-                rows[name].append(np.asarray(value).reshape(len(batch.images), -1))
-    return {
-        name: np.concatenate(parts)[: split.num_images].astype(np.float64)
-        for name, parts in rows.items()
-        if parts
-    }
+        first, count = int(batch.positions[0]), int(tf.reduce_sum(batch.weights))
+        images = batch.images[:count]
+        if name == "z":
+            values, _ = model.posterior(images, batch_size)
+        elif name == "v":
+            labels = labels_for(model, batch, count)
+            _, values = model.encode(images, batch_size=batch_size, labels=labels)
+        else:
+            values = images
+        values = values.numpy().reshape(count, -1)
+        if rows is None:
+            rows = np.empty((split.num_images, values.shape[1]), values.dtype)
+        rows[first : first + count] = values
+    return rows
 
 
 def probes(
@@ -114,20 +152,18 @@ def probes(
       By classifier and features: `mean` and `stddev` over seeds of the accuracy.
     """
     train, test = (at_most(split, max_images, seed=0) for split in (train, test))
-    fit_on = features(model, train, batch_size)
-    test_on = features(model, test, batch_size)
-    scores = {kind: {name: [] for name in fit_on} for kind in CLASSIFIERS}
-    for seed in range(num_seeds):
-        order = np.random.default_rng(seed).permutation(train.num_images)
-        chosen = order[: max(1, round(_SHARE * train.num_images))]
-        for name, rows in fit_on.items():
-            scaler = _standardised((len(chosen), rows.shape[1]))
-            reduced = scaler.fit_transform(rows[chosen])
-            known = scaler.transform(test_on[name])
-            for kind in CLASSIFIERS:
-                classifier = _classifier(kind, train.labels[chosen])
-                fitted = classifier.fit(reduced, train.labels[chosen])
-                scores[kind][name].append(fitted.score(known, test.labels))
+    names = ["v", "pixels"]
+    if model.encoder is not None:
+        names.insert(0, "z")
+    scores = {kind: {name: [] for name in names} for kind in CLASSIFIERS}
+    for name in names:
+        # Rows of all pixels are large: only those of one part are held at a time.
+        fitted = _fitted(features(model, train, name, batch_size), train, num_seeds)
+        rows = features(model, test, name, batch_size)
+        for reduce, classifiers in fitted:
+            known = reduce(rows)
+            for kind, classifier in classifiers.items():
+                scores[kind][name].append(classifier.score(known, test.labels))
     return {
         kind: {
             name: {"mean": float(np.mean(found)), "stddev": float(np.std(found))}
@@ -135,6 +171,21 @@ def probes(
         }
         for kind, by_name in scores.items()
     }
+
+
+def _fitted(rows: np.ndarray, train: Split, num_seeds: int) -> list[tuple]:
+    """For each seed the reduction of its rows, and the classifiers fitted on it."""
+    found = []
+    for seed in range(num_seeds):
+        order = np.random.default_rng(seed).permutation(train.num_images)
+        chosen = order[: max(1, round(_SHARE * train.num_images))]
+        reduce = Reduction(rows, chosen)
+        reduced, labels = reduce(rows, chosen), train.labels[chosen]
+        classifiers = {
+            kind: build().fit(reduced, labels) for kind, build in CLASSIFIERS.items()
+        }
+        found.append((reduce, classifiers))
+    return found
 
 
 def sample_check(
@@ -162,8 +213,9 @@ def sample_check(
       in turn, also `label_agreement`: the share of the samples that the classifier
       gives the label they were asked for.
     """
-    pixels = train.first(train.num_images).reshape(train.num_images, -1)
-    classifier = logistic_probe(pixels.astype(np.float64), train.labels)
+    classifier = logistic_probe(
+        features(model, train, "pixels", batch_size), train.labels
+    )
     labels = None
     if model.config.is_class_conditional:
         labels = np.arange(num_images) % model.prior.num_classes

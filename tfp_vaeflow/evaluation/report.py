@@ -65,7 +65,6 @@ def evaluate(
         network = fidelity.load_network(
             config.feature_network,
             config.feature_pixel_range,
-            config.batch_size,
             model.config.image_shape,
         )
     found = None
@@ -215,7 +214,7 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
         )
     if network is None and classifier is not None:
         known = probes.at_most(train, config.probe_images, seed=0)
-        network = fidelity.own_network(classifier, known)
+        network = fidelity.own_network(classifier, known, size)
     fewest = min(train.num_images, split.num_images)
     if fewest < fidelity.LEAST_IMAGES:
         notes["fidelity"] = _too_few(fewest, fidelity.LEAST_IMAGES)

@@ -1,8 +1,5 @@
 """The probabilistic model on one batch: what runs inside tf.function."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -52,22 +49,34 @@ class VAEFlowCore(tf.Module):
 
     def initialize_given_noise(
         self,
-        images: tf.Tensor,
-        draws: LossNoise,
+        images: list[tf.Tensor],
+        draws: list[LossNoise],
         labels: tf.Tensor | None = None,
     ) -> None:
-        """`initialize` with given noise, of one sample an image."""
-        x = self.noise_free(images)
+        """`initialize` with given noise, of one sample an image.
+
+        No more is held of all images than their present value, and less than that
+        beside it; networks run on one batch at a time.
+
+        Args:
+          images: batches of uint8 `[B, H, W, C]`.
+          draws: noise for each batch; what a dequantizer does not need may be None.
+          labels: of all images; for class-conditional models.
+        """
+        x = [self.noise_free(batch) for batch in images]
         z = None
         if self.encoder is not None:
-            posterior = self.encoder.initialize(x)
-            z = self._sample_posterior(posterior, draws.posterior)[:, 0]
+            drawn = tf.concat([batch.posterior for batch in draws], axis=0)
+            z = self._sample_posterior(self.encoder.initialize(x), drawn)[:, 0]
             self.prior.initialize(z)
         elif self.prior is not None:
             z = self.prior.codes(labels)
         if self.config.dequantizer is not None:
-            self.dequantizer.initialize(x, draws.dequantization[:, 0])
-        self.flow.initialize(x, z)
+            eps = [batch.dequantization[:, 0] for batch in draws]
+            self.dequantizer.initialize(x, eps)
+            del eps
+        sizes = [len(batch) for batch in x]
+        self.flow.initialize_on(x, [None] * len(x) if z is None else tf.split(z, sizes))
         self.initialized.assign(True)
 
     def draw_loss_noise(
@@ -271,13 +280,18 @@ class VAEFlowCore(tf.Module):
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return self.losses_given_noise(images, draws, labels=labels)
 
+    def posterior_batch(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`posterior` for one batch; works inside tf.function."""
+        normal = self.encoder(self.noise_free(images)).distribution
+        return normal.loc, normal.scale
+
     def encode_batch(
         self, images: tf.Tensor, u: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch; works inside tf.function."""
         z = None
         if self.encoder is not None:
-            z = self.encoder(self.noise_free(images)).distribution.loc
+            z, _ = self.posterior_batch(images)
         elif self.prior is not None:
             z = self.prior.codes(labels)
         return z, self.local_code(images, z, u)
@@ -335,29 +349,6 @@ class VAEFlowCore(tf.Module):
             z = self.prior.from_noise(draws.prior)
         return z, temperature * draws.local
 
-    @staticmethod
-    def codes_between(
-        z: tf.Tensor, v: tf.Tensor, alphas: Sequence[float], betas: Sequence[float]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Codes on the grid between two images, alpha by alpha; see `interpolate`.
-
-        Args:
-          z, v: codes of the two, `[2, D]` and `[2, H, W, C]`.
-          alphas, betas: positions along z and along v.
-        """
-        grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
-        alpha, beta = grid[:, :1], grid[:, 1].reshape(-1, 1, 1, 1)
-        return (
-            (1 - alpha) * z[:1] + alpha * z[1:],
-            (1 - beta) * v[:1] + beta * v[1:],
-        )
-
-    @staticmethod
-    def codes_of_all_pairs(z: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Every z with every v, z by z: `[R, D]` and `[S, H, W, C]` -> `[R S, ...]`."""
-        count = len(z)
-        return tf.repeat(z, len(v), axis=0), tf.tile(v, [count, 1, 1, 1])
-
     def reconstruct_batch(
         self,
         images: tf.Tensor,
@@ -366,19 +357,32 @@ class VAEFlowCore(tf.Module):
         labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """`reconstruct` for one batch; works inside tf.function."""
+        x, z = self.flow_inputs_batch(images, seed, first, labels)
+        return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
+
+    def flow_inputs_batch(
+        self,
+        images: tf.Tensor,
+        seed: tf.Tensor,
+        first: tf.Tensor,
+        labels: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """`flow_inputs` for one batch; works inside tf.function."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
-        z, v = self.sampled_codes(images, draws, labels)
-        return self.decode_batch(v, z)
+        return self._flow_inputs_given_noise(images, draws, labels)
 
     def sampled_codes(
         self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes of images with sampled z and u, given noise of one sample an image."""
+        x, z = self._flow_inputs_given_noise(images, draws, labels)
+        return z, self.flow.inverse_and_log_det(x, z)[0]
+
+    def _flow_inputs_given_noise(self, images, draws, labels):
         features = self.features(images, labels=labels)
         _, z = self._posterior_and_z(features, draws)
-        z = None if z is None else z[:, 0]
-        x = self._dequantized(images, draws.dequantization, features)[0][:, 0]
-        return z, self.flow.inverse_and_log_det(x, z)[0]
+        x, _ = self._dequantized(images, draws.dequantization, features)
+        return x[:, 0], None if z is None else z[:, 0]
 
     def _dequantized(
         self, images: tf.Tensor, drawn: tf.Tensor, features: dict[str, tf.Tensor]

@@ -10,11 +10,11 @@ class LossNoise(NamedTuple):
 
     Attributes:
       dequantization: `[B, K, H, W, C]`: uniform, or standard normal for a variational
-        dequantizer.
+        dequantizer; None where it is not used.
       posterior: standard normal `[B, K, D]`; None for a model without a posterior of z.
     """
 
-    dequantization: tf.Tensor
+    dequantization: tf.Tensor | None
     posterior: tf.Tensor | None
 
 

@@ -1,6 +1,6 @@
 """What comes into a model: checked, and taken a batch at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -95,6 +95,23 @@ def checked_codes(
     return z, v
 
 
+def in_batches(inputs: list[tf.Tensor], batch_size: int) -> Iterator[tuple]:
+    """The inputs of `batch_size` examples at a time, after the first one's position.
+
+    Args:
+      inputs: tensors with a leading batch dimension; all but the last may be None.
+      batch_size: examples at a time.
+
+    Raises:
+      UserError: if `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; expected at least 1")
+    for first in range(0, inputs[-1].shape[0], batch_size):
+        batch = slice(first, first + batch_size)
+        yield first, *(None if value is None else value[batch] for value in inputs)
+
+
 def batched(
     function: Callable, inputs: list[tf.Tensor], batch_size: int, position: bool = False
 ):
@@ -110,11 +127,8 @@ def batched(
     Raises:
       UserError: if `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1")
     results = []
-    for first in range(0, inputs[0].shape[0], batch_size):
-        arguments = [value[first : first + batch_size] for value in inputs]
+    for first, *arguments in in_batches(inputs, batch_size):
         if position:
             arguments.insert(0, tf.constant(first, tf.int64))
         results.append(function(*arguments))

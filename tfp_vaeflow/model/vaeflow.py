@@ -10,12 +10,13 @@ from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.keras_settings import check_keras
-from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
     batched,
     checked_codes,
     checked_images,
     checked_labels,
+    in_batches,
     with_labels,
 )
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
@@ -24,7 +25,7 @@ DEFAULT_BATCH_SIZE = 256
 _LARGEST_U = 0.999  # beyond, float32 may round a pixel into the next bin
 
 
-class VAEFlow(VAEFlowCore):
+class VAEFlow(VAEFlowGraphs):
     """A VAE whose decoder is an invertible flow.
 
         z ~ p(z),  v ~ N(0, I),  x = flow(v; z)                      (generation)
@@ -47,23 +48,6 @@ class VAEFlow(VAEFlowCore):
       seed: of the initial weights.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0):
-        super().__init__(config, seed)
-        # Traced once, for any number of images.
-        images = tf.TensorSpec([None, *config.image_shape], tf.uint8)
-        code = tf.TensorSpec([None, *config.image_shape], tf.float32)
-        codes = [code]
-        if config.latent_dim:
-            codes.append(tf.TensorSpec([None, config.latent_dim], tf.float32))
-        scalar = tf.TensorSpec([], tf.float32)
-        encoded = [images, scalar]
-        if config.is_class_conditional:
-            encoded.append(tf.TensorSpec([None], tf.int64))
-        self._encode = tf.function(self.encode_batch, encoded, autograph=False)
-        self._decode = tf.function(self.decode_batch, codes, autograph=False)
-        self._losses = tf.function(self.losses_batch, reduce_retracing=True)
-        self._reconstruct = tf.function(self.reconstruct_batch, reduce_retracing=True)
-
     # Weights and initialisation.
 
     def parameter_counts(self) -> dict[str, int]:
@@ -81,9 +65,13 @@ class VAEFlow(VAEFlowCore):
         return {**counts, "total": sum(counts.values())}
 
     def initialize(
-        self, images: tf.Tensor, seed: int = 0, labels: tf.Tensor | None = None
+        self,
+        images: tf.Tensor,
+        seed: int = 0,
+        labels: tf.Tensor | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> None:
-        """Data-dependent initialisation on a batch of training images, once.
+        """Data-dependent initialisation on training images, once.
 
         Every ActNorm gets outputs of mean 0 and std 1, every coupling becomes the
         identity, the posterior N(0, 1). First the posterior and with it the prior, then
@@ -93,6 +81,7 @@ class VAEFlow(VAEFlowCore):
           images: uint8 `[B, H, W, C]`, a few hundred or more.
           seed: of the sampled z and the dequantizer's noise.
           labels: of the images, `[B]`; for a class-conditional model.
+          batch_size: images at a time; statistics are those of all.
 
         Raises:
           UserError: if the model is initialised already.
@@ -105,8 +94,14 @@ class VAEFlow(VAEFlowCore):
         if len(images) < 2:
             raise UserError("initialize got 1 image; expected two or more")
         labels = checked_labels(self.config, labels, len(images))
-        draws = self.draw_loss_noise(seed, len(images), num_samples=1)
-        self.initialize_given_noise(images, draws, labels)
+        batches, draws = [], []
+        for first, batch in in_batches([images], batch_size):
+            drawn = self.draw_loss_noise(seed, len(batch), 1, first)
+            if self.config.dequantizer is None:
+                drawn = drawn._replace(dequantization=None)
+            batches.append(batch)
+            draws.append(drawn)
+        self.initialize_given_noise(batches, draws, labels)
 
     # Losses.
 
@@ -192,6 +187,45 @@ class VAEFlow(VAEFlowCore):
             batch_size,
         )
 
+    def posterior(
+        self, images: tf.Tensor, batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and standard deviation of `q(z | x)`, each `[B, D]`.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          batch_size: images at a time.
+        """
+        self._require_posterior("posterior")
+        images = checked_images(self.config, images)
+        return batched(self._posterior, [images], batch_size)
+
+    def flow_inputs(
+        self,
+        images: tf.Tensor,
+        seed: int = 0,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        labels: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What the flow is given of images: x with u ~ q(u | x), and z ~ q(z | x).
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          seed: of u and z.
+          batch_size: images at a time.
+          labels: of the images, `[B]`; for a class-conditional model.
+
+        Returns:
+          x `[B, H, W, C]` and z `[B, D]`.
+        """
+        seed = noise.as_seed(seed)
+
+        def run(first, batch, *labels):
+            return self._flow_inputs(batch, seed, first, *labels)
+
+        inputs = with_labels(self.config, images, labels)
+        return batched(run, inputs, batch_size, position=True)
+
     def decode(
         self,
         z: tf.Tensor | None,
@@ -212,7 +246,7 @@ class VAEFlow(VAEFlowCore):
         off. Training in mixed precision changes nothing here.
         """
         z, v = checked_codes(self.config, z, v)
-        return batched(self._decode, [v] if z is None else [v, z], batch_size)
+        return batched(self._decode, [z, v], batch_size)
 
     def sample_codes(
         self,
@@ -252,8 +286,15 @@ class VAEFlow(VAEFlowCore):
         """
         if num_images < 1:
             raise UserError(f"num_images is {num_images}; expected at least 1")
-        z, v = self.sample_codes(num_images, temperature, seed, labels=labels)
-        return self.decode(z, v, batch_size)
+        inputs = [tf.range(num_images)]
+        if labels is not None:  # a model without classes says so
+            inputs.append(checked_labels(self.config, labels, num_images))
+
+        def make(first, numbers, labels=None):
+            codes = self.sample_codes(len(numbers), temperature, seed, first, labels)
+            return self._decode(*codes)
+
+        return batched(make, inputs, batch_size, position=True)
 
     def reconstruct(
         self,
@@ -298,9 +339,15 @@ class VAEFlow(VAEFlowCore):
             raise UserError(
                 f"switch got {len(a)} and {len(b)} images; expected as many"
             )
-        z_a, v_a = self.encode(a, batch_size=batch_size)
-        z_b, v_b = self.encode(b, batch_size=batch_size)
-        return self.decode(z_a, v_b, batch_size), self.decode(z_b, v_a, batch_size)
+
+        u = tf.constant(0.5)
+
+        def run(a, b):
+            (z_a, v_a), (z_b, v_b) = self._encode(a, u), self._encode(b, u)
+            return self._decode(z_a, v_b), self._decode(z_b, v_a)
+
+        inputs = [checked_images(self.config, images) for images in (a, b)]
+        return batched(run, inputs, batch_size)
 
     def interpolate(
         self,
@@ -335,7 +382,16 @@ class VAEFlow(VAEFlowCore):
                 )
         pair = tf.stack([tf.convert_to_tensor(a), tf.convert_to_tensor(b)])
         z, v = self.encode(pair, batch_size=batch_size)
-        images = self.decode(*self.codes_between(z, v, alphas, betas), batch_size)
+        grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
+
+        def decode(alpha, beta):
+            beta = tf.reshape(beta, [-1, 1, 1, 1])
+            return self._decode(
+                (1 - alpha) * z[:1] + alpha * z[1:], (1 - beta) * v[:1] + beta * v[1:]
+            )
+
+        positions = [tf.constant(grid[:, :1]), tf.constant(grid[:, 1:])]
+        images = batched(decode, positions, batch_size)
         shape = [len(alphas), len(betas), *self.config.image_shape]
         return tf.reshape(images, shape)
 

@@ -17,10 +17,18 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors import ActNorm, Conv1x1, FlowBijector, Sequential
+from tfp_vaeflow.bijectors import (
+    ActNorm,
+    Conv1x1,
+    Coupling,
+    FlowBijector,
+    GlowStep,
+    MaCowStep,
+    Sequential,
+    SplitPrior,
+)
 from tfp_vaeflow.bijectors.base import per_example
 from tfp_vaeflow.bijectors.masked_conv import MaskedConv
-from tfp_vaeflow.bijectors.steps import SplitPrior
 from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import (
@@ -294,6 +302,8 @@ def fold(model: VAEFlowCore) -> None:
     follow a convolution.
     """
     for module in [*model.submodules]:
+        if isinstance(module, (GlowStep, MaCowStep, SplitPrior, Coupling)):
+            module.kind = None  # numbers of its own are in its graph
         if isinstance(module, Sequential):
             _fold_members(module)
         elif isinstance(module, SplitPrior):

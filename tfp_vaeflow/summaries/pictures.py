@@ -1,7 +1,6 @@
 """Pictures that show what a model has learned so far."""
 
 import numpy as np
-import tensorflow as tf
 
 from tfp_vaeflow import figures
 from tfp_vaeflow.model import VAEFlow
@@ -13,7 +12,7 @@ _POSITIONS = np.linspace(0, 1, 7)
 
 
 def model_pictures(
-    model: VAEFlow, originals: np.ndarray, labels: np.ndarray | None
+    model: VAEFlow, originals: np.ndarray, labels: np.ndarray | None, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Grids of samples, reconstructions, switches and an interpolation.
 
@@ -23,45 +22,27 @@ def model_pictures(
       model: as it is now.
       originals: uint8 validation images, an even number of them.
       labels: theirs, for a class-conditional model; samples are of these classes.
+      batch_size: images at a time.
 
     Returns:
       uint8 images `[H, W, C]` by name.
     """
-    z, v = model.sample_codes(len(originals), labels=labels)
-    codes = {f"samples_t{t}": (z, t * v) for t in _TEMPERATURES}
-    if model.encoder is not None:
-        z, v = model.encode(originals)
-        side = min(_MATRIX_SIDE, len(originals) // 2)
-        rows, columns = slice(side), slice(side, 2 * side)
-        codes["z_a_v_b"] = z[0::2], v[1::2]
-        codes["z_b_v_a"] = z[1::2], v[0::2]
-        codes["matrix"] = model.codes_of_all_pairs(z[rows], v[columns])
-        codes["between"] = model.codes_between(z[:2], v[:2], _POSITIONS, _POSITIONS)
-    made = _decoded(model, codes)
-    found = {
-        name: figures.grid(images, _COLUMNS)
-        for name, images in made.items()
-        if name.startswith("samples")
-    }
-    back = model.reconstruct(originals, labels=labels).numpy()
+    found = {}
+    for temperature in _TEMPERATURES:
+        samples = model.sample(
+            len(originals), temperature, batch_size=batch_size, labels=labels
+        )
+        found[f"samples_t{temperature}"] = figures.grid(samples, _COLUMNS)
+    back = model.reconstruct(originals, batch_size=batch_size, labels=labels)
     pairs = np.stack([originals, back], axis=1).reshape(-1, *originals.shape[1:])
     found["reconstructions"] = figures.grid(pairs, _COLUMNS)
     if model.encoder is not None:
         a, b = originals[0::2], originals[1::2]
-        switched = made["z_a_v_b"], made["z_b_v_a"]
+        switched = model.switch(a, b, batch_size)
         found["switches"] = figures.switch_grid(a, b, *switched, _COLUMNS // 2)
-        found["switch_matrix"] = figures.framed_grid(
-            originals[rows], originals[columns], made["matrix"]
-        )
-        found["interpolation"] = figures.grid(made["between"], len(_POSITIONS))
+        few = originals[: 2 * _MATRIX_SIDE]
+        found["switch_matrix"] = figures.switch_matrix(model, few, batch_size)
+        between = model.interpolate(a[0], b[0], _POSITIONS, _POSITIONS, batch_size)
+        between = between.numpy().reshape(-1, *originals.shape[1:])
+        found["interpolation"] = figures.grid(between, len(_POSITIONS))
     return found
-
-
-def _decoded(model: VAEFlow, codes: dict) -> dict[str, np.ndarray]:
-    """The images of named batches of codes (z, v), in as few runs as possible."""
-    vs = [v for _, v in codes.values()]
-    zs = [z for z, _ in codes.values()]
-    z = None if zs[0] is None else tf.concat(zs, axis=0)
-    images = model.decode(z, tf.concat(vs, axis=0)).numpy()
-    ends = np.cumsum([len(v) for v in vs])[:-1]
-    return dict(zip(codes, np.split(images, ends)))

@@ -1,7 +1,6 @@
 """z of some images for TensorBoard's projector, with thumbnails and labels."""
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 from google.protobuf import text_format
@@ -9,6 +8,8 @@ from PIL import Image
 from tensorboard.plugins import projector
 
 from tfp_vaeflow import figures, files
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.model import VAEFlow
 
 _THUMBNAIL = 32  # the longer side, in pixels
 _FOLDER = "projector"
@@ -25,23 +26,29 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def write_projection(
-    logdir: str, z: np.ndarray, images: np.ndarray, labels: Sequence[str] | None
+    logdir: str, model: VAEFlow, split: Split, batch_size: int
 ) -> None:
     """Writes what the projector shows of a run; what was there is replaced.
 
     Args:
       logdir: the run's events; takes `projector_config.pbtxt` and `projector/`.
-      z: `[N, D]`.
-      images: uint8 `[N, H, W, C]`.
-      labels: N names of classes; None where there are none.
+      model: as it is now; with a posterior of z.
+      split: the images to show, by the names of their classes if they have labels.
+      batch_size: images at a time.
     """
-    names = range(len(z)) if labels is None else labels
+    z, cells = [], []
+    for images in split.batches(batch_size):
+        z.append(model.posterior(images, batch_size)[0])
+        cells.append(_thumbnails(images))
+    z, cells = np.concatenate(z), np.concatenate(cells)
+    names = range(len(z))
+    if split.labels is not None:
+        names = map(split.name_of, split.labels)
     rows = ["\t".join(f"{value:.5g}" for value in row) for row in z]
     folder = os.path.join(logdir, _FOLDER)
     files.write_text(os.path.join(folder, "z.tsv"), "\n".join(rows) + "\n")
     text = "\n".join(map(str, names)) + "\n"
     files.write_text(os.path.join(folder, "labels.tsv"), text)
-    cells = _thumbnails(images)
     side = int(np.ceil(np.sqrt(len(cells))))  # the sprite has to be square
     sprite = figures.grid(cells, side, min_cell=1, gap=0, rows=side)
     figures.write_png(os.path.join(folder, "sprite.png"), sprite)

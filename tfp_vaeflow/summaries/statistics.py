@@ -6,22 +6,30 @@ import tensorflow as tf
 from tfp_vaeflow.bijectors import ActNorm, Coupling, MaskedConv, watched
 from tfp_vaeflow.model import VAEFlow
 
+# Of each transform and image, evenly spread over the image.
+_LOG_SCALES = 2048
+
 
 def model_statistics(
-    model: VAEFlow, images: np.ndarray, labels: np.ndarray | None
+    model: VAEFlow, images: np.ndarray, labels: np.ndarray | None, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Values to draw histograms of, from one pass of the density direction.
+
+    The flow runs layer by layer, so that no more is held than what one layer needs, and
+    these values.
 
     Args:
       model: as it is now.
       images: uint8 `[B, H, W, C]`.
       labels: theirs, for a class-conditional model.
+      batch_size: images at a time.
 
     Returns:
-      For each level of the flow that has layers: `log_det/levelN` (nats, an image
-      each), `log_scale/levelN/actnorm` (a channel each) and `log_scale/levelN/coupling`
-      (log-derivatives of the elementwise transforms, a value each); `posterior/mean`
-      and `posterior/stddev` where z has a posterior.
+      For each level of the flow that has layers: `log_det/levelN` (nats, one value per
+      image), `log_scale/levelN/actnorm` (one per channel) and
+      `log_scale/levelN/coupling` (log-derivatives of the elementwise transforms, at
+      most 2,048 per transform and image); `posterior/mean` and `posterior/stddev` where
+      z has a posterior.
     """
     parts, transforms, scales = {}, {}, {}
     for level, blocks in enumerate(model.flow.levels):
@@ -33,23 +41,35 @@ def model_statistics(
                         transforms[layer.transform] = level
                     elif isinstance(layer, ActNorm):
                         scales.setdefault(level, []).append(layer.log_scale)
-    log_dets, log_scales = {}, {}
+    found = {}
+
+    def add(name, values):
+        found.setdefault(name, []).append(np.asarray(values))
+
+    for level, pieces in scales.items():
+        add(f"log_scale/level{level}/actnorm", np.concatenate(pieces))
+
+    log_dets = {}
 
     def note(layer, x, log_det):
         if layer in parts:
-            log_dets[parts[layer]] = log_dets.get(parts[layer], 0.0) + log_det
-        else:
-            log_scales.setdefault(transforms[layer], []).append(np.ravel(log_det))
+            level = parts[layer]
+            log_dets[level] = log_dets.get(level, 0.0) + log_det
+            return
+        values = tf.reshape(log_det, [len(x), -1])
+        values = values[:, :: -(-values.shape[1] // _LOG_SCALES)]
+        add(f"log_scale/level{transforms[layer]}/coupling", np.ravel(values))
 
+    xs, zs = model.flow_inputs(images, batch_size=batch_size, labels=labels)
     with watched([*parts, *transforms], note):
-        draws = model.draw_loss_noise(0, len(images), 1)
-        model.losses_given_noise(images, draws, labels=labels)
-    found = {f"log_det/level{level}": v.numpy() for level, v in log_dets.items()}
-    for name, values in (("actnorm", scales), ("coupling", log_scales)):
-        for level, pieces in values.items():
-            found[f"log_scale/level{level}/{name}"] = np.concatenate(pieces)
+        for first in range(0, len(images), batch_size):
+            batch = slice(first, first + batch_size)
+            z = None if zs is None else zs[batch]
+            model.flow.inverse_and_log_det(xs[batch], z)
+            for level in list(log_dets):
+                add(f"log_det/level{level}", log_dets.pop(level))
     if model.encoder is not None:
-        posterior = model.encoder(model.noise_free(tf.constant(images))).distribution
-        found["posterior/mean"] = posterior.loc.numpy()
-        found["posterior/stddev"] = posterior.scale.numpy()
-    return found
+        mean, stddev = model.posterior(images, batch_size)
+        add("posterior/mean", mean)
+        add("posterior/stddev", stddev)
+    return {name: np.concatenate(values) for name, values in found.items()}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import figures, files, metrics
 from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.data import Split
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.summaries import dashboard, pictures, projector, statistics
 
@@ -19,17 +20,6 @@ _IMAGES_IN_STATISTICS = 8
 def _verbatim(text: str) -> str:
     """A text as TensorBoard's Markdown shows it unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Runs functions as they are: tracing them takes longer than a few runs."""
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def write_text(model_dir: str | os.PathLike, name: str, text: str, step: int) -> None:
@@ -114,7 +104,8 @@ class RunWriter:
         step: int,
         originals: np.ndarray,
         labels: np.ndarray | None,
-        projected: tuple[np.ndarray, list[str] | None],
+        projected: Split,
+        batch_size: int,
     ) -> None:
         """Pictures and histograms of a model, and its z for the projector.
 
@@ -123,22 +114,23 @@ class RunWriter:
           step: names the files.
           originals: uint8 validation images, an even number of them.
           labels: theirs, for a class-conditional model; samples are of these classes.
-          projected: images for the projector, and the names of their classes or None.
+          projected: images for the projector; where they have labels, with the names of
+            their classes.
+          batch_size: images at a time.
         """
-        with _eagerly():
-            made = pictures.model_pictures(model, originals, labels)
+        made = pictures.model_pictures(model, originals, labels, batch_size)
         for name, picture in made.items():
             self.image(name, step, picture)
         few = slice(_IMAGES_IN_STATISTICS)
         of_few = None if labels is None else labels[few]
-        found = statistics.model_statistics(model, originals[few], of_few)
+        found = statistics.model_statistics(model, originals[few], of_few, batch_size)
         with self._events("eval", step):
             for name, values in found.items():
                 tf.summary.histogram(name, values)
         if model.encoder is not None:
-            images, names = projected
-            z = model.encoder(model.noise_free(images)).distribution.loc.numpy()
-            projector.write_projection(self._logdirs["eval"], z, images, names)
+            projector.write_projection(
+                self._logdirs["eval"], model, projected, batch_size
+            )
 
     def flush(self) -> None:
         for part, writer in self._writers.items():

@@ -36,8 +36,14 @@ def _resnets(model: VAEFlow) -> Iterator[tuple[str, keras.Model]]:
 def _check_resnet(model: VAEFlow, name: str, resnet, images: tf.Tensor) -> None:
     layers = [layer for layer in resnet.layers if layer.weights]
     outputs = keras.Model(resnet.inputs, [layer.output for layer in layers])
-    for layer, value in zip(layers, outputs(model.noise_free(images), training=True)):
-        if not _is_finite(value):
+
+    @tf.function(autograph=False)  # which frees what lies between the layers
+    def are_finite(x):
+        values = outputs(x, training=True)
+        return [tf.reduce_all(tf.math.is_finite(value)) for value in values]
+
+    for layer, is_finite in zip(layers, are_finite(model.noise_free(images))):
+        if not is_finite:
             raise _NotFiniteError(f"{name} layer {layer.name}")
 
 

@@ -174,10 +174,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
     shown = splits.validation if splits.validation.num_images else splits.train
     grid_images = shown.first(_IMAGES_IN_GRIDS)
     grid_images = grid_images[: len(grid_images) // 2 * 2]
-    projected = shown.first(_PROJECTED_IMAGES)
-    names = None
-    if shown.labels is not None:
-        names = [shown.name_of(label) for label in shown.labels[: len(projected)]]
+    projected = shown.subset(np.arange(min(_PROJECTED_IMAGES, shown.num_images)))
     grid_labels = None
     if config.model.is_class_conditional:
         grid_labels = shown.labels[: len(grid_images)]
@@ -223,8 +220,14 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
                 raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
             keeper.save(step)
         if due(step, training.images_every) and len(grid_images):
-            model = trainer.evaluated
-            writer.model(model, step, grid_images, grid_labels, (projected, names))
+            writer.model(
+                trainer.evaluated,
+                step,
+                grid_images,
+                grid_labels,
+                projected,
+                trainer.images_at_a_time,
+            )
             writer.flush()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
         if stopping:

@@ -93,6 +93,7 @@ class Trainer:
       average: a model with the moving average of the weights, or None.
       optimizer: holds the slots.
       counts: of the steps.
+      images_at_a_time: what a device holds the insides of the flow of in a step.
       share: the part of each batch that this worker reads.
 
     Args:
@@ -102,15 +103,25 @@ class Trainer:
 
     def __init__(self, config: ExperimentConfig, strategy: tf.distribute.Strategy):
         training = config.training
-        pieces = {"batch_size": training.micro_batches, "evaluation_batch_size": 1}
-        for field, count in pieces.items():
-            size = getattr(training, field)
-            check_even_share(strategy, size, f"TrainingConfig.{field}", count)
+        micro_batches = training.micro_batches
+        check_even_share(
+            strategy, training.batch_size, "TrainingConfig.batch_size", micro_batches
+        )
+        micro_batch = training.batch_size // micro_batches
+        self._evaluation_batch_size = training.evaluation_batch_size or micro_batch
+        check_even_share(
+            strategy,
+            self._evaluation_batch_size,
+            "TrainingConfig.evaluation_batch_size",
+            1,
+        )
+        self.images_at_a_time = micro_batch // strategy.num_replicas_in_sync
         self._config = config
         self._strategy = strategy
         self.share = share_of(strategy)
         self.average = None
         self._graphs = StepGraphs(training.recompute, training.jit_compile)
+        self._evaluation_graphs = StepGraphs()
         with strategy.scope():
             self.model = build_model(config.model, training.seed)
             if config.optimizer.ema_decay:
@@ -154,7 +165,9 @@ class Trainer:
         labels = None
         if self.model.config.is_class_conditional:
             labels = split.labels[: len(images)]
-        self.model.initialize(images, self._config.training.seed, labels)
+        self.model.initialize(
+            images, self._config.training.seed, labels, self.images_at_a_time
+        )
         self.start_average()
 
     def start_average(self) -> None:
@@ -353,16 +366,17 @@ class Trainer:
         seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
 
         def replica_step(batch):
-            losses = self.evaluated.losses_batch(
-                batch.images, seed, batch.positions[0], num_samples, batch.labels
-            )
+            with self._evaluation_graphs.used():
+                losses = self.evaluated.losses_batch(
+                    batch.images, seed, batch.positions[0], num_samples, batch.labels
+                )
             return [tf.reduce_sum(batch.weights * term) for term in losses]
 
         return self._sum(self._strategy.run(replica_step, [batch]))
 
     def evaluate(self, split: data.Split, num_samples: int = 1) -> Losses:
         """The mean loss terms over a split; every image counts once."""
-        size = self._config.training.evaluation_batch_size
+        size = self._evaluation_batch_size
         sums = np.zeros(len(Losses._fields))
         with_labels = self.model.config.is_class_conditional
         for batch in data.evaluation_batches(split, size, with_labels, self.share):
