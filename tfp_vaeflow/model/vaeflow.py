@@ -60,8 +60,10 @@ class VAEFlow(VAEFlowCore):
             encoded.append(tf.TensorSpec([None], tf.int64))
         self._encode = tf.function(self.encode_batch, encoded, autograph=False)
         self._decode = tf.function(self.decode_batch, codes, autograph=False)
-        self._losses = tf.function(self.losses_batch, reduce_retracing=True)
-        self._reconstruct = tf.function(self.reconstruct_batch, reduce_retracing=True)
+        self._losses, self._reconstruct = (
+            tf.function(method, reduce_retracing=True, autograph=False)
+            for method in (self.losses_batch, self.reconstruct_batch)
+        )
 
     # Weights and initialisation.
 
