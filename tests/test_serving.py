@@ -20,60 +20,11 @@ from exports import DirectTransport, build, export_tiny
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.bijectors import ActNorm, Conv1x1
 from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
-from tfp_vaeflow.networks import WeightNormLinear
-from tfp_vaeflow.serving import bundle, folding
+from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.serving import pictures as graph_pictures
-
-
-def flow(**changes) -> cfg.FlowConfig:
-    return cfg.FlowConfig(num_steps=[1, 1], hidden=[4, 4], **changes)
-
-
-LOCAL = flow(conditioning="local_linear")
-VARIANTS = {
-    "lu, batch norm": {"flow": flow(conv1x1="lu", norm="batch")},
-    "heads, macow": {
-        "flow": cfg.FlowConfig(
-            num_steps=[0, 1], hidden=[4, 4], step="macow", conv1x1="split", heads=[3, 2]
-        )
-    },
-    "group norm, variational": {
-        "flow": flow(norm="group", num_groups=[2, 2]),
-        "encoder": cfg.EncoderConfig([4], 2, norm="group", num_groups=[2]),
-        "dequantizer": cfg.DequantizerConfig(LOCAL, cfg.EncoderConfig([4], 2)),
-    },
-}
-
-
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_a_folded_model_computes_the_same(changes):
-    model = build(**changes)
-    images = random_images(8)
-    draws = model.draw_loss_noise(1, 8, 2)
-    # Gives running statistics that differ from their start.
-    model.losses_given_noise(images, draws, training=True)
-
-    def results():
-        z, v = (tf.identity(code) for code in codes)
-        return [
-            *model.encode_batch(images, 0.5),
-            *model.flow.forward_and_log_det(v, z),
-            *model.losses_given_noise(images, draws),
-            model.prior.from_noise(z),
-        ]
-
-    codes = model.encode_batch(images, 0.5)
-    before = results()
-    folding.fold(model)
-    for ours, theirs in zip(results(), before):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
-    kinds = {type(module) for module in model.submodules}
-    assert kinds & {folding.FoldedLinear, folding.ChannelMap}
-    assert not kinds & {ActNorm, Conv1x1, WeightNormLinear}
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import tfp_vaeflow as vf
 from testing import random_images, randomize
 from tfp_vaeflow import checkpoints, client
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.bijectors import ActNorm, Conv1x1
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.distribution import make_strategy
+from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.trainer import Trainer
 
@@ -104,6 +106,8 @@ def _check_served(model, images, labels, score, directory) -> None:
     z, v = model.encode(images, labels=labels)
     expected = made_by(model)
     bundle.export(model, directory, SAMPLES)
+    kinds = {type(module) for module in model.submodules}
+    assert not kinds & {ActNorm, Conv1x1, WeightNormLinear}
     remote = client.connect(directory)
     assert ("switch" in remote.methods) == with_switch
     served_z, served_v = remote.encode(images, labels)

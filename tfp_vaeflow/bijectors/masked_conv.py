@@ -152,7 +152,7 @@ class MaskedConv(FlowBijector):
 
         def next_row(i, known, found, log_det):
             features = self._features(
-                known, shifted, h[:, i : i + 1] if map_given else h
+                known, shifted, h[:, i, tf.newaxis] if map_given else h
             )
             params = tf.cast(apply_kernel(features, last), bias.dtype) + bias
             row, log_derivative = self.transform.forward_and_log_det(
