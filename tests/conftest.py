@@ -1,5 +1,6 @@
 """Runs before any test module is imported: two logical CPU devices, quick graphs."""
 
+import collections
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +23,14 @@ tf.config.set_logical_device_configuration(
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+@pytest.fixture
+def optimized():
+    """Graphs are optimised, as they are for users."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """Runs commands in forks of a process that has imported TensorFlow."""
@@ -40,3 +49,18 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what came of the configurations that tests have recorded, if any."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    counts = collections.Counter(
+        "failed" if report.failed else value
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == "configuration"
+    )
+    if counts:
+        listed = ", ".join(f"{count} {what}" for what, count in counts.items())
+        terminalreporter.line(f"{counts.total()} configurations: {listed}")

@@ -249,6 +249,33 @@ def test_a_map_is_squeezed_along():
     assert changed[:4, :4].any() and not changed[4:].any() and not changed[:, 4:].any()
 
 
+@pytest.mark.parametrize(
+    "conditioning, shape", [("global_attn", [4]), ("local_linear", [4, 6, 1])]
+)
+def test_a_graph_need_not_know_how_large_images_are(conditioning, shape):
+    config = coupling_config(
+        conditioning=conditioning, conditioning_dim=4, norm="group", num_groups=1
+    )
+    init = float64_init()
+    step = tfvb.StepConfig(config, "split", 2)
+    members = [
+        tfvb.MaskedConv(4, config, "C", (2, 3), init),
+        tfvb.SplitPrior(4, step, 2, 2, init),
+    ]
+    layer = tfvb.Squeezed(tfvb.Sequential(members, 3, dtype=tf.float64))
+    randomize(layer, scale=0.1)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal([3, *size]) for size in ([4, 6, 1], shape)]
+    specs = [
+        tf.TensorSpec([None] * (value.ndim - 1) + [value.shape[-1]], value.dtype)
+        for value in inputs
+    ]
+    for run in (layer.forward_and_log_det, layer.inverse_and_log_det):
+        results = tf.function(run, specs, autograph=False)(*inputs)
+        for ours, theirs in zip(results, run(*inputs)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_multiscale_without_conditioning():
     flow = multiscale([0, [1], 1], [4], 1, conditioning_dim=0)
     assert_valid_bijector(flow, (4, 4, 1))

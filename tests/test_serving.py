@@ -16,66 +16,15 @@ from tensorflow.python.tools import saved_model_cli
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from exports import build, export_tiny
+from exports import DirectTransport, build, export_tiny
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.bijectors import ActNorm, Conv1x1, StepGraphs
 from tfp_vaeflow.data import pictures
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
-from tfp_vaeflow.networks import WeightNormLinear
-from tfp_vaeflow.serving import bundle, folding
+from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.serving import pictures as graph_pictures
-
-
-def flow(**changes) -> cfg.FlowConfig:
-    return cfg.FlowConfig(num_steps=[1, 1], hidden=[4, 4], **changes)
-
-
-LOCAL = flow(conditioning="local_linear")
-VARIANTS = {
-    "lu, batch norm": {"flow": flow(conv1x1="lu", norm="batch")},
-    "heads, macow": {
-        "flow": cfg.FlowConfig(
-            num_steps=[0, 1], hidden=[4, 4], step="macow", conv1x1="split", heads=[3, 2]
-        )
-    },
-    "group norm, variational": {
-        "flow": flow(norm="group", num_groups=[2, 2]),
-        "encoder": cfg.EncoderConfig([4], 2, norm="group", num_groups=[2]),
-        "dequantizer": cfg.DequantizerConfig(LOCAL, cfg.EncoderConfig([4], 2)),
-    },
-}
-
-
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_a_folded_model_computes_the_same(changes):
-    model = build(**changes)
-    images = random_images(8)
-    draws = model.draw_loss_noise(1, 8, 2)
-    # Gives running statistics that differ from their start.
-    model.losses_given_noise(images, draws, training=True)
-
-    def results():
-        z, v = (tf.identity(code) for code in codes)
-        return [
-            *model.encode_batch(images, 0.5),
-            *model.flow.forward_and_log_det(v, z),
-            *model.losses_given_noise(images, draws),
-            model.prior.from_noise(z),
-        ]
-
-    codes = model.encode_batch(images, 0.5)
-    before = results()
-    folding.fold(model)
-    with StepGraphs().used():  # which folded steps, unlike others, cannot share
-        after = results()
-    for ours, theirs in zip(after, before):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
-    kinds = {type(module) for module in model.submodules}
-    assert kinds & {folding.FoldedLinear, folding.ChannelMap}
-    assert not kinds & {ActNorm, Conv1x1, WeightNormLinear}
 
 
 @pytest.fixture(scope="module")
@@ -294,44 +243,14 @@ def test_what_cannot_be_exported(tmp_path):
     assert not list(tmp_path.glob("tiny/*"))
 
 
-def test_a_class_conditional_model(tmp_path):
+def test_labels_that_a_served_model_refuses():
     prior = cfg.PriorConfig("categorical", num_classes=3)
-    changes = {"prior": prior, "encoder": None}
-    model = export_tiny(tmp_path / "tiny", **changes)
-    remote = client.connect(tmp_path / "tiny")
-    assert not {"switch", "interpolate"} & set(remote.methods)
-    images, labels = random_images(3), [0, 2, 1]
-    z, v = remote.encode(images, labels)
-    for ours, theirs in zip((z, v), model.encode(images, labels=labels)):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    np.testing.assert_array_equal(remote.decode(z, v), images)
-    # Without labels they are drawn.
-    for given in (labels, None):
-        np.testing.assert_array_equal(
-            remote.sample(3, 0.7, 5, given), model.sample(3, 0.7, 5, labels=given)
-        )
-    scores = remote.score(images, 5, labels)
-    expected = model.score(images, 2, 5, labels=labels)
-    np.testing.assert_allclose(scores["total"], expected["total"], atol=1e-4)
-    back = remote.reconstruct(images, 5, labels)
-    np.testing.assert_array_equal(back, images)
+    remote = client.Client(DirectTransport(build(prior=prior, encoder=None)))
+    images = random_images(3)
     with pytest.raises(UserError, match="labels are missing"):
         remote.encode(images)
     with pytest.raises(UserError, match="out of range in row 1;"):
         remote.encode(images, [0, 3, 1])
-
-
-def test_a_model_without_z(tmp_path):
-    changes = {"latent_dim": 0, "prior": None, "encoder": None}
-    model = export_tiny(tmp_path / "tiny", **changes)
-    remote = client.connect(tmp_path / "tiny")
-    assert not {"switch", "interpolate"} & set(remote.methods)
-    images = random_images(3)
-    z, v = remote.encode(images)
-    assert z is None
-    np.testing.assert_allclose(v, model.encode(images)[1], atol=1e-4)
-    np.testing.assert_array_equal(remote.decode(None, v), images)
-    np.testing.assert_array_equal(remote.sample(3, 0.7, 5), model.sample(3, 0.7, 5))
 
 
 def test_pictures_are_read_as_from_files():

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 _BAND = 32  # rows
@@ -82,19 +83,26 @@ def _conv2d(x, kernel):
 
 
 def of_any_batch(y: tf.Tensor) -> tf.Tensor:
-    """What a convolution gives, in its static shape even for a batch of no images.
+    """What a convolution gives, with its channels even for a batch of no images.
 
     On processors with AVX-512, TensorFlow gives those the channels of the input.
     """
-    if y.shape[0] or not y.shape[1:].is_fully_defined():
+    if y.shape[0]:
         return y
-    return tf.reshape(y, [-1, *y.shape[1:]])
+    return tf.reshape(y, [-1, *sizes(y), y.shape[-1]])
+
+
+def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
+    """The sizes between batch and channels: numbers where the graph knows them."""
+    static = x.shape[1:-1]
+    # Else without the operation that the other way adds to the graph.
+    return static.as_list() if static.is_fully_defined() else keras.ops.shape(x)[1:-1]
 
 
 def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`x @ matrix` for x `[B, H, W, in]`, as one product."""
     flat = _product(tf.reshape(x, [-1, matrix.shape[0]]), matrix)
-    return tf.reshape(flat, [-1, *x.shape[1:-1], matrix.shape[1]])
+    return tf.reshape(flat, [-1, *sizes(x), matrix.shape[1]])
 
 
 @tf.custom_gradient

@@ -83,7 +83,7 @@ class FlowDequantizer(tf.Module):
           u in (0, 1), of `drawn`'s shape, and `log q(u | x)` `[B, K]`.
         """
         shape = tf.shape(drawn)
-        eps = tf.reshape(drawn, [-1, *drawn.shape[2:]])
+        eps = tf.reshape(drawn, tf.concat([[-1], shape[2:]], 0))
         # The flow takes one batch dimension; the K samples of an image are neighbours.
         features = tf.repeat(features, shape[1], axis=0)
         y, log_det = self.flow.inverse_and_log_det(eps, features)

@@ -93,7 +93,7 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         lead, event = shape[:-event_ndims], shape[-event_ndims:]
         if conditioning is not None:
             conditioning = tf.convert_to_tensor(conditioning, self.dtype)
-            one = conditioning.shape[-ndims:]
+            one = tf.shape(conditioning)[-ndims:]
             conditioning = tf.broadcast_to(conditioning, tf.concat([lead, one], 0))
             conditioning = tf.reshape(conditioning, tf.concat([[-1], one], 0))
         flat = tf.reshape(value, tf.concat([[-1], event], 0))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
@@ -142,15 +143,16 @@ class MaskedConv(FlowBijector):
         h = self._conditioning(x, conditioning)
         shifted = tf.convert_to_tensor(self.shifted.kernel)
         last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
-        count = tf.shape(x)[1]
-        codes = tf.TensorArray(x.dtype, count, element_shape=x[:, :1].shape)
+        batch, count, width, channels = keras.ops.shape(x)
+        row_shape = [x.shape[0], 1, *x.shape[2:]]
+        codes = tf.TensorArray(x.dtype, count, element_shape=row_shape)
         codes = codes.unstack(tf.transpose(x, [1, 0, 2, 3])[:, :, tf.newaxis])
-        found = tf.TensorArray(x.dtype, count, element_shape=x[:, :1].shape)
+        found = tf.TensorArray(x.dtype, count, element_shape=row_shape)
         map_given = self.conditioner is not None and self.conditioning_ndims == 3
 
         def next_row(i, known, found, log_det):
             features = self._features(
-                known, shifted, h[:, i : i + 1] if map_given else h
+                known, shifted, h[:, i, tf.newaxis] if map_given else h
             )
             params = tf.cast(apply_kernel(features, last), bias.dtype) + bias
             row, log_derivative = self.transform.forward_and_log_det(
@@ -161,12 +163,13 @@ class MaskedConv(FlowBijector):
             return i + 1, known, found.write(i, row), log_det
 
         # Above the first row lies only padding.
-        known = self._pad(x[:, :1], self._height)[:, : self._height]
-        start = 0, known, found, tf.zeros(tf.shape(x)[:1], x.dtype)
+        above = [batch, self._height, width + 2 * self._margin, channels]
+        start = 0, tf.zeros(above, x.dtype), found, tf.zeros([batch], x.dtype)
         _, _, found, log_det = tf.while_loop(
             lambda i, *_: i < count, next_row, start, maximum_iterations=count
         )
         y = tf.transpose(found.stack()[:, :, 0], [1, 0, 2, 3])
+        y.set_shape(x.shape)  # a stack does not know how high it is
         return self._turn_back(y), log_det
 
     def inverse_and_log_det(self, y, conditioning=None):

@@ -182,7 +182,7 @@ def _fitted(rows: np.ndarray, train: Split, num_seeds: int) -> list[tuple]:
         reduce = Reduction(rows, chosen)
         reduced, labels = reduce(rows, chosen), train.labels[chosen]
         classifiers = {
-            kind: build().fit(reduced, labels) for kind, build in CLASSIFIERS.items()
+            kind: _classifier(kind, labels).fit(reduced, labels) for kind in CLASSIFIERS
         }
         found.append((reduce, classifiers))
     return found

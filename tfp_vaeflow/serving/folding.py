@@ -29,6 +29,7 @@ from tfp_vaeflow.bijectors import (
 )
 from tfp_vaeflow.bijectors.base import per_example
 from tfp_vaeflow.bijectors.masked_conv import MaskedConv
+from tfp_vaeflow.convolutions import sizes
 from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import (
@@ -110,7 +111,7 @@ class ChannelMap(FlowBijector):
         if weight.shape.rank == 1:
             return x * weight + bias
         flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight) + bias
-        return tf.reshape(flat, [-1, *x.shape[1:]])
+        return tf.reshape(flat, [-1, *sizes(x), x.shape[-1]])
 
     def forward_and_log_det(self, x, conditioning=None):
         return self._apply(x, *self._forward_map), per_example(-self._log_det, x)
