@@ -50,7 +50,7 @@ INNER = {
         "steps",
         "multiscale",
     ],
-    "model": ["draws", "core", "graphs", "inputs", "vaeflow"],
+    "model": ["draws", "core", "graphs", "inputs", "vaeflow", "build"],
     "data": ["splits", "pictures", "listing", "named", "folder", "batches"],
     "evaluation": [
         "likelihood",

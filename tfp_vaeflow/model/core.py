@@ -55,8 +55,7 @@ class VAEFlowCore(tf.Module):
     ) -> None:
         """`initialize` with given noise, of one sample an image.
 
-        No more is held of all images than their present value, and less than that
-        beside it; networks run on one batch at a time.
+        It holds the present value of all images; networks see one batch at a time.
 
         Args:
           images: batches of uint8 `[B, H, W, C]`.
@@ -72,11 +71,9 @@ class VAEFlowCore(tf.Module):
         elif self.prior is not None:
             z = self.prior.codes(labels)
         if self.config.dequantizer is not None:
-            eps = [batch.dequantization[:, 0] for batch in draws]
-            self.dequantizer.initialize(x, eps)
-            del eps
-        sizes = [len(batch) for batch in x]
-        self.flow.initialize_on(x, [None] * len(x) if z is None else tf.split(z, sizes))
+            self.dequantizer.initialize(x, [d.dequantization[:, 0] for d in draws])
+        z = [None] * len(x) if z is None else tf.split(z, [len(batch) for batch in x])
+        self.flow.initialize_on(x, z)
         self.initialized.assign(True)
 
     def draw_loss_noise(
@@ -138,8 +135,7 @@ class VAEFlowCore(tf.Module):
             parts.append(self.dequantizer.encoder)
         used = [variable for part in parts for variable in part.trainable_variables]
         known = {variable.ref() for variable in used}
-        others = [v for v in self.trainable_variables if v.ref() not in known]
-        return used, others
+        return used, [v for v in self.trainable_variables if v.ref() not in known]
 
     def losses_given_features(
         self,

@@ -67,6 +67,22 @@ def with_labels(
     return [images] if labels is None else [images, labels]
 
 
+def check_posterior(config: ModelConfig, method: str) -> None:
+    """Checks that a model has a posterior of z, which a method needs.
+
+    Raises:
+      UserError: naming the method.
+    """
+    if not config.has_posterior:
+        why = "ModelConfig.latent_dim = 0"
+        if config.is_class_conditional:
+            why = "z goes by the label; use encode and decode"
+        raise UserError(
+            f"{method} needs a global code z inferred from images, and this model has "
+            f"none ({why})"
+        )
+
+
 def checked_codes(
     config: ModelConfig, z: tf.Tensor | None, v: tf.Tensor
 ) -> tuple[tf.Tensor | None, tf.Tensor]:

@@ -7,12 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import noise
-from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.keras_settings import check_keras
 from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
     batched,
+    check_posterior,
     checked_codes,
     checked_images,
     checked_labels,
@@ -196,7 +195,7 @@ class VAEFlow(VAEFlowGraphs):
           images: uint8 `[B, H, W, C]`.
           batch_size: images at a time.
         """
-        self._require_posterior("posterior")
+        check_posterior(self.config, "posterior")
         images = checked_images(self.config, images)
         return batched(self._posterior, [images], batch_size)
 
@@ -334,7 +333,7 @@ class VAEFlow(VAEFlowGraphs):
         Returns:
           (z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`.
         """
-        self._require_posterior("switch")
+        check_posterior(self.config, "switch")
         if len(a) != len(b):
             raise UserError(
                 f"switch got {len(a)} and {len(b)} images; expected as many"
@@ -369,7 +368,7 @@ class VAEFlow(VAEFlowGraphs):
         Returns:
           uint8 `[len(alphas), len(betas), H, W, C]`.
         """
-        self._require_posterior("interpolate")
+        check_posterior(self.config, "interpolate")
         if np.ndim(alphas) != 1 or np.ndim(betas) != 1 or not len(alphas) * len(betas):
             raise UserError(
                 f"alphas and betas are {alphas} and {betas}; expected a list each"
@@ -394,33 +393,3 @@ class VAEFlow(VAEFlowGraphs):
         images = batched(decode, positions, batch_size)
         shape = [len(alphas), len(betas), *self.config.image_shape]
         return tf.reshape(images, shape)
-
-    # Helpers.
-
-    def _require_posterior(self, method: str) -> None:
-        if self.encoder is None:
-            why = "ModelConfig.latent_dim = 0"
-            if self.config.is_class_conditional:
-                why = "z goes by the label; use encode and decode"
-            raise UserError(
-                f"{method} needs a global code z inferred from images, and this model "
-                f"has none ({why})"
-            )
-
-
-def build_model(config: ModelConfig, seed: int = 0) -> VAEFlow:
-    """Builds a model with fresh weights; call `initialize` before training it.
-
-    Turns TF32 off (or on, `config.allow_tf32`) for the process: TensorFlow's default
-    rounds convolutions on recent GPUs to 10 bits of mantissa.
-
-    Args:
-      config: the architecture.
-      seed: of the initial weights; the same seed gives the same weights.
-
-    Raises:
-      UserError: if Keras is set up in another way than models need.
-    """
-    check_keras()
-    tf.config.experimental.enable_tensor_float_32_execution(config.allow_tf32)
-    return VAEFlow(config, seed)

@@ -1,0 +1,25 @@
+"""A model from its configuration, in a process that is set up for it."""
+
+import tensorflow as tf
+
+from tfp_vaeflow.config import ModelConfig
+from tfp_vaeflow.keras_settings import check_keras
+from tfp_vaeflow.model.vaeflow import VAEFlow
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> VAEFlow:
+    """Builds a model with fresh weights; call `initialize` before training it.
+
+    Turns TF32 off (or on, `config.allow_tf32`) for the process: TensorFlow's default
+    rounds convolutions on recent GPUs to 10 bits of mantissa.
+
+    Args:
+      config: the architecture.
+      seed: of the initial weights; the same seed gives the same weights.
+
+    Raises:
+      UserError: if Keras is set up in another way than models need.
+    """
+    check_keras()
+    tf.config.experimental.enable_tensor_float_32_execution(config.allow_tf32)
+    return VAEFlow(config, seed)
