@@ -52,7 +52,7 @@ def _keras_features(network, pixel_range: tuple[float, float]):
     channels = shape[3]
     low, high = pixel_range
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @tf.function(autograph=False)
     def run(images):
         x = tf.cast(images, tf.float32)
         if channels == 3 and x.shape[-1] == 1:
