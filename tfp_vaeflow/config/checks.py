@@ -51,6 +51,11 @@ class Settings:
                 raise UserError(
                     f"{self._name(field.name)} is {value!r}; expected {expected}"
                 )
+            # TensorFlow counts most of them so.
+            if field.type is int and field.name != "seed" and value >= 2**31:
+                raise UserError(
+                    f"{self._name(field.name)} is {value}; expected less than 2**31"
+                )
         self.check()
 
     def absolute_paths(self) -> dict[str, str]:
