@@ -170,8 +170,8 @@ def run_main(
     """Parses the flags and runs a command.
 
     A wrong flag, a `UserError`, a file that cannot be read or written and too little
-    memory end with one line on stderr and exit code 2; `--help` prints the description and the command's
-    flags and exits with 0.
+    memory end with one line on stderr and exit code 2; `--help` prints the description
+    and the command's flags and exits with 0.
 
     Args:
       main: the command; reads its flags from `FLAGS`.
