@@ -42,6 +42,8 @@ class Settings:
         for field in dataclasses.fields(self):
             value = _frozen(getattr(self, field.name))
             if "path" in field.metadata and isinstance(value, str):
+                if not value:
+                    raise UserError(f"{self._name(field.name)} is ''; expected a path")
                 value = files.expand(value)
             object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
