@@ -372,7 +372,7 @@ def test_an_image_that_is_damaged_later(pictures):
     splits = data.load(config, tiny_model_config())
     for path in pictures.rglob("*.png"):
         path.write_text("no image any more")
-    message = rf"{pictures}/t\w+/\d\d.png cannot be read any more: cannot identify"
+    message = rf"{pictures}/t\w+/\d\d.png cannot be read any more: is no JPEG"
     training = data.training_batches(splits.train, config, 4, 0, 0)
     for read in (
         lambda: next(iter(training)),

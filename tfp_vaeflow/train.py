@@ -110,7 +110,7 @@ def _order(model_dir: str, config):
 
 
 def _train() -> None:
-    from tfp_vaeflow import checkpoints, classes, data, experiment, trainer
+    from tfp_vaeflow import checkpoints, classes, data, experiment, files, trainer
     from tfp_vaeflow.distribution import (
         make_strategy,
         noticing_lost_workers,
@@ -136,7 +136,7 @@ def _train() -> None:
     names = splits.train.class_names
     workers = f" of {share.count} workers" if share.count > 1 else ""
     print(
-        f"{config.data.data_dir or config.data.name}: "
+        f"{files.printable(config.data.data_dir or config.data.name)}: "
         f"{splits.train.num_images} training, "
         f"{splits.validation.num_images} validation, {splits.test.num_images} test "
         f"images; {strategy.num_replicas_in_sync} device(s){workers}",

@@ -106,8 +106,8 @@ class LeftOut:
             )
         if self.unlabelled:
             yield (
-                f"{len(self.unlabelled)} pictures beside the class folders have no "
-                "label and are left out:"
+                f"{len(self.unlabelled)} picture(s) beside the class folders, which "
+                "have no label, are left out:"
             )
             yield from _indented(map(files.printable, self.unlabelled))
         if self.outside:

@@ -1,5 +1,6 @@
 """Reading pictures as people have them: any size and mode, in six formats."""
 
+import collections
 import concurrent.futures
 import contextlib
 import os
@@ -95,9 +96,10 @@ def _jpeg_without_end(data: bytes) -> Image.Image:
 
     The decoder makes missing rows grey and says nothing. So the end is put in its place
     twice, once behind bytes that mean nothing: they change a picture that misses rows.
+    Of a progressive file, whose every scan is of all rows, the scans are looked at.
 
     Raises:
-      ValueError: if rows are missing.
+      ValueError: if rows or scans are missing.
     """
     data = data.rstrip(b"\xff")  # half of the end marker
     image, other = (
@@ -106,7 +108,25 @@ def _jpeg_without_end(data: bytes) -> Image.Image:
     )
     if image.tobytes() != other.tobytes():
         raise ValueError("the last rows are missing")
+    if image.info.get("progressive") and not _has_all_scans(data, image):
+        raise ValueError("the last scans are missing")
     return image
+
+
+def _has_all_scans(data: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG file has each coefficient of each channel to its last bit."""
+    exact = collections.defaultdict(set)
+    data = _jpeg_without_metadata(data, with_exif=False)
+    at = data.find(b"\xff\xda")
+    while at >= 0:
+        ends = at + 5 + 2 * data[at + 4]
+        first, last, bits = data[ends : ends + 3]
+        if bits % 16 == 0:
+            for channel in data[at + 5 : ends : 2]:
+                exact[channel].update(range(first, last + 1))
+        at = data.find(b"\xff\xda", ends)
+    whole = [channel for channel, found in exact.items() if len(found) == 64]
+    return len(whole) == len(image.getbands())
 
 
 def _attempts(data: bytes) -> Iterator[Callable[[], Image.Image]]:
@@ -229,7 +249,8 @@ def from_files(
             ) from error
 
     def read(indices):
-        return np.stack(list(pool.map(read_one, indices)))
+        images = list(pool.map(read_one, indices))
+        return np.array(images, np.uint8).reshape(-1, *image_shape)
 
     read_labels = None if labels is None else lambda: labels
     return from_numpy(len(paths), read, image_shape, read_labels, class_names)

@@ -132,10 +132,7 @@ def _samples(result: dict) -> Iterator[Section]:
 def _fidelity(result: dict) -> Section:
     found = result["fidelity"]
     if found is None:
-        note = (
-            f"{_note(result, 'fidelity')} To compare features without labels, name a "
-            "network: EvaluationConfig.feature_network."
-        )
+        note = _note(result, "fidelity")
         return Section("Distance of samples from real images", [], note)
 
     def shown(row):
@@ -197,7 +194,10 @@ def _by_class(result: dict) -> Iterator[Section]:
     found = result.get("by_class") or []
     rows, note = [], ""
     for row in sorted(found, key=lambda row: row["in_training"])[:_CLASSES]:
-        text = f"{row['bits_per_dim']:.3f} bits/dim, {row['num_images']} images"
+        images = (
+            "one image" if row["num_images"] == 1 else f"{row['num_images']} images"
+        )
+        text = f"{row['bits_per_dim']:.3f} bits/dim, {images}"
         if row["likelihood_auc"] is not None:
             text += (
                 f", ROC AUC {row['likelihood_auc']:.3f} by likelihood, "

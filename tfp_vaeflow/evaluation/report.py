@@ -147,6 +147,12 @@ def _likelihood(
     }
 
 
+_NETWORK = (
+    " To compare features without labels, name a network: "
+    "EvaluationConfig.feature_network."
+)
+
+
 def _learned(train: Split, split: Split) -> tuple[np.ndarray | None, str]:
     """Which images are of classes that can be learned, and why there are none."""
     if train.labels is None or split.labels is None:
@@ -170,7 +176,7 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
     chosen, reason = _learned(train, split)
     classifier = None
     if chosen is None:
-        notes = dict.fromkeys(("probes", "samples", "fidelity"), reason)
+        notes = {"probes": reason, "samples": reason, "fidelity": reason + _NETWORK}
         split = dataclasses.replace(split, read_labels=None)
     else:
         notes = {}
@@ -230,4 +236,5 @@ def _labelled(model, train, split, found, config, network, say) -> dict:
 
 
 def _too_few(count: int, least: int) -> str:
-    return f"Of {count} images this cannot be told; it takes {least} or more."
+    number = "one image" if count == 1 else f"{count} images"
+    return f"Of {number} this cannot be told; it takes {least} or more."
