@@ -279,6 +279,8 @@ def test_paths_are_saved_as_absolute_ones(tmp_path, monkeypatch):
         ("OptimizerConfig.beta_1 = 1.0", "expected at least 0 and less than 1"),
         ("OptimizerConfig.learning_rate = 1e999", "learning_rate is inf"),
         ("import nothing_like_that", "nothing_like_that"),
+        ("DataConfig.shift = 8", "shift is 8 for images of 8 pixels; expected less"),
+        ("DataConfig.data_dir = ''", "DataConfig.data_dir is ''; expected a path"),
     ],
 )
 def test_mistakes_are_named(binding, message):

@@ -11,10 +11,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from test_hardening import SETTINGS
 from testing import tiny_model_config
-from tfp_vaeflow import checkpoints, experiment
+from tfp_vaeflow import checkpoints, command, experiment
+from tfp_vaeflow.config import TrainingConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.trainer import Trainer
@@ -180,7 +182,7 @@ MODEL = " --model_dir={things}/run "
 KINDS = [
     (
         "train --model_dir={tmp}/new --gin_file={things}/junk",
-        "in {things}/junk: 'utf-8'",
+        "{things}/junk: 'utf-8'",
     ),
     ("train --model_dir={tmp}/new --gin_file={things}/run", "no experiment file"),
     (
@@ -191,20 +193,24 @@ KINDS = [
     (NEW + "--data_dir=", "flag --data_dir=: expected a path"),
     (
         NEW + "--init_from={things}/other",
-        "model.json is not the description of a model",
+        "model.json is not the description of",
     ),
     ("synthesize --model_dir={things}/list", "list/model.json is not the description"),
     (
         "export --export_dir={tmp}/x --model_dir={things}/binary",
-        "model.json is damaged",
+        "not a text in UTF-8",
     ),
     ("evaluate --model_dir={things}/binary", "config.gin: not a text in UTF-8"),
     ("evaluate --model_dir={things}/other", "No configurable matching 'Agent'"),
     ("evaluate --feature_network={things}/junk" + MODEL, "junk cannot be read"),
     ("evaluate --other_data={things}/junk" + MODEL, "expected a folder of pictures"),
-    ("synthesize --output_dir={things}/junk --num_images=2" + MODEL, "Not a directory"),
+    (
+        "synthesize --output_dir={things}/junk --num_images=2" + MODEL,
+        "junk: File exists",
+    ),
     ("explore --saved_model={things}/savedmodel", "cannot be loaded"),
-    ("explore --server=ftp://a/b", "no address of a model"),
+    ("explore --server=ftp://a/b", "or an address http://... or grpc://..."),
+    ("explore --server=grpc://127.0.0.1:9/m/9999999999999999999", "no address of a"),
     ("explore --server=http://[::1/v1/models/m", "no answer that can be read"),
     ("explore --server=http://a/v1/models/m --port=99999", "port"),
 ]
@@ -220,3 +226,25 @@ def test_what_is_of_the_wrong_kind_is_named_in_one_line(
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert message.format(things=things) in line
+
+
+def test_numbers_that_tensorflow_cannot_count():
+    with pytest.raises(UserError, match="TrainingConfig.batch_size is .* less than 2"):
+        TrainingConfig(batch_size=2**31)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM\nat length")],
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(command, "FLAGS", flags.FlagValues())
+    with pytest.raises(SystemExit) as end:
+        command.run_main(main, "", with_tensorflow=False)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory") and "TrainingConfig.batch" in line

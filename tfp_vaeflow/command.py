@@ -21,6 +21,12 @@ FLAGS = flags.FLAGS
 # What Keras imports where it is installed, for interfaces that are not used here.
 _BESIDE = ["PIL", "h5py", "matplotlib", "pandas", "scipy", "sklearn"]
 
+_SMALLER = (
+    "take fewer images at a time (TrainingConfig.batch_size, or parts of a batch with "
+    "TrainingConfig.micro_batches; EvaluationConfig.batch_size), or "
+    "TrainingConfig.recompute"
+)
+
 
 class _PathParser(flags.ArgumentParser):
     """A path, local or not; `~` at its start is the home directory."""
@@ -163,9 +169,9 @@ def run_main(
 ) -> None:
     """Parses the flags and runs a command.
 
-    A wrong flag, a `UserError` or a file that cannot be read or written ends with one
-    line on stderr and exit code 2; `--help` prints the description and the command's
-    flags and exits with 0.
+    A wrong flag, a `UserError`, a file that cannot be read or written and too little
+    memory end with one line on stderr and exit code 2; `--help` prints the description
+    and the command's flags and exits with 0.
 
     Args:
       main: the command; reads its flags from `FLAGS`.
@@ -196,6 +202,12 @@ def run_main(
         _fail(error)
     except OSError as error:  # a disk or a path, not a bug
         _fail(files.describe(error))
+    except Exception as error:
+        # By its name: TensorFlow may not be there.
+        if type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        _fail(f"out of memory: {first}; {_SMALLER}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

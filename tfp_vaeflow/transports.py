@@ -4,6 +4,7 @@ import abc
 import base64
 import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -177,7 +178,8 @@ class GrpcTransport(Transport):
 
         parts = urlsplit(address)
         name, _, version = parts.path.strip("/").partition("/")
-        if not parts.netloc or not name or not (version or "0").isdecimal():
+        # Versions are numbers of 64 bits.
+        if not parts.netloc or not name or not re.fullmatch("[0-9]{0,18}", version):
             raise UserError(
                 f"{address} is no address of a model; expected grpc://HOST:PORT/NAME"
             )

@@ -42,6 +42,8 @@ class Settings:
         for field in dataclasses.fields(self):
             value = _frozen(getattr(self, field.name))
             if "path" in field.metadata and isinstance(value, str):
+                if not value:
+                    raise UserError(f"{self._name(field.name)} is ''; expected a path")
                 value = files.expand(value)
             object.__setattr__(self, field.name, value)
             if not _fits(value, field.type):
@@ -50,6 +52,11 @@ class Settings:
                     expected = str(field.type)
                 raise UserError(
                     f"{self._name(field.name)} is {value!r}; expected {expected}"
+                )
+            # TensorFlow counts most of them so.
+            if field.type is int and field.name != "seed" and value >= 2**31:
+                raise UserError(
+                    f"{self._name(field.name)} is {value}; expected less than 2**31"
                 )
         self.check()
 

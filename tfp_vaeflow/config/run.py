@@ -236,6 +236,12 @@ class ExperimentConfig(Settings):
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def check(self):
+        side = min(self.model.image_shape[:2])
+        if self.data.shift >= side:
+            raise UserError(
+                f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
+                f"expected less than {side}"
+            )
         dequantizer = self.model.dequantizer
         flows = [self.model.flow, *([dequantizer.flow] if dequantizer else [])]
         if "batch" not in [flow.norm for flow in flows]:
