@@ -1,8 +1,9 @@
 """Runs the project's commands in forked processes: TensorFlow is imported once.
 
 Reads one JSON object a line from stdin: `commands`, each a list of the command (such as
-`train`) and its arguments, `cwd`, and the files `stdout` and `stderr`; answers with the
-exit code. Several commands run one after another in one process, up to one that fails.
+`train`) and its arguments, `cwd`, the files `stdout` and `stderr`, and whether graphs
+are `optimized`; answers with the exit code. Several commands run one after another in
+one process, up to one that fails.
 
 What else an order may hold changes the surroundings: see `surroundings.apply`.
 """
@@ -29,8 +30,10 @@ def run(order: dict) -> int:
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.chdir(order["cwd"])
     surroundings.apply(order)
-    # Graphs run a few times here: optimising them is not worth it.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    # Graphs run a few times here: optimising them is seldom worth it.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": not order["optimized"]}
+    )
     codes = (run_command(*words) for words in order["commands"])
     return next((code for code in codes if code), 0)
 

@@ -172,6 +172,7 @@ def test_synthesize(run, model_dir, tmp_path, mode, arguments, files):
         f"--output_dir={tmp_path}",
         *arguments,
         cwd=tmp_path,
+        optimized=True,
     )
     assert result.returncode == 0, result.stderr
     assert {path.stem for path in tmp_path.glob("*.png")} == set(files)

@@ -100,6 +100,7 @@ class CommandServer:
         *arguments: object,
         cwd: Path,
         then: Sequence[Sequence[object]] = (),
+        optimized: bool = False,
         **surroundings,
     ) -> subprocess.CompletedProcess:
         """Runs a command to its end.
@@ -109,6 +110,7 @@ class CommandServer:
           *arguments: its flags.
           cwd: where it runs.
           then: commands, each with its flags, that follow in the same process.
+          optimized: whether TensorFlow optimises the graphs, as it does for users.
           **surroundings: what changes there, see `surroundings.apply`.
         """
         stdout, stderr = (self._outputs / f"{next(self._numbers)}" for _ in range(2))
@@ -117,6 +119,7 @@ class CommandServer:
                 list(map(str, words)) for words in ([command, *arguments], *then)
             ],
             "cwd": str(cwd),
+            "optimized": optimized,
             "stdout": str(stdout),
             "stderr": str(stderr),
             **surroundings,
