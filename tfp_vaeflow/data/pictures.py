@@ -148,13 +148,13 @@ def _read(data: bytes) -> Image.Image:
     """The first picture in a file, turned; metadata that cannot be read is ignored."""
     if format_of(data) is None:
         raise ValueError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file")
-    first, *others = _attempts(data)
+    attempts = _attempts(data)
     try:
-        return first()
+        return next(attempts)()
     except Image.DecompressionBombError:
         raise
     except Exception:
-        for attempt in others:
+        for attempt in attempts:
             with contextlib.suppress(Exception):
                 return attempt()
         raise
