@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 ROWS = [
     ["errors", "files", "metrics", "classes", "config", "keras_settings"],
     ["quantization", "noise"],
-    ["convolutions", "norms", "networks"],
+    ["stack_traces", "convolutions", "norms", "networks"],
     ["bijectors"],
     ["encoders", "priors", "dequantizers"],
     ["objective", "model"],
@@ -25,7 +25,6 @@ ROWS = [
         "cluster",
         "distribution",
         "progress",
-        "stack_traces",
         "trainer",
     ],
     ["experiment"],

@@ -182,6 +182,17 @@ def tune_process(save_memory: bool = False) -> None:
         library.mallopt(parameter, value)
 
 
+def give_memory_back() -> None:
+    """Returns free memory to the system, before and after work that is no step.
+
+    What stays of such work lies in the memory that the last step freed, which then is
+    in pieces too small for the next step.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
+
+
 def peak_memory_mib() -> float:
     """The most memory used so far: of the fullest GPU, without one of the process."""
     gpus = tf.config.list_logical_devices("GPU")

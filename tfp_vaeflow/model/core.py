@@ -276,18 +276,13 @@ class VAEFlowCore(tf.Module):
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return self.losses_given_noise(images, draws, labels=labels)
 
-    def posterior_batch(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`posterior` for one batch; works inside tf.function."""
-        normal = self.encoder(self.noise_free(images)).distribution
-        return normal.loc, normal.scale
-
     def encode_batch(
         self, images: tf.Tensor, u: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch; works inside tf.function."""
         z = None
         if self.encoder is not None:
-            z, _ = self.posterior_batch(images)
+            z = self.encoder(self.noise_free(images)).distribution.loc
         elif self.prior is not None:
             z = self.prior.codes(labels)
         return z, self.local_code(images, z, u)
@@ -296,9 +291,7 @@ class VAEFlowCore(tf.Module):
         self, images: tf.Tensor, z: tf.Tensor | None, u: float | tf.Tensor
     ) -> tf.Tensor:
         """v of uint8 images, given z, with each pixel at u in its bin."""
-        levels = quantization.to_levels(images, self.config.n_bins)
-        x = quantization.dequantize(levels, u, self.config.n_bins)
-        return self.flow.inverse_and_log_det(x, z)[0]
+        return self.flow.inverse_and_log_det(self.placed(images, u), z)[0]
 
     def decode_batch(self, v: tf.Tensor, z: tf.Tensor | None = None) -> tf.Tensor:
         """`decode` for one batch; works inside tf.function."""
@@ -345,40 +338,15 @@ class VAEFlowCore(tf.Module):
             z = self.prior.from_noise(draws.prior)
         return z, temperature * draws.local
 
-    def reconstruct_batch(
-        self,
-        images: tf.Tensor,
-        seed: tf.Tensor,
-        first: tf.Tensor,
-        labels: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """`reconstruct` for one batch; works inside tf.function."""
-        x, z = self.flow_inputs_batch(images, seed, first, labels)
-        return self.decode_batch(self.flow.inverse_and_log_det(x, z)[0], z)
-
-    def flow_inputs_batch(
-        self,
-        images: tf.Tensor,
-        seed: tf.Tensor,
-        first: tf.Tensor,
-        labels: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """`flow_inputs` for one batch; works inside tf.function."""
-        draws = self.draw_loss_noise(seed, tf.shape(images)[0], 1, first)
-        return self._flow_inputs_given_noise(images, draws, labels)
-
     def sampled_codes(
         self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes of images with sampled z and u, given noise of one sample an image."""
-        x, z = self._flow_inputs_given_noise(images, draws, labels)
-        return z, self.flow.inverse_and_log_det(x, z)[0]
-
-    def _flow_inputs_given_noise(self, images, draws, labels):
         features = self.features(images, labels=labels)
         _, z = self._posterior_and_z(features, draws)
-        x, _ = self._dequantized(images, draws.dequantization, features)
-        return x[:, 0], None if z is None else z[:, 0]
+        z = None if z is None else z[:, 0]
+        x = self._dequantized(images, draws.dequantization, features)[0][:, 0]
+        return z, self.flow.inverse_and_log_det(x, z)[0]
 
     def _dequantized(
         self, images: tf.Tensor, drawn: tf.Tensor, features: dict[str, tf.Tensor]
@@ -390,8 +358,12 @@ class VAEFlowCore(tf.Module):
 
     def noise_free(self, images: tf.Tensor) -> tf.Tensor:
         """Images as the encoders see them: x in [-1, 1) with u = 0."""
+        return self.placed(images, 0.0)
+
+    def placed(self, images: tf.Tensor, u: float | tf.Tensor) -> tf.Tensor:
+        """x of uint8 images with each pixel at u in its bin."""
         levels = quantization.to_levels(images, self.config.n_bins)
-        return quantization.dequantize(levels, 0.0, self.config.n_bins)
+        return quantization.dequantize(levels, u, self.config.n_bins)
 
     @staticmethod
     def _sample_posterior(posterior: tfd.Independent, draws: tf.Tensor) -> tf.Tensor:

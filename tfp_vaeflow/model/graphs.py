@@ -1,4 +1,9 @@
-"""The maths of one batch as graphs, each traced once for batches of any size."""
+"""The maths of one batch by a few graphs, each traced once for batches of any size.
+
+A graph of a large model takes as much memory as a batch of images. So there is one for
+each network, and one for each direction of the flow, that all methods share; what lies
+between them is a few operations, done one by one.
+"""
 
 from collections.abc import Callable
 
@@ -7,10 +12,11 @@ import tensorflow as tf
 from tfp_vaeflow.bijectors import StepGraphs
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.stack_traces import WithoutStackTraces
 
 
 class VAEFlowGraphs(VAEFlowCore):
-    """The functions of a model that is used, not trained, as graphs.
+    """A model that works on one batch by graphs: to be used, not to be trained.
 
     Args:
       config: the architecture.
@@ -20,22 +26,21 @@ class VAEFlowGraphs(VAEFlowCore):
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__(config, seed)
         self._step_graphs = StepGraphs()
-        images = tf.TensorSpec([None, *config.image_shape], tf.uint8)
-        v = tf.TensorSpec([None, *config.image_shape], tf.float32)
-        z, labels = [], []
+        pixels = tf.TensorSpec([None, *config.image_shape], tf.uint8)
+        values = tf.TensorSpec([None, *config.image_shape], tf.float32)
+        drawn = tf.TensorSpec([None, 1, *config.image_shape], tf.float32)
+        code = [values]
         if config.latent_dim:
-            z = [tf.TensorSpec([None, config.latent_dim], tf.float32)]
-        if config.is_class_conditional:
-            labels = [tf.TensorSpec([None], tf.int64)]
-        scalar = tf.TensorSpec([], tf.float32)
-        noise_of = [tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int64)]
-        self._encode = self.traced(self.encode_batch, [images, scalar, *labels])
-        self._decode_codes = self.traced(self.decode_batch, [v, *z])
-        self._posterior = self.traced(self.posterior_batch, [images])
+            code.append(tf.TensorSpec([None, config.latent_dim], tf.float32))
+        self._statistics = self.traced(
+            lambda images: self.encoder.statistics(self.noise_free(images)), [pixels]
+        )
+        self._dequantize = self.traced(self._dequantized_once, [pixels, drawn])
+        self._inverse = self.traced(
+            lambda x, z=None: self.flow.inverse_and_log_det(x, z)[0], code
+        )
+        self._forward = self.traced(self.decode_batch, code)
         self._losses = self.traced(self.losses_batch)
-        sampled = [images, *noise_of, *labels]
-        self._flow_inputs = self.traced(self.flow_inputs_batch, sampled)
-        self._reconstruct = self.traced(self.reconstruct_batch, sampled)
 
     def traced(
         self, function: Callable, signature: list[tf.TensorSpec] | None = None
@@ -47,10 +52,61 @@ class VAEFlowGraphs(VAEFlowCore):
         """
 
         def run(*args):
-            with self._step_graphs.used():
+            with WithoutStackTraces(), self._step_graphs.used():
                 return function(*args)
 
         return tf.function(run, signature, autograph=False, reduce_retracing=True)
 
+    def _dequantized_once(self, images, drawn):
+        features = {}
+        if self.config.dequantizer is not None:
+            features["local"] = self.dequantizer.encoder(self.noise_free(images))
+        return self._dequantized(images, drawn, features)[0][:, 0]
+
+    def _posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`posterior` for one batch."""
+        normal = self.encoder.posterior(self._statistics(images)).distribution
+        return normal.loc, normal.scale
+
+    def _encode(
+        self, images: tf.Tensor, u: float, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """`encode` for one batch."""
+        z = None
+        if self.encoder is not None:
+            z, _ = self._posterior(images)
+        elif self.prior is not None:
+            z = self.prior.codes(labels)
+        return z, self._inverse(*_given(self.placed(images, u), z))
+
     def _decode(self, z: tf.Tensor | None, v: tf.Tensor) -> tf.Tensor:
-        return self._decode_codes(v) if z is None else self._decode_codes(v, z)
+        """`decode` for one batch."""
+        return self._forward(*_given(v, z))
+
+    def _flow_inputs(
+        self,
+        first: tf.Tensor,
+        images: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        *,
+        seed: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """`flow_inputs` for one batch, from position `first` on."""
+        draws = self.draw_loss_noise(seed, len(images), 1, first)
+        z = None
+        if self.encoder is not None:
+            mean, stddev = self._posterior(images)
+            z = mean + stddev * draws.posterior[:, 0]
+        elif self.prior is not None:
+            z = self.prior.codes(labels)
+        return self._dequantize(images, draws.dequantization), z
+
+    def _reconstruct(self, *args, seed: tf.Tensor) -> tf.Tensor:
+        """`reconstruct` for one batch; arguments as of `_flow_inputs`."""
+        x, z = self._flow_inputs(*args, seed=seed)
+        return self._decode(z, self._inverse(*_given(x, z)))
+
+
+def _given(value: tf.Tensor, z: tf.Tensor | None) -> list[tf.Tensor]:
+    """The arguments of a function that takes no z where there is none."""
+    return [value] if z is None else [value, z]

@@ -1,5 +1,6 @@
 """`VAEFlow`: the model as its users meet it, on any number of images."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -178,10 +179,9 @@ class VAEFlow(VAEFlowGraphs):
         """
         if not 0 <= u <= _LARGEST_U:
             raise UserError(f"u is {u}; expected 0 <= u <= {_LARGEST_U}")
-        offset = tf.constant(u, tf.float32)
         images = checked_images(self.config, images)
         return batched(
-            lambda x, *labels: self._encode(x, offset, *labels),
+            lambda x, *labels: self._encode(x, u, *labels),
             with_labels(self.config, images, labels),
             batch_size,
         )
@@ -217,11 +217,7 @@ class VAEFlow(VAEFlowGraphs):
         Returns:
           x `[B, H, W, C]` and z `[B, D]`.
         """
-        seed = noise.as_seed(seed)
-
-        def run(first, batch, *labels):
-            return self._flow_inputs(batch, seed, first, *labels)
-
+        run = functools.partial(self._flow_inputs, seed=noise.as_seed(seed))
         inputs = with_labels(self.config, images, labels)
         return batched(run, inputs, batch_size, position=True)
 
@@ -316,14 +312,9 @@ class VAEFlow(VAEFlowGraphs):
         Returns:
           uint8 `[B, H, W, C]`.
         """
-        images = checked_images(self.config, images)
-        seed = noise.as_seed(seed)
-
-        def run_batch(first, batch, *labels):
-            return self._reconstruct(batch, seed, first, *labels)
-
+        run = functools.partial(self._reconstruct, seed=noise.as_seed(seed))
         inputs = with_labels(self.config, images, labels)
-        return batched(run_batch, inputs, batch_size, position=True)
+        return batched(run, inputs, batch_size, position=True)
 
     def switch(
         self, a: tf.Tensor, b: tf.Tensor, batch_size: int = DEFAULT_BATCH_SIZE
@@ -339,10 +330,8 @@ class VAEFlow(VAEFlowGraphs):
                 f"switch got {len(a)} and {len(b)} images; expected as many"
             )
 
-        u = tf.constant(0.5)
-
         def run(a, b):
-            (z_a, v_a), (z_b, v_b) = self._encode(a, u), self._encode(b, u)
+            (z_a, v_a), (z_b, v_b) = self._encode(a, 0.5), self._encode(b, 0.5)
             return self._decode(z_a, v_b), self._decode(z_b, v_a)
 
         inputs = [checked_images(self.config, images) for images in (a, b)]

@@ -9,7 +9,12 @@ import tensorflow as tf
 
 from tfp_vaeflow import checkpoints, data, files
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import StopRequest, peak_memory_mib, take_from_chief
+from tfp_vaeflow.distribution import (
+    StopRequest,
+    give_memory_back,
+    peak_memory_mib,
+    take_from_chief,
+)
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 from tfp_vaeflow.progress import Progress
@@ -208,6 +213,8 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             progress.show(step, scalars)
             window = _Window(training.batch_size)
         pause = time.monotonic()
+        if due(step, training.images_every):
+            give_memory_back()
         if due(step, training.evaluate_every) and splits.validation.num_images:
             scalars = _scalars(trainer.evaluate(splits.validation), config)
             writer.scalars("eval", step, scalars)
@@ -229,6 +236,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
                 trainer.images_at_a_time,
             )
             writer.flush()
+            give_memory_back()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
         if stopping:
             break

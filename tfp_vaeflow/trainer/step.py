@@ -366,7 +366,7 @@ class Trainer:
         seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
 
         def replica_step(batch):
-            with self._evaluation_graphs.used():
+            with WithoutStackTraces(), self._evaluation_graphs.used():
                 losses = self.evaluated.losses_batch(
                     batch.images, seed, batch.positions[0], num_samples, batch.labels
                 )
