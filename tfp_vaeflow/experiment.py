@@ -49,14 +49,15 @@ def _find(name: str, beside: Path | None = None) -> Path:
     )
 
 
-def _parse_text(text: str, name: str | None, beside: Path | None) -> None:
+def _parse_text(text: str, within: tuple[Path, ...] = ()) -> None:
     """Parses lines of an experiment; gin itself looks for includes elsewhere.
 
     Args:
       text: the lines.
-      name: of their file, which errors give.
-      beside: where included files are looked for first.
+      within: their file, and before it the files that include it. Errors name it, and
+        the files that it includes are looked for beside it first.
     """
+    name, beside = (str(within[-1]), within[-1].parent) if within else (None, None)
 
     def parse(first, last):
         part = io.StringIO(first * "\n" + "".join(lines[first:last]))
@@ -69,13 +70,17 @@ def _parse_text(text: str, name: str | None, beside: Path | None) -> None:
         include = _INCLUDE.match(line)
         if include:
             parse(done, number)
-            _parse_file(_find(files.expand(include["name"]), beside))
+            _parse_file(_find(files.expand(include["name"]), beside), within)
             done = number + 1
     parse(done, len(lines))
 
 
-def _parse_file(path: Path) -> None:
-    _parse_text(path.read_text(encoding="utf-8"), str(path), path.parent)
+def _parse_file(path: Path, within: tuple[Path, ...] = ()) -> None:
+    path = path.resolve()
+    if path in within:
+        chain = " includes ".join(map(str, (*within, path)))
+        raise UserError(f"{chain}: a circle; remove one of these includes")
+    _parse_text(path.read_text(encoding="utf-8"), (*within, path))
 
 
 def load(
@@ -106,7 +111,7 @@ def _parse(
     try:
         for path in paths:
             _parse_file(path)
-        _parse_text("\n".join(bindings), None, None)
+        _parse_text("\n".join(bindings))
         gin.finalize()
         config = _REGISTERED[configs.ExperimentConfig]()
         with gin.unlock_config():
