@@ -477,6 +477,7 @@ def test_commands_with_numbered_classes(run, root, tmp_path):
     result = run(
         "train",
         *train_words(root, model, _SMALL | _CLASSES),
+        "--num_steps=12",  # so that labels make a difference
         cwd=tmp_path,
         then=[
             ["synthesize", model, *quick, *labels],

@@ -351,12 +351,12 @@ MISTAKES = [
     ),
     (
         "synthesize --model_dir={run} --label=3",
-        "labels are given, but this model is not class-conditional",
+        "--label is 3, but this model is not class-conditional",
     ),
     (
         "train --gin_file=gin/digits_classes.gin --model_dir={tmp}/x "
         "--gin_bindings=PriorConfig.num_classes=9",
-        "the data has labels up to 9, and PriorConfig.num_classes is 9; expected 10",
+        "the data has labels up to 9 (class 9), and PriorConfig.num_classes is 9;",
     ),
     (
         "synthesize --model_dir={damaged}",

@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import io
+import os
 
 import numpy as np
 
+from tfp_vaeflow import files
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.pictures import THREADS, decode
 from tfp_vaeflow.data.splits import (
@@ -48,8 +50,9 @@ def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> S
 def _check_prepared(builder, name: str) -> None:
     """Checks that a builder of TensorFlow Datasets finds files to read by index."""
     build = f"`tfds build {name} --file_format=array_record"
-    # With a network its information comes from elsewhere, so it says nothing.
-    if not builder.is_prepared() or "train" not in builder.info.splits:
+    # With a network `builder.info` has the splits of data that is not here.
+    prepared = files.exists(os.path.join(builder.data_dir, "dataset_info.json"))
+    if not prepared or "train" not in builder.info.splits:
         raise UserError(
             f"data set {name!r} is not prepared in {builder.data_dir}; run {build}` "
             "(CelebA-HQ and LSUN ask for a download by hand and say which), or name "
