@@ -5,7 +5,8 @@ each network, and one for each direction of the flow, that all methods share; wh
 between them is a few operations, done one by one.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -36,10 +37,9 @@ class VAEFlowGraphs(VAEFlowCore):
             lambda images: self.encoder.statistics(self.noise_free(images)), [pixels]
         )
         self._dequantize = self.traced(self._dequantized_once, [pixels, drawn])
-        self._inverse = self.traced(
-            lambda x, z=None: self.flow.inverse_and_log_det(x, z)[0], code
-        )
-        self._forward = self.traced(self.decode_batch, code)
+        self._inverse_graph = self.traced(self._inverse_by_layers, code)
+        self._forward_graph = self.traced(self.decode_batch, code)
+        self._is_by_layers = False
         self._losses = self.traced(self.losses_batch)
 
     def traced(
@@ -56,6 +56,34 @@ class VAEFlowGraphs(VAEFlowCore):
                 return function(*args)
 
         return tf.function(run, signature, autograph=False, reduce_retracing=True)
+
+    @contextlib.contextmanager
+    def by_layers(self) -> Iterator[None]:
+        """Within, codes and images are computed layer by layer, and not by graphs.
+
+        That takes more time, but none of the memory that a graph keeps: for what is
+        done now and then beside training. Encoders stay graphs: an eager Keras model
+        holds what all of its layers give.
+        """
+        self._is_by_layers = True
+        try:
+            yield
+        finally:
+            self._is_by_layers = False
+
+    def _inverse_by_layers(self, x, z=None):
+        return self.flow.inverse_and_log_det(x, z)[0]
+
+    def _inverse(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
+        if self._is_by_layers:
+            return self._inverse_by_layers(x, z)
+        return self._inverse_graph(*_given(x, z))
+
+    def _decode(self, z: tf.Tensor | None, v: tf.Tensor) -> tf.Tensor:
+        """`decode` for one batch."""
+        if self._is_by_layers:
+            return self.decode_batch(v, z)
+        return self._forward_graph(*_given(v, z))
 
     def _dequantized_once(self, images, drawn):
         features = {}
@@ -77,11 +105,7 @@ class VAEFlowGraphs(VAEFlowCore):
             z, _ = self._posterior(images)
         elif self.prior is not None:
             z = self.prior.codes(labels)
-        return z, self._inverse(*_given(self.placed(images, u), z))
-
-    def _decode(self, z: tf.Tensor | None, v: tf.Tensor) -> tf.Tensor:
-        """`decode` for one batch."""
-        return self._forward(*_given(v, z))
+        return z, self._inverse(self.placed(images, u), z)
 
     def _flow_inputs(
         self,
@@ -104,7 +128,7 @@ class VAEFlowGraphs(VAEFlowCore):
     def _reconstruct(self, *args, seed: tf.Tensor) -> tf.Tensor:
         """`reconstruct` for one batch; arguments as of `_flow_inputs`."""
         x, z = self._flow_inputs(*args, seed=seed)
-        return self._decode(z, self._inverse(*_given(x, z)))
+        return self._decode(z, self._inverse(x, z))
 
 
 def _given(value: tf.Tensor, z: tf.Tensor | None) -> list[tf.Tensor]:

@@ -118,19 +118,21 @@ class RunWriter:
             their classes.
           batch_size: images at a time.
         """
-        made = pictures.model_pictures(model, originals, labels, batch_size)
-        for name, picture in made.items():
-            self.image(name, step, picture)
         few = slice(_IMAGES_IN_STATISTICS)
         of_few = None if labels is None else labels[few]
-        found = statistics.model_statistics(model, originals[few], of_few, batch_size)
+        with model.by_layers():
+            made = pictures.model_pictures(model, originals, labels, batch_size)
+            found = statistics.model_statistics(
+                model, originals[few], of_few, batch_size
+            )
+        for name, picture in made.items():
+            self.image(name, step, picture)
         with self._events("eval", step):
             for name, values in found.items():
                 tf.summary.histogram(name, values)
         if model.encoder is not None:
-            projector.write_projection(
-                self._logdirs["eval"], model, projected, batch_size
-            )
+            logdir = self._logdirs["eval"]
+            projector.write_projection(logdir, model, projected, batch_size)
 
     def flush(self) -> None:
         for part, writer in self._writers.items():
