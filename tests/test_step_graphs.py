@@ -11,7 +11,7 @@ from tfp_vaeflow.noise import Initializer
 
 KINDS = {
     "glow": {},
-    "macow": {"step": "macow"},
+    "macow": {"step": "macow", "num_steps": [1, [1], 1]},
     "others": {
         "conv1x1": "lu",
         "norm": "group",
@@ -79,10 +79,9 @@ def test_same_gradients(flow_and_gradients, way):
     assert [id(variable) for variable in flow.variables] == before
 
 
-# A whole step is compiled, without recomputation, by the tests of the trainer.
-@pytest.mark.parametrize(
-    "recompute", [True, pytest.param(False, marks=pytest.mark.slow)]
-)
+# The tests of the trainer compile a whole step.
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_by_xla(recompute):
     flow = make_flow(Initializer())
     compiled = gradients(flow, StepGraphs(recompute, jit_compile=True))
