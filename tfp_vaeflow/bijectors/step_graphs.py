@@ -77,7 +77,7 @@ class StepGraphs:
 
     def run(self, step: tf.Module, kind: Hashable, method: Callable, x, conditioning):
         """`method(step, x, conditioning)` by the graph of its kind."""
-        kind = kind, conditioning is not None
+        kind = kind, method, conditioning is not None
         make, functions = self._make, self._functions
         if _within.get():
             make, functions = self._make_inner, self._inner_functions

@@ -89,8 +89,9 @@ class _Step(Sequential):
         self.kind = _kind(config, type(self), channels)
 
     def forward_and_log_det(self, x, conditioning=None):
-        kind = None if self.kind is None else (*self.kind, "forward")
-        return run_shared(self, kind, Sequential.forward_and_log_det, x, conditioning)
+        return run_shared(
+            self, self.kind, Sequential.forward_and_log_det, x, conditioning
+        )
 
     def inverse_and_log_det(self, y, conditioning=None):
         log_dets = []
@@ -228,8 +229,9 @@ class SplitPrior(FlowBijector):
         self.actnorm = ActNorm(leaving, init, name=f"{name}_actnorm")
 
     def forward_and_log_det(self, x, conditioning=None):
-        kind = None if self.kind is None else (*self.kind, "forward")
-        return run_shared(self, kind, SplitPrior._forward_and_log_det, x, conditioning)
+        return run_shared(
+            self, self.kind, SplitPrior._forward_and_log_det, x, conditioning
+        )
 
     def _forward_and_log_det(self, x, conditioning):
         kept, leaving = split_off(x, self.leaving)
