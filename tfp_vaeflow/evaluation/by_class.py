@@ -1,12 +1,11 @@
 """Likelihood by class, and how well classes that training lacks are told apart."""
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import likelihood
-from tfp_vaeflow.evaluation.novelty import image_bits
+from tfp_vaeflow.evaluation.novelty import areas, image_bits
 from tfp_vaeflow.model import VAEFlow
 
 
@@ -40,12 +39,12 @@ def by_class(
     bits = likelihood.image_bits_per_dim(model, bounds)
     learned = [] if train.labels is None else np.unique(train.labels)
     own = np.isin(split.labels, learned)
-    distance = None
+    center = None
     if own.any() and not own.all():
         known = image_bits(
             model, train, config.probe_images, config.batch_size, config.seed
         )
-        distance = np.abs(bits - known.mean())
+        center = known.mean()
     found = []
     for label in np.unique(split.labels):
         chosen = split.labels == label
@@ -57,10 +56,7 @@ def by_class(
             "likelihood_auc": None,
             "typicality_auc": None,
         }
-        if distance is not None and not row["in_training"]:
-            both = own | chosen
-            is_new = chosen[both]
-            row["likelihood_auc"] = float(roc_auc_score(is_new, bits[both]))
-            row["typicality_auc"] = float(roc_auc_score(is_new, distance[both]))
+        if center is not None and not row["in_training"]:
+            row |= areas(bits[own], bits[chosen], center)
         found.append(row)
     return found

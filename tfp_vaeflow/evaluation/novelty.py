@@ -18,7 +18,7 @@ def image_bits(
     return likelihood.image_bits_per_dim(model, found)
 
 
-def _areas(own: np.ndarray, other: np.ndarray, center: float) -> dict[str, float]:
+def areas(own: np.ndarray, other: np.ndarray, center: float) -> dict[str, float]:
     """Areas under the ROC curve between own and other bits/dim, by both scores."""
     is_other = np.repeat([0, 1], [len(own), len(other)])
     scores = np.concatenate([own, other])
@@ -75,11 +75,11 @@ def novelty(
                     "class": others.name_of(label),
                     "num_images": len(bits),
                     "bits_per_dim": float(bits.mean()),
-                    **_areas(own, bits, center),
+                    **areas(own, bits, center),
                 }
             )
     return {
-        **_areas(own, other, center),
+        **areas(own, other, center),
         "train_bits_per_dim": float(known.mean()),
         "bits_per_dim": float(own.mean()),
         "other_bits_per_dim": float(other.mean()),
