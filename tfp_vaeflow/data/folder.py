@@ -229,6 +229,12 @@ def _carve(parts: dict[str, _Part], root: str, fraction: float) -> None:
         )
 
 
+def _labels(classes: list[str], names: tuple[str, ...]) -> np.ndarray:
+    """The label of each class, its place among the names: int64 `[N]`."""
+    label_of = {name: label for label, name in enumerate(names)}
+    return np.array([label_of[name] for name in classes], np.int64)
+
+
 def load_folder(
     config: DataConfig, image_shape: tuple[int, int, int], order: Order = NATURAL
 ) -> Splits:
@@ -255,12 +261,9 @@ def load_folder(
     classes = {part: set(found.classes or ()) for part, found in parts.items()}
     _carve(parts, root, config.validation_fraction)
     names = order.arrange(classes.pop("train"), set().union(*classes.values()))
-    label_of = {name: label for label, name in enumerate(names)}
     splits = {}
     for part, (paths, found) in parts.items():
-        labels = None
-        if found is not None:
-            labels = np.array([label_of[name] for name in found], np.int64)
+        labels = None if found is None else _labels(found, names)
         splits[part] = from_files(paths, image_shape, labels, names or None)
     return check_sizes(Splits(**splits), files.printable(root))
 
@@ -286,9 +289,7 @@ def load_whole_folder(
     found = [part.classes or ["no class"] * len(part.paths) for part in parts]
     classes = list(itertools.chain(*found))
     names = NATURAL.arrange(set(classes))
-    label_of = {name: label for label, name in enumerate(names)}
-    labels = np.array([label_of[name] for name in classes], np.int64)
-    return from_files(paths, image_shape, labels, names)
+    return from_files(paths, image_shape, _labels(classes, names), names)
 
 
 def part_named(name: str) -> str | None:
