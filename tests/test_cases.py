@@ -475,16 +475,23 @@ def test_commands_with_numbered_classes(run, root, tmp_path):
     # Without noise a sample is a function of its label.
     quick = ["--temperature=0", "--num_images=2", "--columns=2"]
     labels = ["--label=c10", "--label=10"]
+    other_root, other_dir = tmp_path / "other_pictures", tmp_path / "other"
+    fill_classes(other_root / "train", 4, ["c0", "c10", "c2"])
+    again = train_words(other_root, f"--model_dir={other_dir}", _SMALL | _CLASSES)
+    exported = tmp_path / "exported"
     result = run(
         "train",
         *train_words(root, model, _SMALL | _CLASSES),
         cwd=tmp_path,
         then=[
             ["synthesize", model, *quick, *labels],
+            ["train", *again, f"--init_from={model_dir}"],
+            ["export", model, f"--export_dir={exported}"],
             ["synthesize", model, "--label=c11"],
         ],
     )
-    assert classes.read(model_dir) == tuple(names)
+    for directory in (model_dir, other_dir, exported):
+        assert classes.read(directory) == tuple(names), directory
     assert f"11 classes: {', '.join(names)}" in result.stdout
     grid = np.asarray(Image.open(model_dir / "synthesis" / "samples_t0.png"))
     side = grid.shape[0]
