@@ -156,6 +156,51 @@ def test_affine_log_scale_survives_extreme_inputs():
     np.testing.assert_allclose(log_det, [np.log(2) - 60], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["actnorm", "conv1x1", "coupling", "masked_conv"])
+def test_log_det_map_of_a_layer(name):
+    """Its share at a position: what becomes of the volume there, all else fixed."""
+    init = float64_init()
+    layer = {
+        "actnorm": lambda: tfvb.ActNorm(4, init),
+        "conv1x1": lambda: tfvb.Conv1x1(4, init),
+        "coupling": lambda: tfvb.Coupling(
+            4, coupling_config(), tfvb.ChannelSplit(), init
+        ),
+        "masked_conv": lambda: tfvb.MaskedConv(4, coupling_config(), "B", (2, 3), init),
+    }[name]()
+    value = tf.constant(np.random.default_rng(0).standard_normal((2, 3, 2, 4)))
+    z = tf.ones([2, 2], tf.float64)
+    for run in (layer.forward_and_log_det_map, layer.inverse_and_log_det_map):
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            result, log_det_map = run(value, z)
+        jacobian = tape.batch_jacobian(result, value)
+        here = tf.einsum("bijcijd->bijcd", jacobian)
+        expected = np.linalg.slogdet(here.numpy())[1]
+        shares = np.broadcast_to(log_det_map, expected.shape)
+        np.testing.assert_allclose(shares, expected, rtol=0, atol=1e-8)
+
+
+def test_log_det_map_of_a_flow():
+    """Adds up to the log-det; a squeezed position's share goes to its four pixels."""
+    coupling = tfvb.Coupling(12, coupling_config(), tfvb.ChannelSplit(), float64_init())
+    layer = tfvb.Sequential([tfvb.ActNorm(3, float64_init()), tfvb.Squeezed(coupling)])
+    x = tf.constant(np.random.default_rng(0).standard_normal((2, 4, 6, 3)))
+    z = tf.ones([2, 2], tf.float64)
+    _, log_det_map = layer.inverse_and_log_det_map(x, z)
+    np.testing.assert_allclose(
+        tf.reduce_sum(log_det_map, [1, 2]), layer.inverse_and_log_det(x, z)[1]
+    )
+    corners = log_det_map[:, ::2, ::2]
+    _, coarse = coupling.inverse_and_log_det_map(
+        tf.nn.space_to_depth(layer.members[0].inverse(x), 2), z
+    )
+    own = tf.reduce_sum(layer.members[0].log_scale)
+    np.testing.assert_allclose(corners, coarse / 4 + own)
+    for row, column in itertools.product(range(2), repeat=2):
+        np.testing.assert_array_equal(log_det_map[:, row::2, column::2], corners)
+
+
 def test_glow_step():
     step = tfvb.GlowStep(4, step_config(), float64_init())
     assert_valid_bijector(step, (2, 2, 4), conditioning_shape=2)

@@ -61,8 +61,8 @@ def whole_run(splits, batch_sizes, tmp_path_factory):
     model_dir = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         for part, name in (
-            (MultiScaleFlow, "forward_and_log_det"),
-            (MultiScaleFlow, "inverse_and_log_det"),
+            (MultiScaleFlow, "forward_and_log_det_map"),
+            (MultiScaleFlow, "inverse_and_log_det_map"),
             (BatchNormalization, "call"),  # of the encoder
         ):
             noting = noting_sizes(getattr(part, name), batch_sizes[name])
@@ -75,7 +75,7 @@ def test_nothing_beside_the_step_is_larger_than_it(whole_run, batch_sizes):
     """Initialisation, validation, pictures, histograms and projector go in batches."""
     training = tiny_experiment().training
     micro_batch = training.batch_size // training.micro_batches
-    for name in ("forward_and_log_det", "inverse_and_log_det"):
+    for name in ("forward_and_log_det_map", "inverse_and_log_det_map"):
         assert max(batch_sizes[name]) == micro_batch, (name, batch_sizes)
     # The step itself shows the whole batch to the encoder.
     assert max(batch_sizes["call"] - {training.batch_size}) == micro_batch, batch_sizes

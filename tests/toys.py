@@ -42,17 +42,13 @@ class LinearFlow(FlowBijector):
     def _mean(self, z):
         return tf.reshape(z @ self._weights, [-1, *SHAPE])
 
-    def _log_det(self, x):
-        return tf.fill(tf.shape(x)[:1], DIM * np.float32(np.log(SIGMA)))
+    def forward_and_log_det_map(self, v, conditioning=None):
+        x = self._mean(conditioning) + SIGMA * v
+        return x, tf.constant(SHAPE[-1] * np.log(SIGMA), tf.float32)
 
-    def forward_and_log_det(self, x, conditioning=None):
-        return self._mean(conditioning) + SIGMA * x, self._log_det(x)
-
-    def inverse_and_log_det(self, y, conditioning=None):
-        return (y - self._mean(conditioning)) / SIGMA, -self._log_det(y)
-
-    def initialize(self, y, conditioning=None):
-        raise NotImplementedError
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        v = (x - self._mean(conditioning)) / SIGMA
+        return v, tf.constant(-SHAPE[-1] * np.log(SIGMA), tf.float32)
 
 
 def model_with(encoder: GaussianEncoder, latent_dim: int) -> vf.VAEFlow:

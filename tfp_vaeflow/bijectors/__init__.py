@@ -1,7 +1,7 @@
 """The invertible layers of the decoder, each a `tfb.Bijector`."""
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, watched
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, total_log_det, watched
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv
@@ -27,5 +27,6 @@ __all__ = [
     "Squeezed",
     "StepConfig",
     "StepGraphs",
+    "total_log_det",
     "watched",
 ]

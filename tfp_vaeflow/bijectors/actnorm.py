@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector, per_example, replace
+from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
 from tfp_vaeflow.noise import Initializer
 
@@ -44,17 +44,17 @@ class ActNorm(FlowBijector):
         self.log_scale = tf.Variable(init.normal((channels,), 0.05), name="log_scale")
         self.bias = tf.Variable(init.zeros((channels,)), name="bias")
 
-    def forward_and_log_det(self, x, conditioning=None):
-        y = (x - self.bias) * tf.exp(-self.log_scale)
-        return y, per_example(-tf.reduce_sum(self.log_scale), x)
+    def forward_and_log_det_map(self, v, conditioning=None):
+        x = (v - self.bias) * tf.exp(-self.log_scale)
+        return x, -tf.reduce_sum(self.log_scale)
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        x = y * tf.exp(self.log_scale) + self.bias
-        return x, per_example(tf.reduce_sum(self.log_scale), y)
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        v = x * tf.exp(self.log_scale) + self.bias
+        return v, tf.reduce_sum(self.log_scale)
 
     def initialize_on(self, values, conditioning):
-        def inverse(y):
-            return self.inverse_and_log_det(y)[0]
+        def inverse(x):
+            return self.inverse_and_log_det_map(x)[0]
 
         mean, std = mean_and_std(map(inverse, values))
         self.log_scale.assign_sub(tf.math.log(std + STD_EPSILON))

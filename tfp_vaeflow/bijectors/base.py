@@ -1,8 +1,8 @@
 """The contract of every invertible unit, and the container that chains them.
 
-`forward` maps the code to the data (v -> x, the direction that samples), `inverse`
-the data to the code (x -> v, the direction that trains). A unit implements
-`forward_and_log_det` and `inverse_and_log_det`; TFP's methods derive from these.
+x is the data and v its code. `forward` maps v -> x (the direction that samples),
+`inverse` x -> v (the direction that trains). A unit says what it does to the volume at
+each position of an image; the sum over positions is its log-det.
 """
 
 import abc
@@ -22,10 +22,15 @@ tfb = tfp.bijectors
 class FlowBijector(tfb.Bijector, abc.ABC):
     """A conditional bijector that gives its value and its log-det together.
 
-    Subclasses work on inputs `[B, *event]` and return log-dets `[B]`. TFP's own
-    methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading dimensions,
-    which `conditioning` must broadcast to, and keep the log-det with the value it was
-    computed with, so `tfd.TransformedDistribution.log_prob` runs each network once.
+    Subclasses implement `forward_and_log_det_map` and `inverse_and_log_det_map`, on
+    inputs `[B, *event]`. A log-det map has each position's share of the log-det:
+    `[B, H, W]` for images, `[B]` for vectors, or a scalar where it is the same
+    everywhere.
+
+    TFP's own methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading
+    dimensions, which `conditioning` must broadcast to, and keep the log-det with the
+    value it was computed with, so `tfd.TransformedDistribution.log_prob` runs each
+    network once.
 
     Args:
       event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.
@@ -45,39 +50,53 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         self.conditioning_ndims = conditioning_ndims
 
     @abc.abstractmethod
-    def forward_and_log_det(
-        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
+    def forward_and_log_det_map(
+        self, v: tf.Tensor, conditioning: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Code -> data: `(y, log |det dy/dx|)`, shapes `[B, *event]` and `[B]`."""
+        """Code -> data: x `[B, *event]`, and the map of `log |det dx/dv|`."""
 
     @abc.abstractmethod
-    def inverse_and_log_det(
-        self, y: tf.Tensor, conditioning: tf.Tensor | None = None
+    def inverse_and_log_det_map(
+        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Data -> code: `(x, log |det dx/dy|)`, shapes `[B, *event]` and `[B]`."""
+        """Data -> code: v `[B, *event]`, and the map of `log |det dv/dx|`."""
+
+    def forward_and_log_det(
+        self, v: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Code -> data: `(x, log |det dx/dv|)`, shapes `[B, *event]` and `[B]`."""
+        x, log_det_map = self.forward_and_log_det_map(v, conditioning)
+        return x, total_log_det(log_det_map, v)
+
+    def inverse_and_log_det(
+        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data -> code: `(v, log |det dv/dx|)`, shapes `[B, *event]` and `[B]`."""
+        v, log_det_map = self.inverse_and_log_det_map(x, conditioning)
+        return v, total_log_det(log_det_map, x)
 
     def initialize(
-        self, y: tf.Tensor, conditioning: tf.Tensor | None = None
+        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Data-dependent initialisation on a batch; returns the new `inverse(y)`."""
-        values = [tf.convert_to_tensor(y)]
+        """Data-dependent initialisation on a batch; returns the new `inverse(x)`."""
+        values = [tf.convert_to_tensor(x)]
         self.initialize_on(values, [conditioning])
         return values[0]
 
     def initialize_on(
         self, values: list[tf.Tensor], conditioning: list[tf.Tensor | None]
     ) -> None:
-        """Data-dependent initialisation on batches, the statistics being those of all.
+        """Data-dependent initialisation on batches, by the statistics of all of them.
 
         Layers that have nothing to initialise inherit this.
 
         Args:
-          values: batches `[B, *event]`; each is replaced by the new `inverse` of it, so
-            that no more is held than one value an image.
-          conditioning: theirs, or None for each.
+          values: batches of x, `[B, *event]`; each is replaced by its v, so that no
+            more is held than one value per image.
+          conditioning: of each batch, or None.
         """
         for number, given in enumerate(conditioning):
-            values[number] = self.inverse_and_log_det(values[number], given)[0]
+            values[number] = self.inverse_and_log_det_map(values[number], given)[0]
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -102,32 +121,32 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         return tf.reshape(result, shape), tf.reshape(log_det, lead)
 
     # TFP looks up attributes under the very keyword arguments that it was called with.
-    def _forward(self, x, **kwargs):
-        y, log_det = self._flattened(
-            self.forward_and_log_det, x, kwargs.get("conditioning")
-        )
-        self._cache.forward_attributes(x, **kwargs)["ildj"] = -log_det
-        return y
-
-    def _inverse(self, y, **kwargs):
+    def _forward(self, v, **kwargs):
         x, log_det = self._flattened(
-            self.inverse_and_log_det, y, kwargs.get("conditioning")
+            self.forward_and_log_det, v, kwargs.get("conditioning")
         )
-        self._cache.inverse_attributes(y, **kwargs)["ildj"] = log_det
+        self._cache.forward_attributes(v, **kwargs)["ildj"] = -log_det
         return x
 
-    def _forward_log_det_jacobian(self, x, conditioning=None):
-        return self._flattened(self.forward_and_log_det, x, conditioning)[1]
+    def _inverse(self, x, **kwargs):
+        v, log_det = self._flattened(
+            self.inverse_and_log_det, x, kwargs.get("conditioning")
+        )
+        self._cache.inverse_attributes(x, **kwargs)["ildj"] = log_det
+        return v
 
-    def _inverse_log_det_jacobian(self, y, conditioning=None):
-        return self._flattened(self.inverse_and_log_det, y, conditioning)[1]
+    def _forward_log_det_jacobian(self, v, conditioning=None):
+        return self._flattened(self.forward_and_log_det, v, conditioning)[1]
+
+    def _inverse_log_det_jacobian(self, x, conditioning=None):
+        return self._flattened(self.inverse_and_log_det, x, conditioning)[1]
 
 
 class Sequential(FlowBijector):
-    """Bijectors one after another; the only place that orders and sums log-dets.
+    """Bijectors one after another.
 
-    forward: `members[0](members[1](... x))`; inverse: members in the order given,
-    first to last. The conditioning goes to every member.
+    forward: `members[0](members[1](... v))`; inverse: members in the order given,
+    first to last. The conditioning goes to every member; their log-det maps add up.
 
     Args:
       members: bijectors in the order in which the data passes them (x -> v).
@@ -147,19 +166,19 @@ class Sequential(FlowBijector):
         super().__init__(event_ndims, name, dtype, ndims)
         self.members = list(members)
 
-    def forward_and_log_det(self, x, conditioning=None):
-        log_dets = []
+    def forward_and_log_det_map(self, v, conditioning=None):
+        value, maps = v, []
         for member in reversed(self.members):
-            x, log_det = member.forward_and_log_det(x, conditioning)
-            log_dets.append(log_det)
-        return x, sum_log_dets(log_dets, x)
+            value, log_det_map = member.forward_and_log_det_map(value, conditioning)
+            maps.append(log_det_map)
+        return value, added(maps, self.dtype)
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        log_dets = []
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        value, maps = x, []
         for member in self.members:
-            y, log_det = member.inverse_and_log_det(y, conditioning)
-            log_dets.append(log_det)
-        return y, sum_log_dets(log_dets, y)
+            value, log_det_map = member.inverse_and_log_det_map(value, conditioning)
+            maps.append(log_det_map)
+        return value, added(maps, self.dtype)
 
     def initialize_on(self, values, conditioning):
         for member in self.members:
@@ -173,25 +192,28 @@ def replace(values: list[tf.Tensor], function: Callable) -> None:
 
 
 @contextmanager
-def watched(layers: Sequence[object], note: Callable) -> Iterator[None]:
-    """Lets `note(layer, x, log_det)` see what the inverse of each layer gives.
+def watched(
+    layers: Sequence[object], note: Callable, method: str = "inverse_and_log_det_map"
+) -> Iterator[None]:
+    """Lets `note(layer, *results)` see what a method of each layer gives.
 
     A layer that runs others is seen after them.
 
     Args:
-      layers: bijectors, or elementwise transforms: whatever has `inverse_and_log_det`.
+      layers: bijectors, or other objects with this method.
       note: called after each run of one; what it raises ends the run.
+      method: which one.
     """
 
     def watch(layer):
-        run = layer.inverse_and_log_det
+        run = getattr(layer, method)
 
         def watching(*args):
-            x, log_det = run(*args)
-            note(layer, x, log_det)
-            return x, log_det
+            results = run(*args)
+            note(layer, *results)
+            return results
 
-        layer.inverse_and_log_det = watching
+        setattr(layer, method, watching)
 
     for layer in layers:
         watch(layer)
@@ -199,26 +221,28 @@ def watched(layers: Sequence[object], note: Callable) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.inverse_and_log_det
+            delattr(layer, method)
 
 
-def sum_log_dets(log_dets: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
-    """The sum of log-dets `[B]`, or zeros where there are none, one an example."""
-    if not log_dets:
-        return tf.zeros(keras.ops.shape(like)[:1], like.dtype)
-    return functools.reduce(operator.add, log_dets)
+def added(log_det_maps: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+    """The sum of log-det maps; 0 where there are none."""
+    if not log_det_maps:
+        return tf.zeros([], dtype)
+    return functools.reduce(operator.add, log_det_maps)
 
 
-def per_example(log_det_per_position: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """A log-det that is the same at every position, summed over them: `[B]`.
+def total_log_det(log_det_map: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """The log-det of each example, `[B]`: its map summed over the positions.
 
     Args:
-      log_det_per_position: scalar.
-      like: `[B, H, W, C]` (H x W positions) or `[B, D]` (one position).
+      log_det_map: `[B, H, W]` (`[B]` for vectors), or a scalar.
+      like: the value it belongs to, `[B, H, W, C]` or `[B, D]`.
     """
     batch, *sizes, _ = keras.ops.shape(like)
-    positions = tf.cast(math.prod(sizes), like.dtype)
-    return tf.fill([batch], positions * log_det_per_position)
+    if log_det_map.shape.rank == 0:
+        positions = tf.cast(math.prod(sizes), log_det_map.dtype)
+        return tf.fill([batch], positions * log_det_map)
+    return tf.reduce_sum(log_det_map, list(range(1, log_det_map.shape.rank)))
 
 
 def check_conditioning(

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector, per_example, replace
+from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Initializer
 
@@ -88,27 +88,26 @@ class Conv1x1(FlowBijector):
         matrix = tf.linalg.LinearOperatorFullMatrix(self.matrix())
         return tf.linalg.LinearOperatorKronecker([heads, matrix]).to_dense()
 
-    def _log_det(self, like: tf.Tensor) -> tf.Tensor:
+    def _log_det_per_position(self) -> tf.Tensor:
         if self._kind == "lu":
-            value = tf.reduce_sum(tf.linalg.diag_part(self.weight))
-        else:
-            # |det W| by QR: unlike `slogdet` it has an XLA kernel on every device.
-            triangular = tf.linalg.qr(self.weight)[1]
-            diagonal = tf.abs(tf.linalg.diag_part(triangular))
-            value = self._heads * tf.reduce_sum(tf.math.log(diagonal))
-        return per_example(value, like)
+            return tf.reduce_sum(tf.linalg.diag_part(self.weight))
+        # |det W| by QR: unlike `slogdet` it has an XLA kernel on every device.
+        triangular = tf.linalg.qr(self.weight)[1]
+        diagonal = tf.abs(tf.linalg.diag_part(triangular))
+        return self._heads * tf.reduce_sum(tf.math.log(diagonal))
 
     def _multiply(self, x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
         flat = tf.matmul(tf.reshape(x, [-1, self._size]), matrix)
         return tf.reshape(flat, keras.ops.shape(x))
 
-    def forward_and_log_det(self, x, conditioning=None):
-        matrix = tf.linalg.inv(tf.cast(self.matrix(), tf.float64))
-        return self._multiply(x, tf.cast(matrix, x.dtype)), -self._log_det(x)
+    def forward_and_log_det_map(self, v, conditioning=None):
+        inverse = tf.linalg.inv(tf.cast(self.matrix(), tf.float64))
+        x = self._multiply(v, tf.cast(inverse, v.dtype))
+        return x, -self._log_det_per_position()
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        return self._multiply(y, self.matrix()), self._log_det(y)
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return self._multiply(x, self.matrix()), self._log_det_per_position()
 
     def initialize_on(self, values, conditioning):
         matrix = self.matrix()  # without the log-det, which takes longer
-        replace(values, lambda y: self._multiply(y, matrix))
+        replace(values, lambda x: self._multiply(x, matrix))

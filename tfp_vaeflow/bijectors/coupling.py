@@ -132,25 +132,22 @@ class Coupling(FlowBijector):
             conditioning,
         )
 
-    def _finish(self, condition, transformed, log_det):
-        log_det = tf.reduce_sum(log_det, list(range(1, log_det.shape.rank)))
-        return self._split.join(condition, transformed), log_det
-
-    def forward_and_log_det(self, x, conditioning=None):
+    def _run(self, transform, value, conditioning):
+        """Either direction, `transform` being that of the elementwise transform."""
         self._check(conditioning)
-        condition, rest = self._split.split(x)
+        condition, rest = self._split.split(value)
         params = self._params(condition, conditioning)
-        return self._finish(
-            condition, *self.transform.forward_and_log_det(rest, params)
-        )
+        rest, log_derivative = transform(rest, params)
+        joined = self._split.join(condition, rest)
+        return joined, tf.reduce_sum(log_derivative, axis=-1)
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        self._check(conditioning)
-        condition, rest = self._split.split(y)
-        params = self._params(condition, conditioning)
-        return self._finish(
-            condition, *self.transform.inverse_and_log_det(rest, params)
-        )
+    def forward_and_log_det_map(self, v, conditioning=None):
+        transform = self.transform.forward_and_log_derivative
+        return self._run(transform, v, conditioning)
+
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        transform = self.transform.inverse_and_log_derivative
+        return self._run(transform, x, conditioning)
 
     def initialize_on(self, values, conditioning):
         for given in conditioning:

@@ -2,9 +2,9 @@
 
 A transform has `num_parameters` a transformed channel; `params` holds them along the
 last axis, one block of channels after another, in the order of the docstring.
-`inverse_and_log_det(x, params)` is x -> v, `forward_and_log_det(v, params)` its
-inverse; both return the value and the log-derivative of each element. Shapes:
-`[..., C]`, params `[..., num_parameters * C]`. With all parameters zero every
+`inverse_and_log_derivative(x, params)` is x -> v, `forward_and_log_derivative(v,
+params)` its inverse; both return the value and the log-derivative of each element.
+Shapes: `[..., C]`, params `[..., num_parameters * C]`. With all parameters zero every
 transform is the identity.
 """
 
@@ -20,11 +20,11 @@ class Additive:
 
     num_parameters = 1
 
-    def forward_and_log_det(self, x, params):
-        return x - params, tf.zeros_like(x)
+    def forward_and_log_derivative(self, v, params):
+        return v - params, tf.zeros_like(v)
 
-    def inverse_and_log_det(self, y, params):
-        return y + params, tf.zeros_like(y)
+    def inverse_and_log_derivative(self, x, params):
+        return x + params, tf.zeros_like(x)
 
 
 class Affine:
@@ -47,13 +47,13 @@ class Affine:
             return shift, math.log(2.0) + tf.math.log_sigmoid(s)
         return shift, tf.math.log1p(self._alpha * tf.tanh(s / 2))
 
-    def forward_and_log_det(self, x, params):
+    def forward_and_log_derivative(self, v, params):
         shift, log_scale = self._shift_and_log_scale(params)
-        return (x - shift) * tf.exp(-log_scale), -log_scale
+        return (v - shift) * tf.exp(-log_scale), -log_scale
 
-    def inverse_and_log_det(self, y, params):
+    def inverse_and_log_derivative(self, x, params):
         shift, log_scale = self._shift_and_log_scale(params)
-        return y * tf.exp(log_scale) + shift, log_scale
+        return x * tf.exp(log_scale) + shift, log_scale
 
 
 class Relu:
@@ -69,43 +69,43 @@ class Relu:
         # 1 + tanh(s) = 2 sigmoid(2 s), which does not round to zero; see Affine.
         return shift, math.log(2.0) + tf.math.log_sigmoid(2 * s)
 
-    def forward_and_log_det(self, x, params):
+    def forward_and_log_derivative(self, v, params):
         shift, log_scale = self._shift_and_log_scale(params)
-        x = x - shift
-        # The scale is positive: this is the sign of the data, too.
-        log_scale = tf.where(x > 0, log_scale, 0)
-        return x * tf.exp(-log_scale), -log_scale
+        scaled = v - shift
+        # The scale is positive: this is the sign of x, too.
+        log_scale = tf.where(scaled > 0, log_scale, 0)
+        return scaled * tf.exp(-log_scale), -log_scale
 
-    def inverse_and_log_det(self, y, params):
+    def inverse_and_log_derivative(self, x, params):
         shift, log_scale = self._shift_and_log_scale(params)
-        log_scale = tf.where(y > 0, log_scale, 0)
-        return y * tf.exp(log_scale) + shift, log_scale
+        log_scale = tf.where(x > 0, log_scale, 0)
+        return x * tf.exp(log_scale) + shift, log_scale
 
 
 class _RootFinding(abc.ABC):
     """A transform whose way back (v -> x) is the root of an increasing function.
 
-    Subclasses give x -> v in `inverse_and_log_det` and the root in `_root`.
+    Subclasses give x -> v in `inverse_and_log_derivative` and the root in `_root`.
     """
 
     @abc.abstractmethod
-    def inverse_and_log_det(self, y, params):
+    def inverse_and_log_derivative(self, x, params):
         """Data -> code, as in the other transforms."""
 
     @abc.abstractmethod
-    def _root(self, x, params):
+    def _root(self, v, params):
         """Code -> data in float64, nearly exact; needs no gradient."""
 
-    def forward_and_log_det(self, x, params):
-        dtype = x.dtype
-        x, params = tf.cast(x, tf.float64), tf.cast(params, tf.float64)
-        y = tf.stop_gradient(self._root(x, params))
+    def forward_and_log_derivative(self, v, params):
+        dtype = v.dtype
+        v, params = tf.cast(v, tf.float64), tf.cast(params, tf.float64)
+        x = tf.stop_gradient(self._root(v, params))
         # One Newton step takes the last error away, and its derivative with the slope
         # held constant is that of the implicit function: no other gradient is needed.
-        value, log_slope = self.inverse_and_log_det(y, params)
-        y -= (value - x) * tf.exp(-tf.stop_gradient(log_slope))
-        _, log_slope = self.inverse_and_log_det(y, params)
-        return tf.cast(y, dtype), tf.cast(-log_slope, dtype)
+        value, log_slope = self.inverse_and_log_derivative(x, params)
+        x -= (value - v) * tf.exp(-tf.stop_gradient(log_slope))
+        _, log_slope = self.inverse_and_log_derivative(x, params)
+        return tf.cast(x, dtype), tf.cast(-log_slope, dtype)
 
 
 class Nlsq(_RootFinding):
@@ -125,21 +125,21 @@ class Nlsq(_RootFinding):
         a, log_b, c, log_d, g = tf.split(params, 5, axis=-1)
         return a, 0.4 * log_b, self._BUMP * tf.tanh(0.3 * c), 0.4 * log_d, g
 
-    def inverse_and_log_det(self, y, params):
+    def inverse_and_log_derivative(self, x, params):
         a, log_b, k, log_d, g = self._parameters(params)
-        u = tf.exp(log_d) * y + g
+        u = tf.exp(log_d) * x + g
         bump = 1 / (1 + u**2)
-        value = tf.exp(log_b) * y + a + k * tf.exp(log_b - log_d) * bump
+        v = tf.exp(log_b) * x + a + k * tf.exp(log_b - log_d) * bump
         # In this order u bump^2 does not overflow, as (1 + u^2)^2 would.
-        return value, log_b + tf.math.log1p(-2 * k * (u * bump) * bump)
+        return v, log_b + tf.math.log1p(-2 * k * (u * bump) * bump)
 
-    def _root(self, x, params):
+    def _root(self, v, params):
         a, log_b, k, log_d, g = self._parameters(params)
         # In u the equation is w = u + k / (1 + u^2), the cubic
         # u^3 - w u^2 + u + k - w = 0, whose one real root is w / 3 + t with
         # t^3 + p t + q = 0 (Cardano). The discriminant q^2/4 + p^3/27 is expanded: its
         # terms in w^6 cancel, and would take all digits with them.
-        w = (x - a) * tf.exp(log_d - log_b) + g
+        w = (v - a) * tf.exp(log_d - log_b) + g
         p = 1 - w**2 / 3
         q = k - 2 * w / 3 - 2 * w**3 / 27
         discriminant = ((w**2 + 1) ** 2 - k * w * (w**2 + 9)) / 27 + k**2 / 4
@@ -166,18 +166,18 @@ class SymmElu(_RootFinding):
         slope = tf.maximum(2 * tf.sigmoid(s), np.finfo(s.dtype.as_numpy_dtype).tiny)
         return shift, tf.tanh(s / 2), slope
 
-    def inverse_and_log_det(self, y, params):
+    def inverse_and_log_derivative(self, x, params):
         shift, s, slope_at_zero = self._parameters(params)
         # Not tf.sign and tf.abs, whose gradients vanish at zero.
-        sign = tf.where(y > 0, tf.ones_like(y), -tf.ones_like(y))
-        size = sign * y
-        value = y - sign * s * tf.math.expm1(-size) + shift
-        return value, tf.math.log(_slope(size, slope_at_zero))
+        sign = tf.where(x > 0, tf.ones_like(x), -tf.ones_like(x))
+        size = sign * x
+        v = x - sign * s * tf.math.expm1(-size) + shift
+        return v, tf.math.log(_slope(size, slope_at_zero))
 
-    def _root(self, x, params):
+    def _root(self, v, params):
         shift, s, slope_at_zero = self._parameters(params)
-        x -= shift
-        goal = tf.abs(x)
+        v -= shift
+        goal = tf.abs(v)
         # For t >= 0 the function is (1 + s) t - s (t - 1 + exp(-t)). With the bound
         # t^2 / (2 + t), below the last bracket and close to it, its root is that of
         # t^2 - 2 m t - 2 goal: left of ours where the function is concave (s > 0),
@@ -189,7 +189,7 @@ class SymmElu(_RootFinding):
         for _ in range(self._NEWTON_STEPS):
             error = t - s * tf.math.expm1(-t) - goal
             t -= error / _slope(t, slope_at_zero)
-        return tf.sign(x) * t
+        return tf.sign(v) * t
 
 
 def _slope(size, slope_at_zero):

@@ -101,34 +101,39 @@ class MaskedConv(FlowBijector):
         if config.conditioning != "global_attn":
             self.conditioner = make_conditioner(config, channels, config.hidden, init)
 
-    def _turn(self, x):
+    def _turn(self, image):
         if self.transposed:
-            x = tf.transpose(x, [0, 2, 1, 3])
-        return tf.reverse(x, [1]) if self.reversed else x
+            image = tf.transpose(image, [0, 2, 1, 3])
+        return tf.reverse(image, [1]) if self.reversed else image
 
-    def _turn_back(self, x):
+    def _turn_back(self, image):
         if self.reversed:
-            x = tf.reverse(x, [1])
-        return tf.transpose(x, [0, 2, 1, 3]) if self.transposed else x
+            image = tf.reverse(image, [1])
+        return tf.transpose(image, [0, 2, 1, 3]) if self.transposed else image
+
+    def _result(self, value, log_derivative):
+        """Both `[B, H, W, C]` and turned: the value, and the log-det map."""
+        log_det_map = tf.reduce_sum(log_derivative, axis=-1, keepdims=True)
+        return self._turn_back(value), self._turn_back(log_det_map)[..., 0]
 
     def _pad(self, rows, above):
         """Zeros on both sides, so that the width stays, and `above` the rows."""
         side = [self._margin, self._margin]
         return tf.pad(rows, [[0, 0], [above, 0], side, [0, 0]])
 
-    def _rows_above(self, x):
+    def _rows_above(self, image):
         """What the network sees of a turned image; the last row conditions nothing."""
-        return self._pad(x[:, :-1], self._height)
+        return self._pad(image[:, :-1], self._height)
 
-    def _conditioning(self, x, conditioning):
+    def _conditioning(self, image, conditioning):
         """h for the turned image: `[B, H or 1, W or 1, hidden]`; 0 without."""
         check_conditioning(self.name, self._conditioned, conditioning)
         if self.conditioner is None:
-            return tf.zeros([1, 1, 1, 1], x.dtype)
-        h = self.conditioner(x, conditioning)
+            return tf.zeros([1, 1, 1, 1], image.dtype)
+        h = self.conditioner(image, conditioning)
         return self._turn(h) if self.conditioning_ndims == 3 else h
 
-    def _features(self, rows, kernel, h):
+    def _hidden(self, rows, kernel, h):
         """The network up to its last layer, on padded rows of the turned image.
 
         It gives kh rows less than it gets, plus one.
@@ -137,47 +142,55 @@ class MaskedConv(FlowBijector):
         y = tf.nn.conv2d(tf.cast(rows, dtype), tf.cast(kernel, dtype), 1, "VALID")
         return self._act(of_any_batch(y) + tf.cast(h, dtype))
 
-    def forward_and_log_det(self, x, conditioning=None):
-        x = self._turn(x)
+    def forward_and_log_det_map(self, v, conditioning=None):
+        v = self._turn(v)
         # What all rows share is computed once, outside of the loop.
-        h = self._conditioning(x, conditioning)
+        h = self._conditioning(v, conditioning)
         shifted = tf.convert_to_tensor(self.shifted.kernel)
         last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
-        batch, count, width, channels = keras.ops.shape(x)
-        row_shape = [x.shape[0], 1, *x.shape[2:]]
-        codes = tf.TensorArray(x.dtype, count, element_shape=row_shape)
-        codes = codes.unstack(tf.transpose(x, [1, 0, 2, 3])[:, :, tf.newaxis])
-        found = tf.TensorArray(x.dtype, count, element_shape=row_shape)
+        batch, count, width, channels = keras.ops.shape(v)
+        row_shape = [v.shape[0], 1, *v.shape[2:]]
+
+        def rows():
+            return tf.TensorArray(v.dtype, count, element_shape=row_shape)
+
+        codes = rows().unstack(tf.transpose(v, [1, 0, 2, 3])[:, :, tf.newaxis])
         map_given = self.conditioner is not None and self.conditioning_ndims == 3
 
-        def next_row(i, known, found, log_det):
-            features = self._features(
+        def next_row(i, known, found, log_derivatives):
+            hidden = self._hidden(
                 known, shifted, h[:, i, tf.newaxis] if map_given else h
             )
-            params = tf.cast(apply_kernel(features, last), bias.dtype) + bias
-            row, log_derivative = self.transform.forward_and_log_det(
+            params = tf.cast(apply_kernel(hidden, last), bias.dtype) + bias
+            row, log_derivative = self.transform.forward_and_log_derivative(
                 codes.read(i), params
             )
             known = tf.concat([known[:, 1:], self._pad(row, 0)], axis=1)
-            log_det += tf.reduce_sum(log_derivative, [1, 2, 3])
-            return i + 1, known, found.write(i, row), log_det
+            log_derivatives = log_derivatives.write(i, log_derivative)
+            return i + 1, known, found.write(i, row), log_derivatives
 
         # Above the first row lies only padding.
         above = [batch, self._height, width + 2 * self._margin, channels]
-        start = 0, tf.zeros(above, x.dtype), found, tf.zeros([batch], x.dtype)
-        _, _, found, log_det = tf.while_loop(
-            lambda i, *_: i < count, next_row, start, maximum_iterations=count
+        _, _, *results = tf.while_loop(
+            lambda i, *_: i < count,
+            next_row,
+            (0, tf.zeros(above, v.dtype), rows(), rows()),
+            maximum_iterations=count,
         )
-        y = tf.transpose(found.stack()[:, :, 0], [1, 0, 2, 3])
-        y.set_shape(x.shape)  # a stack does not know how high it is
-        return self._turn_back(y), log_det
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        y = self._turn(y)
-        h = self._conditioning(y, conditioning)
-        features = self._features(self._rows_above(y), self.shifted.kernel, h)
-        x, log_derivative = self.transform.inverse_and_log_det(y, self.last(features))
-        return self._turn_back(x), tf.reduce_sum(log_derivative, [1, 2, 3])
+        def whole(stack):
+            image = tf.transpose(stack.stack()[:, :, 0], [1, 0, 2, 3])
+            image.set_shape(v.shape)  # a stack does not know how high it is
+            return image
+
+        return self._result(*map(whole, results))
+
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        x = self._turn(x)
+        h = self._conditioning(x, conditioning)
+        hidden = self._hidden(self._rows_above(x), self.shifted.kernel, h)
+        params = self.last(hidden)
+        return self._result(*self.transform.inverse_and_log_derivative(x, params))
 
     def initialize_on(self, values, conditioning):
         for given in conditioning:

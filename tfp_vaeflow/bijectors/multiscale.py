@@ -48,18 +48,18 @@ class Block(FlowBijector):
         self.inner = inner
         self._body = Sequential([*steps, split_prior], 3, f"{name}_body", inner.dtype)
 
-    def forward_and_log_det(self, x, conditioning=None):
-        kept, leaving = split_off(x, self.split_prior.leaving)
-        kept, inner_log_det = self.inner.forward_and_log_det(kept, conditioning)
-        x = tf.concat([kept, leaving], -1)
-        y, log_det = self._body.forward_and_log_det(x, conditioning)
-        return y, log_det + inner_log_det
+    def forward_and_log_det_map(self, v, conditioning=None):
+        kept, leaving = split_off(v, self.split_prior.leaving)
+        kept, inner_map = self.inner.forward_and_log_det_map(kept, conditioning)
+        whole = tf.concat([kept, leaving], -1)
+        x, body_map = self._body.forward_and_log_det_map(whole, conditioning)
+        return x, body_map + inner_map
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        y, log_det = self._body.inverse_and_log_det(y, conditioning)
-        kept, leaving = split_off(y, self.split_prior.leaving)
-        kept, inner_log_det = self.inner.inverse_and_log_det(kept, conditioning)
-        return tf.concat([kept, leaving], -1), log_det + inner_log_det
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        whole, body_map = self._body.inverse_and_log_det_map(x, conditioning)
+        kept, leaving = split_off(whole, self.split_prior.leaving)
+        kept, inner_map = self.inner.inverse_and_log_det_map(kept, conditioning)
+        return tf.concat([kept, leaving], -1), body_map + inner_map
 
     def initialize_on(self, values, conditioning):
         self._body.initialize_on(values, conditioning)

@@ -11,8 +11,9 @@ class Squeezed(FlowBijector):
         [B, H, W, C] -> space to depth -> [B, H/2, W/2, 4C] -> inner -> depth to space
 
     The channels of a 2x2 block come in `tf.nn.space_to_depth`'s order: (0, 0), (0, 1),
-    (1, 0), (1, 1). Only permutes, so the log-det is the inner bijector's. A map
-    `[B, H, W, F]` as conditioning is squeezed along.
+    (1, 0), (1, 1). Only permutes, so the log-det is the inner bijector's; in its map,
+    the four pixels of a block have equal shares. A map `[B, H, W, F]` as conditioning
+    is squeezed along.
 
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803, section 3.6.
 
@@ -30,19 +31,28 @@ class Squeezed(FlowBijector):
             return conditioning
         return tf.nn.space_to_depth(conditioning, 2)
 
-    def forward_and_log_det(self, x, conditioning=None):
-        x = tf.nn.space_to_depth(x, 2)
-        conditioning = self._squeezed(conditioning)
-        y, log_det = self.inner.forward_and_log_det(x, conditioning)
-        return tf.nn.depth_to_space(y, 2), log_det
+    def _run(self, method, value, conditioning):
+        """Either direction, `method` being that of the inner bijector."""
+        squeezed = tf.nn.space_to_depth(value, 2)
+        result, log_det_map = method(squeezed, self._squeezed(conditioning))
+        return tf.nn.depth_to_space(result, 2), _spread(log_det_map)
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        y = tf.nn.space_to_depth(y, 2)
-        conditioning = self._squeezed(conditioning)
-        x, log_det = self.inner.inverse_and_log_det(y, conditioning)
-        return tf.nn.depth_to_space(x, 2), log_det
+    def forward_and_log_det_map(self, v, conditioning=None):
+        return self._run(self.inner.forward_and_log_det_map, v, conditioning)
+
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return self._run(self.inner.inverse_and_log_det_map, x, conditioning)
 
     def initialize_on(self, values, conditioning):
-        replace(values, lambda y: tf.nn.space_to_depth(y, 2))
+        replace(values, lambda x: tf.nn.space_to_depth(x, 2))
         self.inner.initialize_on(values, list(map(self._squeezed, conditioning)))
-        replace(values, lambda x: tf.nn.depth_to_space(x, 2))
+        replace(values, lambda v: tf.nn.depth_to_space(v, 2))
+
+
+def _spread(log_det_map: tf.Tensor) -> tf.Tensor:
+    """A map `[B, H/2, W/2]` over the pixels `[B, H, W]`, or a scalar over four."""
+    share = log_det_map / 4
+    if share.shape.rank == 0:
+        return share
+    shares = tf.repeat(share[..., tf.newaxis], 4, axis=-1)
+    return tf.nn.depth_to_space(shares, 2)[..., 0]

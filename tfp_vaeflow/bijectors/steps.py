@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, sum_log_dets
+from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, added
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
@@ -88,20 +88,20 @@ class _Step(Sequential):
         super().__init__(members, 1 if config.coupling.dense else 3, name, init.dtype)
         self.kind = _kind(config, type(self), channels)
 
-    def forward_and_log_det(self, x, conditioning=None):
+    def forward_and_log_det_map(self, v, conditioning=None):
         return run_shared(
-            self, self.kind, Sequential.forward_and_log_det, x, conditioning
+            self, self.kind, Sequential.forward_and_log_det_map, v, conditioning
         )
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        log_dets = []
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        value, maps = x, []
         for number, part in enumerate(self._parts()):
             kind = None if self.kind is None else (*self.kind, number)
-            y, log_det = run_shared(
-                part, kind, Sequential.inverse_and_log_det, y, conditioning
+            value, log_det_map = run_shared(
+                part, kind, Sequential.inverse_and_log_det_map, value, conditioning
             )
-            log_dets.append(log_det)
-        return y, sum_log_dets(log_dets, y)
+            maps.append(log_det_map)
+        return value, added(maps, self.dtype)
 
     def _parts(self) -> list[Sequential]:
         """What has a graph of its own: the step, or what one network belongs to.
@@ -228,30 +228,26 @@ class SplitPrior(FlowBijector):
         )
         self.actnorm = ActNorm(leaving, init, name=f"{name}_actnorm")
 
-    def forward_and_log_det(self, x, conditioning=None):
-        return run_shared(
-            self, self.kind, SplitPrior._forward_and_log_det, x, conditioning
-        )
+    def forward_and_log_det_map(self, v, conditioning=None):
+        return run_shared(self, self.kind, SplitPrior._run_forward, v, conditioning)
 
-    def _forward_and_log_det(self, x, conditioning):
-        kept, leaving = split_off(x, self.leaving)
-        leaving, log_det_a = self.actnorm.forward_and_log_det(leaving)
-        x = tf.concat([kept, leaving], -1)
-        x, log_det_b = self.coupling.forward_and_log_det(x, conditioning)
-        y, log_det_c = self.conv1x1.forward_and_log_det(x)
-        return y, log_det_a + log_det_b + log_det_c
+    def _run_forward(self, v, conditioning):
+        kept, leaving = split_off(v, self.leaving)
+        leaving, map_a = self.actnorm.forward_and_log_det_map(leaving)
+        whole = tf.concat([kept, leaving], -1)
+        whole, map_b = self.coupling.forward_and_log_det_map(whole, conditioning)
+        x, map_c = self.conv1x1.forward_and_log_det_map(whole)
+        return x, map_a + map_b + map_c
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        return run_shared(
-            self, self.kind, SplitPrior._inverse_and_log_det, y, conditioning
-        )
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return run_shared(self, self.kind, SplitPrior._run_inverse, x, conditioning)
 
-    def _inverse_and_log_det(self, y, conditioning):
-        y, log_det_a = self.conv1x1.inverse_and_log_det(y)
-        y, log_det_b = self.coupling.inverse_and_log_det(y, conditioning)
-        kept, leaving = split_off(y, self.leaving)
-        leaving, log_det_c = self.actnorm.inverse_and_log_det(leaving)
-        return tf.concat([kept, leaving], -1), log_det_a + log_det_b + log_det_c
+    def _run_inverse(self, x, conditioning):
+        whole, map_a = self.conv1x1.inverse_and_log_det_map(x)
+        whole, map_b = self.coupling.inverse_and_log_det_map(whole, conditioning)
+        kept, leaving = split_off(whole, self.leaving)
+        leaving, map_c = self.actnorm.inverse_and_log_det_map(leaving)
+        return tf.concat([kept, leaving], -1), map_a + map_b + map_c
 
     def initialize_on(self, values, conditioning):
         for layer in (self.conv1x1, self.coupling):

@@ -27,7 +27,6 @@ from tfp_vaeflow.bijectors import (
     Sequential,
     SplitPrior,
 )
-from tfp_vaeflow.bijectors.base import per_example
 from tfp_vaeflow.bijectors.masked_conv import MaskedConv
 from tfp_vaeflow.convolutions import sizes
 from tfp_vaeflow.encoders import GaussianEncoder, LocalEncoder
@@ -98,11 +97,12 @@ class ChannelMap(FlowBijector):
         super().__init__(event_ndims, name, dtype)
         if weight.ndim == 1:
             inverse, back = 1 / weight, -bias / weight
-            self._log_det = float(np.sum(np.log(np.abs(weight))))
+            log_det = np.sum(np.log(np.abs(weight)))
         else:
             inverse = np.linalg.inv(weight)
             back = -bias @ inverse
-            self._log_det = float(np.linalg.slogdet(weight)[1])
+            log_det = np.linalg.slogdet(weight)[1]
+        self._log_det = float(log_det)  # per position
         self._inverse_map = _constant(weight, dtype), _constant(bias, dtype)
         self._forward_map = _constant(inverse, dtype), _constant(back, dtype)
 
@@ -113,11 +113,11 @@ class ChannelMap(FlowBijector):
         flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weight) + bias
         return tf.reshape(flat, [-1, *sizes(x), x.shape[-1]])
 
-    def forward_and_log_det(self, x, conditioning=None):
-        return self._apply(x, *self._forward_map), per_example(-self._log_det, x)
+    def forward_and_log_det_map(self, v, conditioning=None):
+        return self._apply(v, *self._forward_map), tf.constant(-self._log_det, v.dtype)
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        return self._apply(y, *self._inverse_map), per_example(self._log_det, y)
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return self._apply(x, *self._inverse_map), tf.constant(self._log_det, x.dtype)
 
 
 class _Part(tf.Module):
@@ -161,11 +161,11 @@ class SharedConditioning(FlowBijector):
         h = tf.matmul(z, self._kernel) + self._bias
         return tf.split(h[:, tf.newaxis, tf.newaxis], self._sizes, axis=-1)
 
-    def forward_and_log_det(self, x, conditioning=None):
-        return self.flow.forward_and_log_det(x, self._parts(conditioning))
+    def forward_and_log_det_map(self, v, conditioning=None):
+        return self.flow.forward_and_log_det_map(v, self._parts(conditioning))
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        return self.flow.inverse_and_log_det(y, self._parts(conditioning))
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return self.flow.inverse_and_log_det_map(x, self._parts(conditioning))
 
 
 def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:

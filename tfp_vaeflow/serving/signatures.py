@@ -46,17 +46,17 @@ class _TracedFlow(FlowBijector):
         if config.latent_dim:
             specs.append(tf.TensorSpec([None, config.latent_dim], flow.dtype))
         self._forward_function = tf.function(
-            flow.forward_and_log_det, specs, autograph=False
+            flow.forward_and_log_det_map, specs, autograph=False
         )
         self._inverse_function = tf.function(
-            flow.inverse_and_log_det, specs, autograph=False
+            flow.inverse_and_log_det_map, specs, autograph=False
         )
 
-    def forward_and_log_det(self, x, conditioning=None):
-        return self._forward_function(*_given(x, conditioning))
+    def forward_and_log_det_map(self, v, conditioning=None):
+        return self._forward_function(*_given(v, conditioning))
 
-    def inverse_and_log_det(self, y, conditioning=None):
-        return self._inverse_function(*_given(y, conditioning))
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        return self._inverse_function(*_given(x, conditioning))
 
 
 def _given(*values):

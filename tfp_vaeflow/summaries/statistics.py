@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors import ActNorm, Coupling, MaskedConv, watched
+from tfp_vaeflow.bijectors import ActNorm, Coupling, MaskedConv, total_log_det, watched
 from tfp_vaeflow.model import VAEFlow
 
 # Of each transform and image, evenly spread over the image.
@@ -51,17 +51,21 @@ def model_statistics(
 
     log_dets = {}
 
-    def note(layer, x, log_det):
-        if layer in parts:
-            level = parts[layer]
-            log_dets[level] = log_dets.get(level, 0.0) + log_det
-            return
-        values = tf.reshape(log_det, [len(x), -1])
+    def note_log_det(part, v, log_det_map):
+        level = parts[part]
+        log_det = total_log_det(log_det_map, v)
+        log_dets[level] = log_dets.get(level, 0.0) + log_det
+
+    def note_log_scale(transform, v, log_derivative):
+        values = tf.reshape(log_derivative, [len(v), -1])
         values = values[:, :: -(-values.shape[1] // _LOG_SCALES)]
-        add(f"log_scale/level{transforms[layer]}/coupling", np.ravel(values))
+        add(f"log_scale/level{transforms[transform]}/coupling", np.ravel(values))
 
     xs, zs = model.flow_inputs(images, batch_size=batch_size, labels=labels)
-    with watched([*parts, *transforms], note):
+    with (
+        watched(list(parts), note_log_det),
+        watched(list(transforms), note_log_scale, "inverse_and_log_derivative"),
+    ):
         for first in range(0, len(images), batch_size):
             batch = slice(first, first + batch_size)
             z = None if zs is None else zs[batch]

@@ -78,8 +78,8 @@ def first_layer_not_finite(
     statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
     passed = []  # layers, in the order in which data passes them
 
-    def note(layer, x, log_det):
-        if not _is_finite(x, log_det):
+    def note(layer, v, log_det_map):
+        if not _is_finite(v, log_det_map):
             raise _NotFiniteError(f"layer {layer.name}")  # the innermost comes first
         passed.append(layer)
 
