@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +11,7 @@ import tensorflow_probability as tfp
 from testing import assert_valid_bijector, float64_init, random_images, randomize
 from tfp_vaeflow import bijectors as tfvb
 from tfp_vaeflow.config import CouplingConfig, FlowConfig
+from tfp_vaeflow.networks import Network
 from tfp_vaeflow.noise import Initializer
 
 IMAGE = (2, 4, 3)
@@ -70,7 +72,7 @@ def test_conv1x1_kinds_have_the_parameters_they_promise():
 )
 def test_coupling(pattern, order, factor, channels):
     split = tfvb.ChannelSplit(pattern, order, factor)
-    layer = tfvb.Coupling(channels, coupling_config(), split, float64_init())
+    layer = tfvb.make_coupling(channels, coupling_config(), split, float64_init())
     assert_valid_bijector(layer, (2, 2, channels), conditioning_shape=2)
 
 
@@ -93,19 +95,63 @@ def test_coupling(pattern, order, factor, channels):
 )
 def test_coupling_variants(changes):
     config = coupling_config(**changes)
-    layer = tfvb.Coupling(4, config, tfvb.ChannelSplit(), float64_init())
+    layer = tfvb.make_coupling(4, config, tfvb.ChannelSplit(), float64_init())
     assert_valid_bijector(layer, (2, 2, 4), conditioning_shape=config.conditioning_dim)
 
 
 def test_a_map_as_conditioning():
     config = coupling_config(conditioning="local_linear")
-    layer = tfvb.Coupling(4, config, tfvb.ChannelSplit(), float64_init())
+    layer = tfvb.make_coupling(4, config, tfvb.ChannelSplit(), float64_init())
     assert_valid_bijector(layer, (2, 2, 4), conditioning_shape=(2, 2, 2))
+
+
+class _Waves(Network):
+    """Adds a wave to a linear map of x and the conditioning."""
+
+    conditioning_ndims = 1
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.is_conditioned = True
+        self.map = tf.Variable(tf.ones([in_channels, out_channels], tf.float64) / 9)
+        self.of_z = tf.Variable(tf.ones([2, out_channels], tf.float64) / 7)
+
+    def __call__(self, x, conditioning=None):
+        h = tf.sin(tf.tensordot(x, self.map, 1))
+        return h + (conditioning @ self.of_z)[:, tf.newaxis, tf.newaxis]
+
+
+@pytest.mark.parametrize("given", ["network", "keras", "function"])
+def test_a_coupling_with_a_network_of_ones_own(given):
+    transform, split = tfvb.Affine(0.5), tfvb.ChannelSplit("skip", "down")
+    make_network, z = {
+        "network": (_Waves, 2),
+        "keras": (
+            lambda _, outputs: keras.layers.Conv2D(
+                outputs, 3, padding="same", dtype="float64"
+            ),
+            0,
+        ),
+        "function": (
+            lambda _, outputs: (
+                lambda x, z: tf.concat([x] * 2, -1) * z[:, None, None, :1]
+            ),
+            2,
+        ),
+    }[given]
+    layer = tfvb.Coupling(4, split, transform, make_network, dtype=tf.float64)
+    x = tf.constant(np.random.default_rng(0).standard_normal((8, 2, 2, 4)))
+    conditioning = tf.ones([8, 2], tf.float64) if z else None
+    # It has no output that could be set to zero: initialisation leaves it as it is.
+    np.testing.assert_allclose(
+        layer.initialize(x, conditioning), layer.inverse_and_log_det(x, conditioning)[0]
+    )
+    assert_valid_bijector(layer, (2, 2, 4), z)
 
 
 def test_coupling_on_vectors():
     config = CouplingConfig(hidden=5, dense=True)
-    layer = tfvb.Coupling(5, config, tfvb.ChannelSplit(), float64_init())
+    layer = tfvb.make_coupling(5, config, tfvb.ChannelSplit(), float64_init())
     assert_valid_bijector(layer, (5,))
 
 
@@ -134,7 +180,7 @@ def test_which_channels_a_split_takes(pattern, order, condition, transformed):
 def test_affine_coupling_at_a_known_point():
     """scale = 1 + tanh(s / 2), shift: the last layer's bias, kernel zero."""
     config = CouplingConfig(hidden=3)
-    layer = tfvb.Coupling(2, config, tfvb.ChannelSplit(), Initializer())
+    layer = tfvb.make_coupling(2, config, tfvb.ChannelSplit(), Initializer())
     layer.network.last.gain.assign([0.0, 0.0])
     layer.network.last.bias.assign([0.7, 0.4])  # shift, s
     x = np.array([[[[1.0, 3.0]]]], np.float32)
@@ -146,7 +192,7 @@ def test_affine_coupling_at_a_known_point():
 
 def test_affine_log_scale_survives_extreme_inputs():
     config = CouplingConfig(hidden=3)
-    layer = tfvb.Coupling(2, config, tfvb.ChannelSplit(), Initializer())
+    layer = tfvb.make_coupling(2, config, tfvb.ChannelSplit(), Initializer())
     layer.network.last.bias.assign([0.0, -60.0])
     layer.network.last.gain.assign([0.0, 0.0])
     x = np.array([[[[1.0, 3.0]]]], np.float32)
@@ -163,10 +209,12 @@ def test_log_det_map_of_a_layer(name):
     layer = {
         "actnorm": lambda: tfvb.ActNorm(4, init),
         "conv1x1": lambda: tfvb.Conv1x1(4, init),
-        "coupling": lambda: tfvb.Coupling(
+        "coupling": lambda: tfvb.make_coupling(
             4, coupling_config(), tfvb.ChannelSplit(), init
         ),
-        "masked_conv": lambda: tfvb.MaskedConv(4, coupling_config(), "B", (2, 3), init),
+        "masked_conv": lambda: tfvb.make_masked_conv(
+            4, coupling_config(), "B", (2, 3), init
+        ),
     }[name]()
     value = tf.constant(np.random.default_rng(0).standard_normal((2, 3, 2, 4)))
     z = tf.ones([2, 2], tf.float64)
@@ -183,7 +231,9 @@ def test_log_det_map_of_a_layer(name):
 
 def test_log_det_map_of_a_flow():
     """Adds up to the log-det; a squeezed position's share goes to its four pixels."""
-    coupling = tfvb.Coupling(12, coupling_config(), tfvb.ChannelSplit(), float64_init())
+    coupling = tfvb.make_coupling(
+        12, coupling_config(), tfvb.ChannelSplit(), float64_init()
+    )
     layer = tfvb.Sequential([tfvb.ActNorm(3, float64_init()), tfvb.Squeezed(coupling)])
     x = tf.constant(np.random.default_rng(0).standard_normal((2, 4, 6, 3)))
     z = tf.ones([2, 2], tf.float64)
@@ -274,7 +324,8 @@ def test_a_map_is_squeezed_along():
     randomize(flow)
     # Only the convolution of the map itself looks at neighbours, then.
     for step in flow.levels[1][0][0]:
-        for coupling in (step.members[i] for i in (2, 3, 5, 6)):
+        couplings = [m for m in step.members if isinstance(m, tfvb.Coupling)]
+        for coupling in couplings:
             kernel = coupling.network.last.direction.numpy()
             kernel[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
             coupling.network.last.direction.assign(kernel)
@@ -304,7 +355,7 @@ def test_a_graph_need_not_know_how_large_images_are(conditioning, shape):
     init = float64_init()
     step = tfvb.StepConfig(config, "split", 2)
     members = [
-        tfvb.MaskedConv(4, config, "C", (2, 3), init),
+        tfvb.make_masked_conv(4, config, "C", (2, 3), init),
         tfvb.SplitPrior(4, step, 2, 2, init),
     ]
     layer = tfvb.Squeezed(tfvb.Sequential(members, 3, dtype=tf.float64))
@@ -331,20 +382,20 @@ def test_channels_that_left_lie_behind_those_that_stayed_last_to_leave_first():
     flow = multiscale([0, [0, 0], 0], [4], 1, conditioning_dim=0)
     for steps, split_prior in flow.levels[1]:
         assert steps == []
-        size = split_prior.conv1x1.weight.shape[0]
-        split_prior.conv1x1.weight.assign(np.eye(size))
-        split_prior.coupling.network.last.gain.assign(
-            tf.zeros_like(split_prior.coupling.network.last.gain)
+        size = split_prior.layers["conv1x1"].weight.shape[0]
+        split_prior.layers["conv1x1"].weight.assign(np.eye(size))
+        split_prior.layers["coupling"].network.last.gain.assign(
+            tf.zeros_like(split_prior.layers["coupling"].network.last.gain)
         )
-        split_prior.actnorm.log_scale.assign(
-            tf.zeros_like(split_prior.actnorm.log_scale)
+        split_prior.layers["leaving"].inner.log_scale.assign(
+            tf.zeros_like(split_prior.layers["leaving"].inner.log_scale)
         )
     x = np.random.default_rng(0).standard_normal((1, 4, 4, 1))
     v = flow.inverse(x)
     # Of the four squeezed channels the last left first, the third second; both lie
     # at the end in order [kept, second, first], which is where they were.
     np.testing.assert_allclose(v, x, atol=1e-12)
-    first_actnorm = flow.levels[1][0][1].actnorm
+    first_actnorm = flow.levels[1][0][1].layers["leaving"].inner
     first_actnorm.bias.assign(first_actnorm.bias + 1)
     moved = flow.inverse(tf.identity(x)) - x
     squeezed = tf.nn.space_to_depth(moved, 2)
@@ -430,7 +481,7 @@ def test_leading_dimensions_beyond_the_batch():
     [
         (lambda: tfvb.Conv1x1(9, Initializer(), "split", 2), "2 heads cannot share 9"),
         (
-            lambda: tfvb.Coupling(
+            lambda: tfvb.make_coupling(
                 1, coupling_config(), tfvb.ChannelSplit(), Initializer()
             ),
             "1 channels cannot be split",

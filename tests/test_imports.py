@@ -13,7 +13,7 @@ ROWS = [
     ["quantization", "noise"],
     ["stack_traces", "convolutions", "norms", "networks"],
     ["bijectors"],
-    ["encoders", "priors", "dequantizers"],
+    ["resnets", "encoders", "priors", "dequantizers"],
     ["objective", "model"],
     ["serving"],
     ["checkpoints", "wolf"],
@@ -37,13 +37,17 @@ ENTRY_POINTS = ROWS[-1]
 # Within the rooms that are folders.
 INNER = {
     "config": ["checks", "flow", "model", "run"],
+    "networks": ["linear", "conditioners", "base", "coupling", "masked"],
     "bijectors": [
         "step_graphs",
         "base",
         "elementwise",
+        "channels",
+        "channel_map",
         "squeeze",
         "actnorm",
         "conv1x1",
+        "parametrized",
         "coupling",
         "masked_conv",
         "steps",

@@ -15,7 +15,9 @@ KERNEL = (2, 3)
 
 def masked(order, channels=2, init=None, **changes) -> tfvb.MaskedConv:
     config = CouplingConfig(**{"hidden": 4, **changes})
-    return tfvb.MaskedConv(channels, config, order, KERNEL, init or float64_init())
+    return tfvb.make_masked_conv(
+        channels, config, order, KERNEL, init or float64_init()
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_the_width_follows_from_the_channels():
     for channels, hidden in ((3, 12), (96, 384), (97, 194), (300, 512)):
         config = CouplingConfig(hidden=1)
         unit = tfvb.MaCowUnit(channels, config, (1, 1), Initializer())
-        assert unit.members[0].shifted.kernel.shape[-1] == hidden
+        assert unit.members[0].network.shifted.kernel.shape[-1] == hidden
 
 
 @pytest.mark.parametrize("order", ["A", "D"])

@@ -17,7 +17,7 @@ from testing import (
 )
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import convolutions, data
-from tfp_vaeflow.bijectors import ChannelSplit, Coupling, MaskedConv
+from tfp_vaeflow.bijectors import ChannelSplit, make_coupling, make_masked_conv
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Initializer
@@ -138,12 +138,12 @@ def test_a_coupling_takes_and_gives_float32(norm, conditioning):
     config = CouplingConfig(
         hidden=8, conditioning_dim=3, norm=norm, num_groups=2, conditioning=conditioning
     )
-    check_inverse(Coupling(4, config, ChannelSplit(), Initializer()))
+    check_inverse(make_coupling(4, config, ChannelSplit(), Initializer()))
 
 
 def test_a_masked_convolution_takes_and_gives_float32():
     config = CouplingConfig(hidden=8, conditioning_dim=3)
-    check_inverse(MaskedConv(4, config, "A", (2, 3), Initializer()))
+    check_inverse(make_masked_conv(4, config, "A", (2, 3), Initializer()))
 
 
 # With batch norm the networks of the image flow are folded, those of the prior are not.

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data
+from tfp_vaeflow.networks import Folding
 from tfp_vaeflow.noise import Initializer
 
 
@@ -232,6 +233,13 @@ def assert_valid_bijector(
     np.testing.assert_allclose(both[0], back, **close)
     np.testing.assert_allclose(both[1], log_det, **close)
     assert both[1].shape == (batch,)
+
+    # So does the layer with all folded that can be folded.
+    folded = bijector.folded(Folding(tf.float64))
+    for run in ("forward_and_log_det", "inverse_and_log_det"):
+        expected = getattr(bijector, run)(x, conditioning)
+        for ours, theirs in zip(getattr(folded, run)(x, conditioning), expected):
+            np.testing.assert_allclose(ours, theirs, **close)
 
     for index in range(batch):
         one = {k: v[index : index + 1] for k, v in kwargs.items()}

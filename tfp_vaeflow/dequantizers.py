@@ -5,10 +5,12 @@ import math
 import tensorflow as tf
 
 from tfp_vaeflow import noise
-from tfp_vaeflow.bijectors import MultiScaleFlow
+from tfp_vaeflow.bijectors import FlowBijector, MultiScaleFlow
 from tfp_vaeflow.config import DequantizerConfig
-from tfp_vaeflow.encoders import LocalEncoder, outputs_of
+from tfp_vaeflow.encoders import LocalEncoder, build_local_encoder
+from tfp_vaeflow.networks import Folding
 from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.resnets import outputs_of
 
 _LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
 
@@ -32,6 +34,10 @@ class UniformDequantizer(tf.Module):
         """Drawn noise `[B, K, H, W, C]` -> `(u, log q(u | x))`, the latter `[B, K]`."""
         return drawn, tf.zeros(tf.shape(drawn)[:2], drawn.dtype)
 
+    def folded(self, folding: Folding) -> "UniformDequantizer":
+        """Nothing to fold."""
+        return self
+
 
 class FlowDequantizer(tf.Module):
     """Variational dequantization: u is a flow's image of normal noise, given x.
@@ -45,26 +51,14 @@ class FlowDequantizer(tf.Module):
     Reference: Ho et al., *Flow++*, arXiv 1902.00275, section 3.1; paper, appendix.
 
     Args:
-      config: of the flow and of the encoder that gives the features.
-      image_shape: `(H, W, C)`.
-      init: source of initial weights.
+      encoder: gives the map that the flow is conditioned on.
+      flow: g, on images.
     """
 
-    def __init__(
-        self,
-        config: DequantizerConfig,
-        image_shape: tuple[int, int, int],
-        init: Initializer,
-    ):
+    def __init__(self, encoder: LocalEncoder, flow: FlowBijector):
         super().__init__(name="dequantizer")
-        self.encoder = LocalEncoder(config.encoder, image_shape, init)
-        self.flow = MultiScaleFlow(
-            config.flow,
-            image_shape[-1],
-            config.encoder.out_planes,
-            init,
-            name="dequantizer_flow",
-        )
+        self.encoder = encoder
+        self.flow = flow
 
     def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
         """The noise eps, `[batch, *event_shape]`; see `noise.normal`."""
@@ -102,6 +96,10 @@ class FlowDequantizer(tf.Module):
         """
         self.flow.initialize_on(eps, outputs_of(self.encoder.resnet, x))
 
+    def folded(self, folding: Folding) -> "FlowDequantizer":
+        """The same with less to compute, for a model that is trained."""
+        return FlowDequantizer(self.encoder.folded(), self.flow.folded(folding))
+
 
 def build_dequantizer(
     config: DequantizerConfig | None,
@@ -110,4 +108,12 @@ def build_dequantizer(
 ) -> UniformDequantizer | FlowDequantizer:
     if config is None:
         return UniformDequantizer()
-    return FlowDequantizer(config, image_shape, init)
+    encoder = build_local_encoder(config.encoder, image_shape, init)
+    flow = MultiScaleFlow(
+        config.flow,
+        image_shape[-1],
+        config.encoder.out_planes,
+        init,
+        name="dequantizer_flow",
+    )
+    return FlowDequantizer(encoder, flow)

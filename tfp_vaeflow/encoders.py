@@ -1,284 +1,47 @@
-"""Encoders: Keras ResNets that give the posterior q(z | x), or features of a map."""
-
-import itertools
+"""Encoders: what ResNets say of an image, as a posterior of z or as a map."""
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors.step_graphs import recomputing
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.convolutions import as_fast_as_float32, even_conv2d, of_any_batch
-from tfp_vaeflow.networks import (
-    ACTIVATIONS,
-    WeightNormLinear,
-    compute_dtype,
-)
+from tfp_vaeflow.networks import FixedLinear, WeightNormLinear
 from tfp_vaeflow.noise import Initializer
-from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization, statistics_stay_if
+from tfp_vaeflow.resnets import (
+    build_global_resnet,
+    build_local_resnet,
+    folded_resnet,
+    outputs_of,
+    run_resnet,
+)
 
 tfd = tfp.distributions
 
 # Standard deviation of the head's outputs after data-dependent initialisation: with
 # mean and log-variance both close to 0, z starts at N(0, 1).
 INITIAL_SCALE = 0.01
-# How the names of the last layers of residual blocks end.
-_END = "_end"
-
-
-class _SameConv2D(keras.layers.Conv2D):
-    """A convolution of stride 1 that keeps the resolution."""
-
-    def convolution_op(self, inputs, kernel):
-        return even_conv2d(inputs, tf.convert_to_tensor(kernel))
-
-
-class _StridedConv2D(keras.layers.Conv2D):
-    def convolution_op(self, inputs, kernel):
-        convolve = as_fast_as_float32(super().convolution_op)
-        return of_any_batch(convolve(inputs, tf.convert_to_tensor(kernel)))
-
-
-class _ResNetBuilder:
-    """Adds residual blocks to a functional Keras model."""
-
-    def __init__(self, config: EncoderConfig, init: Initializer):
-        self._config = config
-        self._init = init
-
-    def act(self, x, name=None):
-        activation = ACTIVATIONS[self._config.activation]
-        return keras.layers.Activation(activation, name=name)(x)
-
-    def end(self, y, x, name):
-        """The end of a residual block."""
-        return self.act(keras.layers.add([y, x]), f"{name}{_END}")
-
-    def conv(self, x, channels, size, stride, name, use_bias=False, fan="fan_in"):
-        """A convolution padded by `size // 2` on every side, also when strided."""
-        layer, options = _SameConv2D, {"padding": "same"}
-        if stride > 1:
-            x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x)
-            layer, options = _StridedConv2D, {"strides": stride}
-        kernel = self._kernel_initializer(fan)
-        limit = (size * size * x.shape[-1]) ** -0.5
-        bias = keras.initializers.RandomUniform(
-            -limit, limit, seed=self._init.next_seed()
-        )
-        return layer(
-            channels,
-            size,
-            **options,
-            use_bias=use_bias,
-            kernel_initializer=kernel,
-            bias_initializer=bias,
-            name=name,
-        )(x)
-
-    def transposed_conv(self, x, channels, stride, name):
-        """A transposed 3x3 convolution: the full one, cut from index 1 to stride H."""
-        x = keras.layers.Conv2DTranspose(
-            channels,
-            3,
-            stride,
-            use_bias=False,
-            # Keras counts the output channels as fan_in, as is wanted here.
-            kernel_initializer=self._kernel_initializer("fan_in"),
-            name=name,
-        )(x)
-        end = 1 if stride == 1 else 0
-        return keras.layers.Cropping2D(((1, end), (1, end)), name=f"{name}_cut")(x)
-
-    def _kernel_initializer(self, fan):
-        """U(-b, b), b = 1 / sqrt(fan_in); Keras' default is another."""
-        return keras.initializers.VarianceScaling(
-            1 / 3, fan, "uniform", seed=self._init.next_seed()
-        )
-
-    def norm(self, x, level, name):
-        if self._config.norm == "batch":
-            return BatchNormalization(name=name)(x)
-        groups = self._config.num_groups[level]
-        return keras.layers.GroupNormalization(groups, epsilon=NORM_EPSILON, name=name)(
-            x
-        )
-
-    def block(self, x, level, stride, name):
-        """conv3x3-norm-act-conv3x3-norm, plus x (projected if it must be), act."""
-        planes = self._config.planes[level]
-        y = self.conv(x, planes, 3, stride, f"{name}_conv1")
-        y = self.act(self.norm(y, level, f"{name}_norm1"))
-        y = self.conv(y, planes, 3, 1, f"{name}_conv2")
-        y = self.norm(y, level, f"{name}_norm2")
-        if stride != 1 or x.shape[-1] != planes:
-            # A strided 1x1 convolution, without the stride: its gradient in oneDNN
-            # writes beyond its memory (TensorFlow 2.21, 64x64, 4 channels, batch 2).
-            x = x[:, ::stride, ::stride]
-            x = self.conv(x, planes, 1, 1, f"{name}_projection")
-            x = self.norm(x, level, f"{name}_projection_norm")
-        return self.end(y, x, name)
-
-    def transposed_block(self, x, planes, level, stride, name):
-        """The same with transposed convolutions; the shortcut of stride 2 writes the
-        even positions and leaves zeros between."""
-        y = self.transposed_conv(x, planes, stride, f"{name}_conv1")
-        y = self.act(self.norm(y, level, f"{name}_norm1"))
-        y = self.transposed_conv(y, planes, 1, f"{name}_conv2")
-        y = self.norm(y, level, f"{name}_norm2")
-        if stride != 1 or x.shape[-1] != planes:
-            # The fan_in of a transposed convolution counts its output channels.
-            x = self.conv(x, planes, 1, 1, f"{name}_projection", fan="fan_out")
-            if stride == 2:
-                _, height, width, _ = x.shape
-                x = keras.ops.reshape(x, (-1, height, 1, width, 1, planes))
-                gap = [[0, 0], [0, 0], [0, 1], [0, 0], [0, 1], [0, 0]]
-                x = keras.ops.pad(x, gap)
-                x = keras.ops.reshape(x, (-1, 2 * height, 2 * width, planes))
-            x = self.norm(x, level, f"{name}_projection_norm")
-        return self.end(y, x, name)
-
-    def down(self, x):
-        """Two residual blocks a level, the second with stride 2."""
-        for level in range(len(self._config.planes)):
-            x = self.block(x, level, 1, f"level{level}_block0")
-            x = self.block(x, level, 2, f"level{level}_block1")
-        return x
-
-    def up(self, x):
-        """Back to the image's size, from the last level to the first."""
-        widths = [self._config.out_planes, *self._config.planes]
-        for level in reversed(range(len(self._config.planes))):
-            name = f"up{level}"
-            x = self.transposed_block(x, x.shape[-1], level, 1, f"{name}_block0")
-            x = self.transposed_block(x, widths[level], level, 2, f"{name}_block1")
-        return x
-
-
-def build_global_resnet(
-    config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
-) -> keras.Model:
-    """The ResNet of the global encoder.
-
-    Two residual blocks a level, the second with stride 2, then a 1x1 convolution, ELU
-    and flatten. Paper, appendix.
-
-    Args:
-      config: its planes, norm and activation.
-      image_shape: `(H, W, C)`.
-      init: source of initial weights.
-
-    Returns:
-      A model `[B, H, W, C]` -> `[B, H/2^L * W/2^L * out_planes]`.
-    """
-    builder = _ResNetBuilder(config, init)
-    inputs = keras.Input(image_shape, name="image")
-    x = builder.down(inputs)
-    x = builder.conv(x, config.out_planes, 1, 1, "top", use_bias=True)
-    x = keras.layers.Flatten(name="flatten")(keras.layers.ELU()(x))
-    return keras.Model(inputs, x, name="global_resnet")
-
-
-def build_local_resnet(
-    config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
-) -> keras.Model:
-    """The ResNet of the local encoder: down as the global one, then up again.
-
-    On each level up come two transposed residual blocks, the second with stride 2; it
-    changes the channels to those of the next finer level, the last to `out_planes`.
-    Paper, appendix.
-
-    Args:
-      config: its planes, norm and activation.
-      image_shape: `(H, W, C)`.
-      init: source of initial weights.
-
-    Returns:
-      A model `[B, H, W, C]` -> `[B, H, W, out_planes]`.
-    """
-    builder = _ResNetBuilder(config, init)
-    inputs = keras.Input(image_shape, name="image")
-    return keras.Model(inputs, builder.up(builder.down(inputs)), name="local_resnet")
-
-
-def _parts(resnet: keras.Model) -> list[keras.Model]:
-    """The residual blocks of a ResNet, and what comes after them."""
-    ends = [layer.output for layer in resnet.layers if layer.name.endswith(_END)]
-    cuts = [resnet.inputs[0], *ends]
-    if ends[-1] is not resnet.outputs[0]:
-        cuts.append(resnet.outputs[0])
-    return [keras.Model(start, end) for start, end in itertools.pairwise(cuts)]
-
-
-def _run(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
-    """What a ResNet says of float32 images, in the precision that networks compute in.
-
-    Its batch norm stays float32 inside, like its variables. With recomputation the
-    input of each block is kept; for the gradient, its inside is computed again when its
-    turn comes.
-    """
-    dtype = compute_dtype(x.dtype)
-
-    def run(part, x):
-        if dtype == x.dtype:
-            return part(x, training=training)
-        policies = [layer.dtype_policy for layer in part.layers]
-        try:
-            for layer in part.layers:
-                layer.dtype_policy = "mixed_bfloat16"
-            return tf.cast(part(x, training=training), x.dtype)
-        finally:
-            for layer, policy in zip(part.layers, policies):
-                layer.dtype_policy = policy
-
-    def recomputed(part, x):
-        runs = itertools.count()
-
-        @tf.recompute_grad
-        def run_again(x):
-            with statistics_stay_if(next(runs) > 0):
-                return run(part, x)
-
-        return run_again(x)
-
-    if not recomputing():
-        return run(resnet, x)
-    for part in _parts(resnet):
-        x = recomputed(part, x)
-    return x
-
-
-def outputs_of(resnet: keras.Model, batches: list[tf.Tensor]) -> list[tf.Tensor]:
-    """What a ResNet says of batches of images, by its running statistics.
-
-    As a graph, which frees what lies between the layers.
-    """
-    run = tf.function(resnet, autograph=False, reduce_retracing=True)
-    return [run(batch, training=False) for batch in batches]
 
 
 class LocalEncoder(tf.Module):
-    """Features of an image at every position, for a dequantizer.
+    """A map of an image, for a dequantizer.
 
     Args:
-      config: of the ResNet.
-      image_shape: `(H, W, C)`.
-      init: source of initial weights.
+      resnet: `[B, H, W, C]` -> `[B, H, W, out_planes]`.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        image_shape: tuple[int, int, int],
-        init: Initializer,
-    ):
+    def __init__(self, resnet: keras.Model):
         super().__init__(name="local_encoder")
-        self.resnet = build_local_resnet(config, image_shape, init)
+        self.resnet = resnet
         # tf.Module does not look into Keras models for variables.
         self._resnet_variables = [variable.value for variable in self.resnet.variables]
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> `[B, H, W, out_planes]`."""
-        return _run(self.resnet, x, training)
+        return run_resnet(self.resnet, x, training)
+
+    def folded(self) -> "LocalEncoder":
+        """The same function with less to compute, for a model that is trained."""
+        return LocalEncoder(folded_resnet(self.resnet))
 
 
 class GaussianEncoder(tf.Module):
@@ -288,29 +51,20 @@ class GaussianEncoder(tf.Module):
         std = exp(log_variance / 2)
 
     Args:
-      config: of the ResNet.
-      image_shape: `(H, W, C)`.
-      latent_dim: length of z.
-      init: source of initial weights.
+      resnet: `[B, H, W, C]` -> `[B, F]`.
+      head: the dense layer, `[F, 2 D]`.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        image_shape: tuple[int, int, int],
-        latent_dim: int,
-        init: Initializer,
-    ):
+    def __init__(self, resnet: keras.Model, head: WeightNormLinear | FixedLinear):
         super().__init__(name="encoder")
-        self.resnet = build_global_resnet(config, image_shape, init)
-        shape = (self.resnet.output_shape[-1], 2 * latent_dim)
-        self.head = WeightNormLinear(shape, init)
+        self.resnet = resnet
+        self.head = head
         # tf.Module does not look into Keras models for variables.
         self._resnet_variables = [variable.value for variable in self.resnet.variables]
 
     def statistics(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> mean and log-variance of z, `[B, 2 D]`."""
-        return self.head(_run(self.resnet, x, training))
+        return self.head(run_resnet(self.resnet, x, training))
 
     @staticmethod
     def posterior(statistics: tf.Tensor) -> tfd.Independent:
@@ -324,5 +78,29 @@ class GaussianEncoder(tf.Module):
 
     def initialize(self, batches: list[tf.Tensor]) -> tfd.Independent:
         """Data-dependent initialisation; returns the posteriors of all images."""
-        features = tf.concat(outputs_of(self.resnet, batches), axis=0)
-        return self.posterior(self.head.initialize(features, INITIAL_SCALE))
+        seen = tf.concat(outputs_of(self.resnet, batches), axis=0)
+        return self.posterior(self.head.initialize(seen, INITIAL_SCALE))
+
+    def folded(self) -> "GaussianEncoder":
+        """The same function with less to compute, for a model that is trained."""
+        head = self.head.folded(self.head.bias.dtype)
+        return GaussianEncoder(folded_resnet(self.resnet), head)
+
+
+def build_local_encoder(
+    config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
+) -> LocalEncoder:
+    """The local encoder of a configuration, for images `(H, W, C)`."""
+    return LocalEncoder(build_local_resnet(config, image_shape, init))
+
+
+def build_gaussian_encoder(
+    config: EncoderConfig,
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    init: Initializer,
+) -> GaussianEncoder:
+    """The global encoder of a configuration, for images `(H, W, C)` and z `[D]`."""
+    resnet = build_global_resnet(config, image_shape, init)
+    head = WeightNormLinear((resnet.output_shape[-1], 2 * latent_dim), init)
+    return GaussianEncoder(resnet, head)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow.noise import Initializer
@@ -81,6 +82,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
             y = _normalized(x, mean, variance, offset, scale)
         return tf.cast(y, self.compute_dtype)
 
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the norm by running statistics, `x * scale + shift`: float64 `[C]`."""
+        gamma, beta, mean, variance = (
+            np.float64(value)
+            for value in (
+                self.gamma,
+                self.beta,
+                self.moving_mean,
+                self.moving_variance,
+            )
+        )
+        scale = gamma / np.sqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
+
     def _move(self, running, mean, variance, count):
         new = mean, variance * count / tf.maximum(count - 1, 1)
         variables = self.moving_mean, self.moving_variance
@@ -139,13 +154,16 @@ class Norm(tf.Module):
       channels: C.
       groups: (`group`) how many.
       init: gives the dtype.
+
+    Attributes:
+      is_batch: whether it is batch norm.
     """
 
     def __init__(self, kind: str, channels: int, groups: int, init: Initializer):
         super().__init__()
         dtype = init.dtype.name
-        self._is_batch = kind == "batch"
-        if self._is_batch:
+        self.is_batch = kind == "batch"
+        if self.is_batch:
             self.layer = BatchNormalization(dtype=dtype)
         else:
             groups = channels if kind == "instance" else groups
@@ -157,8 +175,12 @@ class Norm(tf.Module):
         self._layer_variables = [variable.value for variable in self.layer.variables]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        if self._is_batch:
+        if self.is_batch:
             y = self.layer(x, training=_batch_statistics.get())
         else:
             y = self.layer(x)
         return tf.cast(y, x.dtype)
+
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of batch norm; see `BatchNormalization.scale_and_shift`."""
+        return self.layer.scale_and_shift()

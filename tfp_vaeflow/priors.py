@@ -6,7 +6,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.bijectors import GlowStep, Sequential, StepConfig
 from tfp_vaeflow.config import PriorConfig
-from tfp_vaeflow.networks import ACTIVATIONS, Linear
+from tfp_vaeflow.networks import ACTIVATIONS, Folding, Linear
 from tfp_vaeflow.noise import Initializer
 
 tfd = tfp.distributions
@@ -46,6 +46,10 @@ class NormalPrior(tf.Module):
     def initialize(self, z: tf.Tensor) -> None:
         """Nothing to initialise."""
 
+    def folded(self, folding: Folding) -> "NormalPrior":
+        """Nothing to fold."""
+        return self
+
 
 class FlowPrior(tf.Module):
     """`p(z)`: a standard normal pushed through a small flow.
@@ -56,19 +60,15 @@ class FlowPrior(tf.Module):
 
     Args:
       dim: length of z.
-      config: steps and coupling networks of the flow.
-      init: source of initial weights.
+      flow: on vectors `[B, D]`.
     """
 
-    def __init__(self, dim: int, config: PriorConfig, init: Initializer):
+    def __init__(self, dim: int, flow: Sequential):
         super().__init__(name="prior")
-        steps = [
-            GlowStep(dim, StepConfig(config.coupling()), init, name=f"prior_step{step}")
-            for step in range(config.num_steps)
-        ]
-        self.flow = Sequential(steps, 1, "prior_flow", init.dtype)
+        self._dim = dim
+        self.flow = flow
         self.distribution = tfd.TransformedDistribution(
-            _standard_normal(dim, init.dtype), self.flow
+            _standard_normal(dim, flow.dtype), flow
         )
 
     def kl(self, posterior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
@@ -82,6 +82,10 @@ class FlowPrior(tf.Module):
     def initialize(self, z: tf.Tensor) -> None:
         """Data-dependent initialisation on sampled z `[B, D]`."""
         self.flow.initialize(z)
+
+    def folded(self, folding: Folding) -> "FlowPrior":
+        """The same with less to compute, for a model that is trained."""
+        return FlowPrior(self._dim, self.flow.folded(folding))
 
 
 class CategoricalPrior(tf.Module):
@@ -125,6 +129,10 @@ class CategoricalPrior(tf.Module):
             z = self._act(layer(z))
         return self.layers[-1](z)
 
+    def folded(self, folding: Folding) -> "CategoricalPrior":
+        """Nothing to fold."""
+        return self
+
     def kl(self, labels: tf.Tensor) -> tf.Tensor:
         """`-log p(label)` in nats, `[B]`."""
         return -tf.gather(self.log_probabilities, labels)
@@ -141,5 +149,10 @@ def build_prior(
 ) -> NormalPrior | FlowPrior | CategoricalPrior:
     if config.kind == "normal":
         return NormalPrior(dim, init)
-    kind = FlowPrior if config.kind == "flow" else CategoricalPrior
-    return kind(dim, config, init)
+    if config.kind == "categorical":
+        return CategoricalPrior(dim, config, init)
+    steps = [
+        GlowStep(dim, StepConfig(config.coupling()), init, name=f"prior_step{step}")
+        for step in range(config.num_steps)
+    ]
+    return FlowPrior(dim, Sequential(steps, 1, "prior_flow", init.dtype))

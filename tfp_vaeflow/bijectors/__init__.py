@@ -2,17 +2,28 @@
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, total_log_det, watched
+from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
-from tfp_vaeflow.bijectors.coupling import ChannelSplit, Coupling
-from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv
-from tfp_vaeflow.bijectors.multiscale import Block, MultiScaleFlow
+from tfp_vaeflow.bijectors.coupling import Coupling, make_coupling
+from tfp_vaeflow.bijectors.elementwise import (
+    Additive,
+    Affine,
+    Nlsq,
+    Relu,
+    SymmElu,
+    make_transform,
+)
+from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv, make_masked_conv
+from tfp_vaeflow.bijectors.multiscale import MultiScaleFlow
+from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.step_graphs import StepGraphs
 from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 
 __all__ = [
     "ActNorm",
-    "Block",
+    "Additive",
+    "Affine",
     "ChannelSplit",
     "Conv1x1",
     "Coupling",
@@ -22,11 +33,19 @@ __all__ = [
     "MaCowUnit",
     "MaskedConv",
     "MultiScaleFlow",
+    "Nlsq",
+    "OnChannels",
+    "Parametrized",
+    "Relu",
     "Sequential",
     "SplitPrior",
     "Squeezed",
     "StepConfig",
     "StepGraphs",
+    "SymmElu",
+    "make_coupling",
+    "make_masked_conv",
+    "make_transform",
     "total_log_det",
     "watched",
 ]

@@ -1,8 +1,10 @@
 """ActNorm: a learned scale and shift of each channel."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
+from tfp_vaeflow.bijectors.channel_map import ChannelMap
 from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
 from tfp_vaeflow.noise import Initializer
 
@@ -60,3 +62,12 @@ class ActNorm(FlowBijector):
         self.log_scale.assign_sub(tf.math.log(std + STD_EPSILON))
         self.bias.assign((self.bias - mean) / (std + STD_EPSILON))
         replace(values, inverse)
+
+    def folded(self, folding):
+        return ChannelMap(
+            np.exp(np.float64(self.log_scale)),
+            np.float64(self.bias),
+            self.forward_min_event_ndims,
+            self.name,
+            self.dtype,
+        )

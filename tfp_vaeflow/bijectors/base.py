@@ -16,6 +16,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vaeflow.networks import Folding
+
 tfb = tfp.bijectors
 
 
@@ -97,6 +99,24 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         """
         for number, given in enumerate(conditioning):
             values[number] = self.inverse_and_log_det_map(values[number], given)[0]
+
+    def folded(self, folding: Folding) -> "FlowBijector":
+        """The same function with less to compute, for a model that is trained.
+
+        What is folded can be neither trained nor initialised. By default the layer
+        stays as it is.
+
+        Args:
+          folding: how networks are folded.
+        """
+        return self
+
+    def joined_with(self, later: "FlowBijector") -> "FlowBijector | None":
+        """Of a folded layer: x through this one, then through `later`, as one layer.
+
+        None if they do not join.
+        """
+        return None
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
@@ -184,6 +204,46 @@ class Sequential(FlowBijector):
         for member in self.members:
             member.initialize_on(values, conditioning)
 
+    def folded(self, folding):
+        members = []
+        for member in self.members:
+            member = member.folded(folding)
+            joined = members[-1].joined_with(member) if members else None
+            if joined is None:
+                members.append(member)
+            else:
+                members[-1] = joined
+        ndims = self.forward_min_event_ndims
+        return Sequential(members, ndims, self.name, self.dtype)
+
+
+class Layers(Sequential):
+    """Bijectors one after another, each with a role.
+
+    Attributes:
+      layers: the layers by role.
+
+    Args:
+      layers: by role, in the order in which the data passes them (x -> v).
+      event_ndims: 3 for images, 1 for vectors.
+      name: names the layer.
+      dtype: of inputs.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, FlowBijector],
+        event_ndims: int,
+        name: str,
+        dtype: tf.DType,
+    ):
+        super().__init__(list(layers.values()), event_ndims, name, dtype)
+        self._roles = tuple(layers)
+
+    @property
+    def layers(self) -> dict[str, FlowBijector]:
+        return dict(zip(self._roles, self.members, strict=True))
+
 
 def replace(values: list[tf.Tensor], function: Callable) -> None:
     """Puts `function` of each value in its place, one after another."""
@@ -246,13 +306,20 @@ def total_log_det(log_det_map: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def check_conditioning(
-    name: str, expected: bool, conditioning: tf.Tensor | None
+    name: str, expected: bool | None, conditioning: tf.Tensor | None
 ) -> None:
     """Checks that a layer gets a conditioning if, and only if, it was built for one.
+
+    Args:
+      name: of the layer.
+      expected: whether it was built for one; None if both will do.
+      conditioning: what it gets.
 
     Raises:
       ValueError: naming the layer.
     """
+    if expected is None:
+        return
     if expected and conditioning is None:
         raise ValueError(
             f"{name}: conditioning is missing; this layer was built to be conditioned, "

@@ -1,9 +1,11 @@
 """Invertible 1x1 convolution: a learned rotation of the channels."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
+from tfp_vaeflow.bijectors.channel_map import ChannelMap
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.noise import Initializer
 
@@ -111,3 +113,13 @@ class Conv1x1(FlowBijector):
     def initialize_on(self, values, conditioning):
         matrix = self.matrix()  # without the log-det, which takes longer
         replace(values, lambda x: self._multiply(x, matrix))
+
+    def folded(self, folding):
+        matrix = np.float64(self.channel_matrix())
+        return ChannelMap(
+            matrix,
+            np.zeros(len(matrix)),
+            self.forward_min_event_ndims,
+            self.name,
+            self.dtype,
+        )

@@ -1,6 +1,6 @@
 """The elementwise transforms of coupling layers, data -> code and back.
 
-A transform has `num_parameters` a transformed channel; `params` holds them along the
+A transform has `num_parameters` per transformed channel; `params` holds them along the
 last axis, one block of channels after another, in the order of the docstring.
 `inverse_and_log_derivative(x, params)` is x -> v, `forward_and_log_derivative(v,
 params)` its inverse; both return the value and the log-derivative of each element.
@@ -9,16 +9,19 @@ transform is the identity.
 """
 
 import abc
+import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 
+@dataclasses.dataclass(frozen=True)
 class Additive:
     """`v = x + shift`; log-det 0. Parameters: shift. (NICE, arXiv 1410.8516)"""
 
-    num_parameters = 1
+    num_parameters: ClassVar[int] = 1
 
     def forward_and_log_derivative(self, v, params):
         return v - params, tf.zeros_like(v)
@@ -27,25 +30,27 @@ class Additive:
         return x + params, tf.zeros_like(x)
 
 
+@dataclasses.dataclass(frozen=True)
 class Affine:
     """`v = scale * x + shift`, `scale = 1 + alpha tanh(s / 2)`, log-det `log scale`.
 
     Parameters: shift, s. Paper, appendix; arXiv 1605.08803.
+
+    Attributes:
+      alpha: range of the scale, in (0, 1].
     """
 
-    num_parameters = 2
-
-    def __init__(self, alpha: float):
-        self._alpha = alpha
+    alpha: float = 1.0
+    num_parameters: ClassVar[int] = 2
 
     def _shift_and_log_scale(self, params):
         shift, s = tf.split(params, 2, axis=-1)
         # 1 + alpha tanh(s/2) = (1 - alpha) + 2 alpha sigmoid(s). With alpha = 1 the
         # logarithm is log 2 + log sigmoid(s), which stays finite and exact where
         # 1 + tanh(s/2) rounds to zero.
-        if self._alpha == 1:
+        if self.alpha == 1:
             return shift, math.log(2.0) + tf.math.log_sigmoid(s)
-        return shift, tf.math.log1p(self._alpha * tf.tanh(s / 2))
+        return shift, tf.math.log1p(self.alpha * tf.tanh(s / 2))
 
     def forward_and_log_derivative(self, v, params):
         shift, log_scale = self._shift_and_log_scale(params)
@@ -56,13 +61,14 @@ class Affine:
         return x * tf.exp(log_scale) + shift, log_scale
 
 
+@dataclasses.dataclass(frozen=True)
 class Relu:
     """`v = scale * x + shift`, `scale = 1 + tanh(s)` if x > 0, else 1.
 
     Log-det: `log scale`. Parameters: shift, s. (`relu` of XuezheMax/wolf)
     """
 
-    num_parameters = 2
+    num_parameters: ClassVar[int] = 2
 
     def _shift_and_log_scale(self, params):
         shift, s = tf.split(params, 2, axis=-1)
@@ -108,6 +114,7 @@ class _RootFinding(abc.ABC):
         return tf.cast(x, dtype), tf.cast(-log_slope, dtype)
 
 
+@dataclasses.dataclass(frozen=True)
 class Nlsq(_RootFinding):
     """`v = b x + a + c / (1 + u^2)`, `u = d x + g`: affine plus a bump.
 
@@ -117,8 +124,8 @@ class Nlsq(_RootFinding):
     (Ziegler & Rush, arXiv 1901.10548)
     """
 
-    num_parameters = 5
-    _BUMP = 8 * math.sqrt(3) / 9 - 0.05
+    num_parameters: ClassVar[int] = 5
+    _BUMP: ClassVar[float] = 8 * math.sqrt(3) / 9 - 0.05
 
     def _parameters(self, params):
         """a, log b, k, log d, g, where k = c d / b."""
@@ -148,6 +155,7 @@ class Nlsq(_RootFinding):
         return (w / 3 + t - p / (3 * t) - g) * tf.exp(-log_d)
 
 
+@dataclasses.dataclass(frozen=True)
 class SymmElu(_RootFinding):
     """`v = x + sign(x) s (1 - exp(-|x|)) + shift`, `s = tanh(s' / 2)`.
 
@@ -155,8 +163,8 @@ class SymmElu(_RootFinding):
     XuezheMax/wolf)
     """
 
-    num_parameters = 2
-    _NEWTON_STEPS = 3
+    num_parameters: ClassVar[int] = 2
+    _NEWTON_STEPS: ClassVar[int] = 3
 
     def _parameters(self, params):
         """shift, s, 1 + s."""

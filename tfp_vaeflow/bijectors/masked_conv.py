@@ -6,20 +6,12 @@ import keras
 import tensorflow as tf
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, check_conditioning
-from tfp_vaeflow.bijectors.elementwise import make_transform
+from tfp_vaeflow.bijectors.base import Layers
+from tfp_vaeflow.bijectors.elementwise import Transform, make_transform
+from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.convolutions import of_any_batch
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.networks import (
-    ACTIVATIONS,
-    Linear,
-    WeightNormLinear,
-    apply_kernel,
-    compute_dtype,
-    conditioning_ndims,
-    make_conditioner,
-)
+from tfp_vaeflow.networks import RowNetwork, make_row_network
 from tfp_vaeflow.noise import Initializer
 
 # How the image is turned so that the pixels that condition lie above: whether rows and
@@ -32,45 +24,40 @@ ORDERS = {
 }
 
 
-class MaskedConv(FlowBijector):
+class MaskedConv(Parametrized):
     """Transforms all channels of each pixel, given the pixels on one side of it and z.
 
         inverse:  v = transform(x; params),  params = network(x, conditioning)
         forward:  x = transform^-1(v; params), row by row
         inverse log-det:  sum of the transform's log-derivative
 
-    The network: a convolution (no bias) -> + h(conditioning) -> act -> conv1x1 with
-    weight norm and bias. Its convolution is shifted, so that the parameters of row i
-    depend on rows i - kh .. i - 1 (order A), and for each column on the kw columns
-    around it. B looks at the rows below, C and D (kernel `(kw, kh)`) at the columns to
-    the left and to the right. What lies outside the image is zero.
+    The parameters of row i depend on rows i - kh .. i - 1 (order A), and for each
+    column on the kw columns around it. B looks at the rows below, C and D (kernel
+    `(kw, kh)`) at the columns to the left and to the right. What lies outside the image
+    is zero.
 
     So `inverse` runs the network once on the whole image. `forward` runs it on one row
     (C, D: column) after another, each given the kh that it has found before: as much
     arithmetic as the inverse, in H (W) steps.
 
     Data-dependent initialisation scales the network's output to zero, so that a fresh
-    layer is the identity: there the network need not run.
-
-    With `global_attn`, which would have to see the whole image, there is no
-    conditioning here, as in the paper's code: only the couplings have it.
+    layer is the identity.
 
     Shapes: `[B, H, W, C]`, conditioning `[B, D]` (`local_linear`: `[B, H, W, F]`).
 
     Reference: Ma, Kong, Zhang, Hovy, *MaCow*, arXiv 1902.04208, section 3.1.
 
     Attributes:
-      shifted: the convolution, `[kh, kw, C, hidden]` in every order: its kernel is
-        that of the turned image.
+      network: sees rows of the turned image; its kernel is `[kh, kw, ...]` in every
+        order.
       transposed, reversed: how the image is turned, as in `ORDERS`.
 
     Args:
-      channels: C.
-      config: network and transform.
+      transform: the elementwise transform.
+      network: says its parameters.
       order: `A`, `B`, `C` or `D`.
-      kernel_size: `(kh, kw)`, kw odd.
-      init: source of initial weights.
       name: names the layer.
+      dtype: of inputs.
 
     Raises:
       UserError: if there is no such order.
@@ -78,28 +65,19 @@ class MaskedConv(FlowBijector):
 
     def __init__(
         self,
-        channels: int,
-        config: CouplingConfig,
+        transform: Transform,
+        network: RowNetwork,
         order: str,
-        kernel_size: tuple[int, int],
-        init: Initializer,
         name: str = "masked_conv",
+        dtype: tf.DType = tf.float32,
     ):
-        super().__init__(3, name, init.dtype, conditioning_ndims(config))
+        super().__init__(transform, network, 3, name, dtype)
         if order not in ORDERS:
             raise UserError(f"{name}: order is {order!r}; expected A, B, C or D")
+        self._order = order
         self.transposed, self.reversed = ORDERS[order]
-        self._height, width = kernel_size
+        self._height, width = network.kernel_size
         self._margin = (width - 1) // 2
-        self._act = ACTIVATIONS[config.activation]
-        self.transform = make_transform(config.transform, config.alpha)
-        outputs = self.transform.num_parameters * channels
-        self.shifted = Linear((*kernel_size, channels, config.hidden), init)
-        self.last = WeightNormLinear((1, 1, config.hidden, outputs), init)
-        self._conditioned = config.conditioning_dim > 0
-        self.conditioner = None
-        if config.conditioning != "global_attn":
-            self.conditioner = make_conditioner(config, channels, config.hidden, init)
 
     def _turn(self, image):
         if self.transposed:
@@ -121,33 +99,20 @@ class MaskedConv(FlowBijector):
         side = [self._margin, self._margin]
         return tf.pad(rows, [[0, 0], [above, 0], side, [0, 0]])
 
-    def _rows_above(self, image):
-        """What the network sees of a turned image; the last row conditions nothing."""
-        return self._pad(image[:, :-1], self._height)
-
-    def _conditioning(self, image, conditioning):
-        """h for the turned image: `[B, H or 1, W or 1, hidden]`; 0 without."""
-        check_conditioning(self.name, self._conditioned, conditioning)
-        if self.conditioner is None:
-            return tf.zeros([1, 1, 1, 1], image.dtype)
-        h = self.conditioner(image, conditioning)
+    def _h(self, image, conditioning):
+        """h for the turned image, `[B, H or 1, W or 1, hidden]`; None without."""
+        self.check_conditioning(conditioning)
+        if self.network.conditioner is None:
+            return None
+        h = self.network.conditioner(image, conditioning)
         return self._turn(h) if self.conditioning_ndims == 3 else h
-
-    def _hidden(self, rows, kernel, h):
-        """The network up to its last layer, on padded rows of the turned image.
-
-        It gives kh rows less than it gets, plus one.
-        """
-        dtype = compute_dtype(rows.dtype)
-        y = tf.nn.conv2d(tf.cast(rows, dtype), tf.cast(kernel, dtype), 1, "VALID")
-        return self._act(of_any_batch(y) + tf.cast(h, dtype))
 
     def forward_and_log_det_map(self, v, conditioning=None):
         v = self._turn(v)
         # What all rows share is computed once, outside of the loop.
-        h = self._conditioning(v, conditioning)
-        shifted = tf.convert_to_tensor(self.shifted.kernel)
-        last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
+        h = self._h(v, conditioning)
+        has_rows = h is not None and self.conditioning_ndims == 3
+        network = self.network.prepared()
         batch, count, width, channels = keras.ops.shape(v)
         row_shape = [v.shape[0], 1, *v.shape[2:]]
 
@@ -155,16 +120,10 @@ class MaskedConv(FlowBijector):
             return tf.TensorArray(v.dtype, count, element_shape=row_shape)
 
         codes = rows().unstack(tf.transpose(v, [1, 0, 2, 3])[:, :, tf.newaxis])
-        map_given = self.conditioner is not None and self.conditioning_ndims == 3
 
         def next_row(i, known, found, log_derivatives):
-            hidden = self._hidden(
-                known, shifted, h[:, i, tf.newaxis] if map_given else h
-            )
-            params = tf.cast(apply_kernel(hidden, last), bias.dtype) + bias
-            row, log_derivative = self.transform.forward_and_log_derivative(
-                codes.read(i), params
-            )
+            params = network(known, h[:, i, tf.newaxis] if has_rows else h)
+            row, log_derivative = self.forward_by(codes.read(i), params)
             known = tf.concat([known[:, 1:], self._pad(row, 0)], axis=1)
             log_derivatives = log_derivatives.write(i, log_derivative)
             return i + 1, known, found.write(i, row), log_derivatives
@@ -187,18 +146,40 @@ class MaskedConv(FlowBijector):
 
     def inverse_and_log_det_map(self, x, conditioning=None):
         x = self._turn(x)
-        h = self._conditioning(x, conditioning)
-        hidden = self._hidden(self._rows_above(x), self.shifted.kernel, h)
-        params = self.last(hidden)
-        return self._result(*self.transform.inverse_and_log_derivative(x, params))
+        rows_above = self._pad(x[:, :-1], self._height)  # the last conditions nothing
+        params = self.network.prepared()(rows_above, self._h(x, conditioning))
+        return self._result(*self.inverse_by(x, params))
 
-    def initialize_on(self, values, conditioning):
-        for given in conditioning:
-            check_conditioning(self.name, self._conditioned, given)
-        self.last.initialize_to_zero()  # which leaves the values as they are
+    def folded(self, folding):
+        network = self.network.folded(folding)
+        return MaskedConv(self.transform, network, self._order, self.name, self.dtype)
 
 
-class MaCowUnit(Sequential):
+def make_masked_conv(
+    channels: int,
+    config: CouplingConfig,
+    order: str,
+    kernel_size: tuple[int, int],
+    init: Initializer,
+    name: str = "masked_conv",
+) -> MaskedConv:
+    """The masked convolution of a configuration.
+
+    Args:
+      channels: C.
+      config: network and transform.
+      order: `A`, `B`, `C` or `D`.
+      kernel_size: `(kh, kw)`, kw odd.
+      init: source of initial weights.
+      name: names the layer.
+    """
+    transform = make_transform(config.transform, config.alpha)
+    outputs = transform.num_parameters * channels
+    network = make_row_network(channels, outputs, config, kernel_size, init)
+    return MaskedConv(transform, network, order, name, init.dtype)
+
+
+class MaCowUnit(Layers):
     """Four masked convolutions, so that every pixel is seen from all sides.
 
         x -> masked A -> masked B -> ActNorm -> masked C -> masked D -> ActNorm -> v
@@ -230,21 +211,17 @@ class MaCowUnit(Sequential):
 
         def masked(order):
             label = f"{name}_masked_{order}"
-            return MaskedConv(channels, config, order, kernel_size, init, label)
+            return make_masked_conv(channels, config, order, kernel_size, init, label)
 
         def actnorm(number):
             return ActNorm(channels, init, name=f"{name}_actnorm{number}")
 
-        super().__init__(
-            [
-                masked("A"),
-                masked("B"),
-                actnorm(1),
-                masked("C"),
-                masked("D"),
-                actnorm(2),
-            ],
-            3,
-            name,
-            init.dtype,
-        )
+        layers = {
+            "masked_A": masked("A"),
+            "masked_B": masked("B"),
+            "actnorm1": actnorm(1),
+            "masked_C": masked("C"),
+            "masked_D": masked("D"),
+            "actnorm2": actnorm(2),
+        }
+        super().__init__(layers, 3, name, init.dtype)

@@ -2,70 +2,17 @@
 
 import dataclasses
 
-import tensorflow as tf
-
 from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
+from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.steps import (
     GlowStep,
     MaCowStep,
     SplitPrior,
     StepConfig,
-    put_back,
-    split_off,
-    take_off,
 )
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.noise import Initializer
-
-
-class Block(FlowBijector):
-    """Steps and a split prior; what stays goes on through the rest of the flow.
-
-        inverse:  [kept, leaving] = split_prior(steps(x))
-                  v = [inner(kept), leaving]
-
-    Nested blocks lay the channels that left behind those that stayed, the last to
-    leave first.
-
-    Args:
-      steps: bijectors on C channels.
-      split_prior: takes the leaving channels off.
-      inner: bijector on the kept channels.
-      name: names the layer.
-    """
-
-    def __init__(
-        self,
-        steps: list[GlowStep | MaCowStep],
-        split_prior: SplitPrior,
-        inner: FlowBijector,
-        name: str = "block",
-    ):
-        super().__init__(3, name, inner.dtype, split_prior.conditioning_ndims)
-        self.steps = steps
-        self.split_prior = split_prior
-        self.inner = inner
-        self._body = Sequential([*steps, split_prior], 3, f"{name}_body", inner.dtype)
-
-    def forward_and_log_det_map(self, v, conditioning=None):
-        kept, leaving = split_off(v, self.split_prior.leaving)
-        kept, inner_map = self.inner.forward_and_log_det_map(kept, conditioning)
-        whole = tf.concat([kept, leaving], -1)
-        x, body_map = self._body.forward_and_log_det_map(whole, conditioning)
-        return x, body_map + inner_map
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        whole, body_map = self._body.inverse_and_log_det_map(x, conditioning)
-        kept, leaving = split_off(whole, self.split_prior.leaving)
-        kept, inner_map = self.inner.inverse_and_log_det_map(kept, conditioning)
-        return tf.concat([kept, leaving], -1), body_map + inner_map
-
-    def initialize_on(self, values, conditioning):
-        self._body.initialize_on(values, conditioning)
-        leaving = take_off(values, self.split_prior.leaving)
-        self.inner.initialize_on(values, conditioning)
-        put_back(values, leaving)
 
 
 class MultiScaleFlow(Sequential):
@@ -164,5 +111,7 @@ class MultiScaleFlow(Sequential):
                 list(enumerate(levels[level]))
             ):
                 label = f"{name}_level{level}_block{number}"
-                inner = Block(steps, split_prior, inner, label)
+                kept = OnChannels(inner, 0, split_prior.kept, f"{label}_kept")
+                members = [*steps, split_prior, kept]
+                inner = Sequential(members, 3, label, init.dtype)
         return [*bottom, Squeezed(inner, f"{name}_squeezed1")]

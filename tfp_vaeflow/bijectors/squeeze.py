@@ -48,6 +48,9 @@ class Squeezed(FlowBijector):
         self.inner.initialize_on(values, list(map(self._squeezed, conditioning)))
         replace(values, lambda v: tf.nn.depth_to_space(v, 2))
 
+    def folded(self, folding):
+        return Squeezed(self.inner.folded(folding), self.name)
+
 
 def _spread(log_det_map: tf.Tensor) -> tf.Tensor:
     """A map `[B, H/2, W/2]` over the pixels `[B, H, W]`, or a scalar over four."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 _graphs = contextvars.ContextVar("graphs", default=None)
 _within = contextvars.ContextVar("within", default=False)  # the graph of a step
@@ -75,16 +76,18 @@ class StepGraphs:
         finally:
             _graphs.reset(token)
 
-    def run(self, step: tf.Module, kind: Hashable, method: Callable, x, conditioning):
-        """`method(step, x, conditioning)` by the graph of its kind."""
-        kind = kind, method, conditioning is not None
+    def run(
+        self, step: tf.Module, structure: Hashable, method: Callable, x, conditioning
+    ):
+        """`method(step, x, conditioning)` by the graph of steps with this structure."""
+        key = structure, method, conditioning is not None
         make, functions = self._make, self._functions
         if _within.get():
             make, functions = self._make_inner, self._inner_functions
-        if kind not in functions:
-            functions[kind] = make(step, method)
+        if key not in functions:
+            functions[key] = make(step, method)
         weights = [tf.convert_to_tensor(at[name]) for at, name in _places(step)]
-        return functions[kind](x, conditioning, weights)
+        return functions[key](x, conditioning, weights)
 
     def _make(self, step, method):
         compute = _computation(step, method)
@@ -149,18 +152,62 @@ def recomputing() -> bool:
     return graphs is not None and graphs.recompute
 
 
-def run_shared(step, kind: Hashable | None, method: Callable, x, conditioning):
+def run_shared(step: tf.Module, method: Callable, x, conditioning):
     """`method(step, x, conditioning)`, by the `StepGraphs` in use if any.
 
     Args:
-      step: the object.
-      kind: equal for steps that differ in the values of their weights only; None for
-        one that cannot share a graph.
+      step: what may share a graph with others of its structure.
       method: of the step; gives tensors.
       x, conditioning: its arguments.
     """
     graphs = _graphs.get()
     # What runs eagerly is no graph to share, nor to put tensors of a graph into.
-    if graphs is None or kind is None or tf.config.functions_run_eagerly():
+    if graphs is None or tf.config.functions_run_eagerly():
         return method(step, x, conditioning)
-    return graphs.run(step, kind, method, x, conditioning)
+    structure = structure_of(step)
+    if structure is None:
+        return method(step, x, conditioning)
+    return graphs.run(step, structure, method, x, conditioning)
+
+
+# What every bijector of TFP has, and where it stands: names, caches.
+_NOT_STRUCTURE = {*vars(tfp.bijectors.Identity()), "_name", "_name_scope"}
+
+
+def structure_of(module: tf.Module) -> Hashable | None:
+    """Equal for modules that differ in their names and their weights' values only.
+
+    None if the module holds something whose equality is not known, or batch norm: in
+    training that changes its statistics, and functions of tensors cannot.
+    """
+    try:
+        return _structure(module)
+    except _UnknownStructureError:
+        return None
+
+
+class _UnknownStructureError(Exception):
+    """Raised for what no structure is known of."""
+
+
+def _structure(value) -> Hashable:
+    if isinstance(value, tf.Variable) or tf.is_symbolic_tensor(value):
+        return "weight", value.dtype, tuple(value.shape)
+    if isinstance(value, tf.Module):
+        parts = [
+            (name, _structure(one))
+            for name, one in sorted(vars(value).items())
+            if name not in _NOT_STRUCTURE and not name.startswith("_self_")
+        ]
+        return type(value), getattr(value, "dtype", None), *parts
+    if isinstance(value, keras.Layer):
+        if isinstance(value, keras.layers.BatchNormalization):
+            raise _UnknownStructureError
+        settings = {k: v for k, v in value.get_config().items() if k != "name"}
+        weights = (_structure(variable.value) for variable in value.variables)
+        return type(value), repr(settings), *weights
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_structure, value))
+    if isinstance(value, tf.Tensor) or not isinstance(value, Hashable):
+        raise _UnknownStructureError
+    return value

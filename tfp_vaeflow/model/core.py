@@ -7,7 +7,7 @@ from tfp_vaeflow import noise, quantization
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.dequantizers import build_dequantizer
-from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.encoders import build_gaussian_encoder
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.noise import Initializer, Stream
 from tfp_vaeflow.norms import batch_statistics
@@ -34,7 +34,7 @@ class VAEFlowCore(tf.Module):
         channels = config.image_shape[-1]
         self.encoder = self.prior = None
         if config.has_posterior:
-            self.encoder = GaussianEncoder(
+            self.encoder = build_gaussian_encoder(
                 config.encoder, config.image_shape, config.latent_dim, init
             )
         if config.latent_dim:

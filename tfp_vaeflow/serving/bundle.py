@@ -181,9 +181,7 @@ def export(
         raise UserError(f"{directory} is a file; expected a directory for the versions")
     files.make_dirs(directory)
     config = model.config
-    folding.fold(model)
-    if mixed_precision:
-        folding.narrow(model)
+    folding.fold(model, tf.bfloat16 if mixed_precision else tf.float32)
     signatures = Signatures(model, num_samples).all()
     beside = None if files.is_remote(directory) else directory  # to be renamed
     with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:

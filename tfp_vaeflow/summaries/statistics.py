@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors import ActNorm, Coupling, MaskedConv, total_log_det, watched
+from tfp_vaeflow.bijectors import ActNorm, Parametrized, total_log_det, watched
 from tfp_vaeflow.model import VAEFlow
 
 # Of each transform and image, evenly spread over the image.
@@ -31,14 +31,14 @@ def model_statistics(
       most 2,048 per transform and image); `posterior/mean` and `posterior/stddev` where
       z has a posterior.
     """
-    parts, transforms, scales = {}, {}, {}
+    parts, transformed, scales = {}, {}, {}
     for level, blocks in enumerate(model.flow.levels):
         for steps, split_prior in blocks:
             for part in (*steps, *([split_prior] if split_prior else [])):
                 parts[part] = level
                 for layer in part.submodules:
-                    if isinstance(layer, (Coupling, MaskedConv)):
-                        transforms[layer.transform] = level
+                    if isinstance(layer, Parametrized):
+                        transformed[layer] = level
                     elif isinstance(layer, ActNorm):
                         scales.setdefault(level, []).append(layer.log_scale)
     found = {}
@@ -56,15 +56,15 @@ def model_statistics(
         log_det = total_log_det(log_det_map, v)
         log_dets[level] = log_dets.get(level, 0.0) + log_det
 
-    def note_log_scale(transform, v, log_derivative):
+    def note_log_scale(layer, v, log_derivative):
         values = tf.reshape(log_derivative, [len(v), -1])
         values = values[:, :: -(-values.shape[1] // _LOG_SCALES)]
-        add(f"log_scale/level{transforms[transform]}/coupling", np.ravel(values))
+        add(f"log_scale/level{transformed[layer]}/coupling", np.ravel(values))
 
     xs, zs = model.flow_inputs(images, batch_size=batch_size, labels=labels)
     with (
         watched(list(parts), note_log_det),
-        watched(list(transforms), note_log_scale, "inverse_and_log_derivative"),
+        watched(list(transformed), note_log_scale, "inverse_by"),
     ):
         for first in range(0, len(images), batch_size):
             batch = slice(first, first + batch_size)

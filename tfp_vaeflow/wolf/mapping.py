@@ -101,45 +101,46 @@ def _masked_conv(name: str, layer: MaskedConv) -> Iterator[Weight]:
             kernel = kernel.transpose(1, 0, 2, 3)
         return kernel[::-1] if layer.reversed else kernel
 
-    yield f"{name}.net.shift_conv.weight", layer.shifted.kernel, turned
-    yield from _weight_norm(f"{name}.net.conv1x1.conv", layer.last)
-    yield from _conditioner(f"{name}.h_net", layer.conditioner)
+    network = layer.network
+    yield f"{name}.net.shift_conv.weight", network.shifted.kernel, turned
+    yield from _weight_norm(f"{name}.net.conv1x1.conv", network.last)
+    yield from _conditioner(f"{name}.h_net", network.conditioner)
 
 
 def _macow_unit(name: str, unit: MaCowUnit) -> Iterator[Weight]:
-    masked_a, masked_b, actnorm1, masked_c, masked_d, actnorm2 = unit.members
-    for number, layer in enumerate((masked_a, masked_b, masked_c, masked_d), start=1):
-        yield from _masked_conv(f"{name}.conv{number}", layer)
-    yield from _actnorm(f"{name}.actnorm1", actnorm1)
-    yield from _actnorm(f"{name}.actnorm2", actnorm2)
+    for role, layer in unit.layers.items():
+        if isinstance(layer, MaskedConv):
+            number = "ABCD".index(role.removeprefix("masked_")) + 1
+            yield from _masked_conv(f"{name}.conv{number}", layer)
+        else:
+            yield from _actnorm(f"{name}.{role}", layer)
 
 
 def _step(
     name: str, step: GlowStep | MaCowStep, conv1x1: str = "conv1x1"
 ) -> Iterator[Weight]:
-    members = step.members
     if isinstance(step, MaCowStep):
-        first, unit, second = "actnorm1", name, "actnorm2"
-        for half, units in enumerate((members[2:4], members[7:9]), start=1):
-            for number, layer in enumerate(units):
-                yield from _macow_unit(f"{name}.units{half}.{number}", layer)
-        members = [m for m in members if not isinstance(m, MaCowUnit)]
+        actnorms, couplings = {"actnorm1": "actnorm1", "actnorm2": "actnorm2"}, name
     else:
-        first, unit, second = "actnorm", f"{name}.unit", "unit.actnorm"
-    actnorm1, rotation, up1, down1, actnorm2, up2, down2 = members
-    yield from _actnorm(f"{name}.{first}", actnorm1)
-    yield f"{name}.{conv1x1}.weight", rotation.weight, _kernel
-    yield from _coupling(f"{unit}.coupling1_up", up1)
-    yield from _coupling(f"{unit}.coupling1_dn", down1)
-    yield from _actnorm(f"{name}.{second}", actnorm2)
-    yield from _coupling(f"{unit}.coupling2_up", up2)
-    yield from _coupling(f"{unit}.coupling2_dn", down2)
+        actnorms = {"actnorm1": "actnorm", "actnorm2": "unit.actnorm"}
+        couplings = f"{name}.unit"
+    for role, layer in step.layers.items():
+        if role.startswith("coupling"):
+            label = role.replace("down", "dn")
+            yield from _coupling(f"{couplings}.{label}", layer)
+        elif role.startswith("actnorm"):
+            yield from _actnorm(f"{name}.{actnorms[role]}", layer)
+        elif role.startswith("units"):
+            yield from _macow_unit(f"{name}.{role}", layer)
+        else:
+            yield f"{name}.{conv1x1}.weight", layer.weight, _kernel
 
 
-def _split_prior(name: str, layer: SplitPrior) -> Iterator[Weight]:
-    yield f"{name}.conv1x1.weight", layer.conv1x1.weight, _kernel
-    yield from _coupling(f"{name}.coupling", layer.coupling)
-    yield from _actnorm(f"{name}.actnorm", layer.actnorm)
+def _split_prior(name: str, step: SplitPrior) -> Iterator[Weight]:
+    layers = step.layers
+    yield f"{name}.conv1x1.weight", layers["conv1x1"].weight, _kernel
+    yield from _coupling(f"{name}.coupling", layers["coupling"])
+    yield from _actnorm(f"{name}.actnorm", layers["leaving"].inner)
 
 
 def _norm(name: str, layer) -> Iterator[Weight]:

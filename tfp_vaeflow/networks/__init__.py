@@ -1,0 +1,45 @@
+"""The networks inside the bijectors."""
+
+from tfp_vaeflow.networks.base import AnyNetwork, Folding, Network
+from tfp_vaeflow.networks.conditioners import (
+    GlobalAttention,
+    GlobalLinear,
+    LocalLinear,
+    SharedProduct,
+)
+from tfp_vaeflow.networks.coupling import CouplingNetwork, make_coupling_network
+from tfp_vaeflow.networks.linear import (
+    ACTIVATIONS,
+    STD_EPSILON,
+    FixedLinear,
+    Linear,
+    WeightNormLinear,
+    compute_dtype,
+    fixed,
+    mean_and_std,
+    mixed_precision,
+)
+from tfp_vaeflow.networks.masked import RowNetwork, make_row_network
+
+__all__ = [
+    "ACTIVATIONS",
+    "STD_EPSILON",
+    "AnyNetwork",
+    "CouplingNetwork",
+    "FixedLinear",
+    "Folding",
+    "GlobalAttention",
+    "GlobalLinear",
+    "Linear",
+    "LocalLinear",
+    "Network",
+    "RowNetwork",
+    "SharedProduct",
+    "WeightNormLinear",
+    "compute_dtype",
+    "fixed",
+    "make_coupling_network",
+    "make_row_network",
+    "mean_and_std",
+    "mixed_precision",
+]

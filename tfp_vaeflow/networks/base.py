@@ -1,0 +1,90 @@
+"""What a transform asks of the network that says its parameters."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfp_vaeflow.networks.conditioners import (
+    Conditioner,
+    GlobalLinear,
+    SharedProduct,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folding:
+    """How networks are folded: put as the same function with less to compute.
+
+    What is folded can be neither trained nor initialised.
+
+    Attributes:
+      kernel_dtype: what kernels are kept in.
+      product: computes h(z) for all layers; None where each layer keeps its own.
+    """
+
+    kernel_dtype: tf.DType = tf.float32
+    product: SharedProduct | None = None
+
+    def conditioner(self, layer: Conditioner | None) -> Conditioner | None:
+        """The layer, or what stands in its place."""
+        if self.product is not None and isinstance(layer, GlobalLinear):
+            return self.product.take(layer)
+        return layer
+
+
+class Network(tf.Module, abc.ABC):
+    """Says the parameters of a transform, given x and a conditioning.
+
+    A subclass has to implement `__call__`.
+
+    Attributes:
+      is_conditioned: whether it needs a conditioning; None if both will do.
+      conditioning_ndims: 1 where the conditioning of one example is a vector, 3 where
+        it is a map.
+    """
+
+    is_conditioned: bool | None = False
+    conditioning_ndims: int = 1
+
+    @abc.abstractmethod
+    def __call__(
+        self, x: tf.Tensor, conditioning: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """`[B, (H, W,) in_channels]` -> `[B, (H, W,) out_channels]`."""
+
+    def initialize_to_zero(self) -> bool:
+        """Makes the output 0, whatever the input is; returns whether it could.
+
+        With parameters 0 every transform is the identity: there training starts.
+        """
+        return False
+
+    def folded(self, folding: Folding) -> "Network":
+        """The same function with less to compute; by default the network as it is."""
+        return self
+
+
+class AnyNetwork(Network):
+    """A plain function as a network, such as a Keras model.
+
+    Args:
+      function: `[B, (H, W,) in_channels]` -> `[B, (H, W,) out_channels]`. It is called
+        with x and, if there is one, the conditioning.
+    """
+
+    def __init__(self, function: Callable[..., tf.Tensor]):
+        super().__init__()
+        self.is_conditioned = None
+        self._function = function
+        # tf.Module does not look into Keras models for variables.
+        self._variables = [
+            getattr(variable, "value", variable)
+            for variable in getattr(function, "variables", ())
+        ]
+
+    def __call__(self, x, conditioning=None):
+        if conditioning is None:
+            return self._function(x)
+        return self._function(x, conditioning)

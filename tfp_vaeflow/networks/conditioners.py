@@ -1,0 +1,155 @@
+"""Conditioners: how z, or a map, enters a network; each gives `h(conditioning)`."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.networks.linear import FixedLinear, Linear
+from tfp_vaeflow.noise import Initializer
+
+
+class GlobalLinear(Linear):
+    """`h`: a dense layer of a conditioning vector, the same at every position.
+
+    Its weight and bias start from U(-b, b), b = 1 / sqrt(conditioning_dim). Paper,
+    section 3.2.
+
+    Args:
+      conditioning_dim: D.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+        super().__init__((conditioning_dim, hidden), init, bias="uniform")
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """x `[B, (H, W,) C]`, conditioning `[B, D]` -> `[B, (1, 1,) hidden]`."""
+        h = super().__call__(conditioning)
+        return tf.reshape(h, [-1, *[1] * (x.shape.rank - 2), h.shape[-1]])
+
+
+class LocalLinear(Linear):
+    """`h`: a 3x3 convolution of a conditioning map of the input's own height and width.
+
+    Its weight and bias start from U(-b, b), b = 1 / sqrt(fan_in). Paper, appendix (the
+    variational dequantizer).
+
+    Args:
+      conditioning_dim: channels F of the map.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+        super().__init__((3, 3, conditioning_dim, hidden), init, bias="uniform")
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """conditioning `[B, H, W, F]` -> `[B, H, W, hidden]`; x is not looked at."""
+        return super().__call__(conditioning)
+
+
+class GlobalAttention(tf.Module):
+    """`h`: a vector from the conditioning, weighted by where x fits it.
+
+        query = dense(conditioning),  key = conv1x1(x)
+        h = query * softmax over positions of <query, key>
+
+    The weights start Glorot-uniform, the biases at 0. Paper, section 3.2.
+
+    Args:
+      in_channels: C of x.
+      conditioning_dim: D.
+      hidden: width of the network that it is added to.
+      init: source of initial weights.
+    """
+
+    def __init__(
+        self, in_channels: int, conditioning_dim: int, hidden: int, init: Initializer
+    ):
+        super().__init__()
+
+        def dense(size):
+            limit = math.sqrt(6 / (size + hidden))
+            return Linear((size, hidden), init, bias="zeros", limit=limit)
+
+        self.query = dense(conditioning_dim)
+        self.key = dense(in_channels)
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """x `[B, H, W, C]`, conditioning `[B, D]` -> `[B, H, W, hidden]`."""
+        batch, *sizes, channels = keras.ops.shape(x)
+        query = self.query(conditioning)[:, tf.newaxis, tf.newaxis]
+        # A 1x1 convolution; tf.matmul would make a batch of small products of it.
+        key = self.key(tf.reshape(x, [-1, channels]))
+        key = tf.reshape(key, [batch, *sizes, key.shape[-1]])
+        scores = tf.reduce_sum(query * key, axis=-1)
+        weights = tf.nn.softmax(tf.reshape(scores, [batch, math.prod(sizes)]))
+        return query * tf.reshape(weights, [batch, *sizes, 1])
+
+
+class SharedProduct(tf.Module):
+    """One product of z instead of one per layer, for the `GlobalLinear`s of a flow.
+
+    First it takes the layers, then `build` joins their weights. A call gives the values
+    of all layers.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._layers = []
+
+    def take(self, layer: GlobalLinear) -> "PartOfProduct":
+        """Takes a layer; returns what stands in its place."""
+        self._layers.append(layer)
+        return PartOfProduct(len(self._layers) - 1)
+
+    def build(self) -> None:
+        layers, self._layers = self._layers, []
+        kernel = tf.concat([layer.kernel for layer in layers], axis=1)
+        bias = tf.concat([layer.bias for layer in layers], axis=0)
+        self._sizes = [layer.kernel.shape[1] for layer in layers]
+        self._product = FixedLinear(kernel, bias, kernel.dtype)
+
+    def __call__(self, z: tf.Tensor) -> list[tf.Tensor]:
+        """`[B, D]` -> for each layer `[B, 1, 1, hidden]`."""
+        h = self._product(z)[:, tf.newaxis, tf.newaxis]
+        return tf.split(h, self._sizes, axis=-1)
+
+
+class PartOfProduct(tf.Module):
+    """In the place of a `GlobalLinear`: its part of a `SharedProduct`'s values.
+
+    Args:
+      number: which part.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self._number = number
+
+    def __call__(self, x: tf.Tensor, conditioning: list[tf.Tensor]) -> tf.Tensor:
+        return conditioning[self._number]
+
+
+Conditioner = GlobalLinear | LocalLinear | GlobalAttention | PartOfProduct
+
+
+def conditioning_ndims(config: CouplingConfig) -> int:
+    """1 where the conditioning of one example is a vector, 3 where it is a map."""
+    return 3 if config.conditioning == "local_linear" else 1
+
+
+def make_conditioner(
+    config: CouplingConfig, in_channels: int, hidden: int, init: Initializer
+) -> Conditioner | None:
+    """What a network on `in_channels` adds to its hidden layer; None without."""
+    dim = config.conditioning_dim
+    if not dim:
+        return None
+    if config.conditioning == "global_attn":
+        return GlobalAttention(in_channels, dim, hidden, init)
+    make = LocalLinear if config.conditioning == "local_linear" else GlobalLinear
+    return make(dim, hidden, init)

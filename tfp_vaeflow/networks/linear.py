@@ -1,0 +1,191 @@
+"""Linear maps, weight norm, activations, and the precision that networks compute in."""
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Iterable, Iterator
+
+import tensorflow as tf
+
+from tfp_vaeflow.convolutions import apply_kernel, elu
+from tfp_vaeflow.noise import Initializer
+
+ACTIVATIONS = {
+    "elu": elu,
+    "relu": tf.nn.relu,
+    "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.1),
+}
+
+# Guards the division by a standard deviation in data-dependent initialisation.
+STD_EPSILON = 1e-6
+
+# TFP's interface of bijectors has no place for it.
+_mixed_precision = contextvars.ContextVar("mixed_precision", default=False)
+
+
+@contextlib.contextmanager
+def mixed_precision(used: bool) -> Iterator[None]:
+    """Says whether networks compute in bfloat16; what they take and give is float32.
+
+    Weights, norms and conditioners stay float32 too.
+
+    Reference: Micikevicius et al., arXiv 1710.03740; Kalamkar et al., arXiv 1905.12322
+    (bfloat16, which needs no scaling of the loss).
+    """
+    token = _mixed_precision.set(used)
+    try:
+        yield
+    finally:
+        _mixed_precision.reset(token)
+
+
+def compute_dtype(dtype: tf.DType) -> tf.DType:
+    """What networks compute in, whose inputs and weights are of this type."""
+    return tf.bfloat16 if _mixed_precision.get() else dtype
+
+
+def mean_and_std(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and unbiased standard deviation over batches and all but the last axis.
+
+    They are those of all values together, computed in float64: sums of a million
+    float32 values are wrong in the fourth digit.
+
+    Args:
+      batches: `[..., C]`, all of one type; two values a channel or more in all.
+
+    Returns:
+      Each `[C]`.
+
+    Reference: Chan, Golub & LeVeque, *Algorithms for Computing the Sample Variance*,
+    The American Statistician 37 (1983).
+    """
+    count, mean, squares = 0.0, 0.0, 0.0
+    for x in batches:
+        exact = tf.cast(x, tf.float64)
+        batch_mean, variance = tf.nn.moments(exact, list(range(x.shape.rank - 1)))
+        number = math.prod(x.shape[:-1])
+        total = count + number
+        difference = batch_mean - mean
+        mean += difference * (number / total)
+        squares += number * variance + difference**2 * (count * number / total)
+        count = total
+    std = tf.sqrt(squares / (count - 1))
+    return tf.cast(mean, x.dtype), tf.cast(std, x.dtype)
+
+
+class Linear(tf.Module):
+    """A dense layer or a convolution, told apart by the rank of the kernel.
+
+    The kernel is drawn from U(-b, b), by default with b = 1 / sqrt(fan_in).
+
+    Args:
+      kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
+      init: source of initial weights.
+      bias: `None` for no bias, or how it starts: `zeros` or `uniform`, like the kernel.
+      limit: b, if another one.
+    """
+
+    def __init__(
+        self,
+        kernel_shape: tuple[int, ...],
+        init: Initializer,
+        bias: str | None = None,
+        limit: float | None = None,
+    ):
+        super().__init__()
+        if limit is None:
+            limit = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
+        self.kernel = tf.Variable(init.uniform(kernel_shape, limit), name="kernel")
+        self.bias = None
+        if bias is not None:
+            shape = kernel_shape[-1:]
+            start = init.zeros(shape) if bias == "zeros" else init.uniform(shape, limit)
+            self.bias = tf.Variable(start, name="bias")
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        y = apply_kernel(x, self.kernel)
+        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
+
+    def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
+        return FixedLinear(self.kernel, self.bias, kernel_dtype)
+
+
+class WeightNormLinear(tf.Module):
+    """A weight-normalised dense layer or convolution with bias.
+
+    The kernel is `gain * direction / ||direction||`, the norm taken for each output
+    channel; `direction ~ N(0, 0.05)`, `gain = ||direction||`, bias 0 at the start.
+
+    Reference: Salimans & Kingma, *Weight Normalization*, arXiv 1602.07868.
+
+    Args:
+      kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
+      init: source of initial weights.
+    """
+
+    def __init__(self, kernel_shape: tuple[int, ...], init: Initializer):
+        super().__init__()
+        direction = init.normal(kernel_shape, 0.05)
+        self.direction = tf.Variable(direction, name="direction")
+        self.gain = tf.Variable(self._norm(direction), name="gain")
+        self.bias = tf.Variable(init.zeros(kernel_shape[-1:]), name="bias")
+
+    @staticmethod
+    def _norm(direction: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(
+            tf.reduce_sum(tf.square(direction), list(range(len(direction.shape) - 1)))
+        )
+
+    def kernel(self) -> tf.Tensor:
+        return self.direction * (self.gain / self._norm(self.direction))
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """x of any precision; the result has that of the weights."""
+        return tf.cast(apply_kernel(x, self.kernel()), self.bias.dtype) + self.bias
+
+    def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
+        """Makes the output on `x` have mean 0 and std `scale` in each channel."""
+        mean, std = mean_and_std([self(x)])
+        factor = scale / (std + STD_EPSILON)
+        self.gain.assign(self.gain * factor)
+        self.bias.assign((self.bias - mean) * factor)
+        return self(x)
+
+    def initialize_to_zero(self) -> None:
+        """The same with scale 0: the output is 0 then, whatever the data is."""
+        for variable in (self.gain, self.bias):
+            variable.assign(tf.zeros_like(variable))
+
+    def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
+        return FixedLinear(self.kernel(), self.bias, kernel_dtype)
+
+
+def fixed(value: tf.Tensor, dtype: tf.DType) -> tf.Variable:
+    """A weight that no training changes: a variable, which a SavedModel holds once."""
+    return tf.Variable(tf.cast(value, dtype), trainable=False)
+
+
+class FixedLinear(tf.Module):
+    """A dense layer or convolution whose weights stay as they are.
+
+    Args:
+      kernel: `[in, out]` or `[kh, kw, in, out]`.
+      bias: `[out]`, or None.
+      kernel_dtype: what the kernel is kept in; it is cast to the precision of x.
+    """
+
+    def __init__(
+        self, kernel: tf.Tensor, bias: tf.Tensor | None, kernel_dtype: tf.DType
+    ):
+        super().__init__()
+        self.weight = fixed(kernel, kernel_dtype)
+        self.bias = None if bias is None else fixed(bias, kernel.dtype)
+
+    def kernel(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.weight)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """x of any precision; the result has that of the bias, if there is one."""
+        y = apply_kernel(x, self.weight)
+        return y if self.bias is None else tf.cast(y, self.bias.dtype) + self.bias
