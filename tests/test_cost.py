@@ -7,7 +7,7 @@ import pytest
 import tfp_vaeflow as vf
 from testing import tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.cost import costs
+from tfp_vaeflow.trainer.cost import costs
 
 
 def test_flops_and_activations():
@@ -26,13 +26,13 @@ def test_flops_and_activations():
     block_0 = 64 * 2 * (9 * 3 * 4 + 9 * 4 * 4 + 3 * 4)
     block_1 = 16 * 2 * (9 * 4 * 4 + 9 * 4 * 4 + 4 * 4)
     head = 16 * 2 * 4 * 2 + 2 * 32 * 8
-    assert parts["features"].flops == block_0 + block_1 + head
+    assert parts["statistics"].flops == block_0 + block_1 + head
     # Each coupling keeps both of its hidden activations, 4 channels of float32.
     assert parts["losses"].activation_bytes > 4 * 2 * 64 * 4 * 4
     twice = costs(vf.build_model(config), num_samples=2)
-    assert twice["features"] == parts["features"]
+    assert twice["statistics"] == parts["statistics"]
     assert twice["losses"].flops == pytest.approx(2 * parts["losses"].flops)
     ratio = twice["losses"].activation_bytes / parts["losses"].activation_bytes
     assert 1.8 < ratio <= 2
     plain = costs(vf.build_model(dataclasses.replace(config, latent_dim=0)))
-    assert plain["features"].flops == 0
+    assert plain["statistics"].flops == 0

@@ -322,6 +322,13 @@ def test_a_checkpoint_of_another_model(model_dir):
     with pytest.raises(UserError, match=message):
         vf.load(model_dir)
     checkpoints.write_description(model_dir, config)
+    description = model_dir / "model.json"
+    values = json.loads(description.read_text())
+    del values["format"]  # as before there were numbers
+    description.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="model.json is of format 0, and this version"):
+        vf.load(model_dir)
+    checkpoints.write_description(model_dir, config)
     keeper = checkpoints.CheckpointKeeper(
         model_dir, 3, {"model": vf.load(model_dir), "more": tf.Module(name="more")}
     )

@@ -13,14 +13,13 @@ ROWS = [
     ["quantization", "noise"],
     ["stack_traces", "convolutions", "norms", "networks"],
     ["bijectors"],
-    ["resnets", "encoders", "priors", "dequantizers"],
+    ["resnets", "encoders", "priors", "dequantizers", "global_codes"],
     ["objective", "model"],
     ["serving"],
     ["checkpoints", "wolf"],
     ["data"],
     ["figures", "plots", "evaluation", "summaries"],
     [
-        "cost",
         "optimization",
         "cluster",
         "distribution",
@@ -77,7 +76,7 @@ INNER = {
         "writer",
     ],
     "serving": ["folding", "pictures", "rows", "signatures", "warmup", "bundle"],
-    "trainer": ["step", "diagnosis", "dry_run", "loop"],
+    "trainer": ["gradients", "cost", "step", "diagnosis", "dry_run", "loop"],
     "wolf": ["archive", "schema", "mapping"],
 }
 MODULES = sorted(

@@ -172,8 +172,8 @@ def test_the_model_is_a_distribution_over_levels():
     randomize(model, scale=0.1)
     everything = np.array(list(np.ndindex(2, 2, 2, 2)), np.uint8).reshape(-1, 2, 2, 1)
     draws = model.draw_loss_noise(0, 16, 2000)
-    x, _ = model._dequantized(everything * 128, draws.dequantization, {})
-    log_density = model.log_prob_given_z(x, None)
+    x, _ = model.dequantized(everything * 128, {}, draws)
+    log_density = model.log_prob(x, None)
     volume = (2 / 2) ** 4  # of one level's cell in x
     probabilities = np.mean(np.exp(log_density), axis=1) * volume
     assert 0.5 < probabilities.sum() < 1.02  # some mass lies outside of [-1, 1)

@@ -133,8 +133,8 @@ def test_weight_norm():
 
 
 def posterior(batch=5, dim=3):
-    mean = noise.normal(0, Stream.PRIOR, batch, (dim,))
-    std = 0.2 + noise.uniform(0, Stream.PRIOR, batch, (dim,))
+    mean = noise.normal(0, Stream.PRIOR, batch, (1, dim))
+    std = 0.2 + noise.uniform(0, Stream.PRIOR, batch, (1, dim))
     return tfd.Independent(tfd.Normal(mean, std), 1)
 
 
@@ -142,7 +142,7 @@ def test_kl_to_the_normal_prior_is_analytic():
     prior = build_prior(PriorConfig("normal"), 3, Initializer())
     q = posterior()
     mean, std = q.distribution.loc, q.distribution.scale
-    expected = np.sum((mean**2 + std**2 - 1) / 2 - np.log(std), axis=1)
+    expected = np.sum((mean**2 + std**2 - 1) / 2 - np.log(std), axis=(1, 2))
     np.testing.assert_allclose(prior.kl(q, None), expected, rtol=1e-5)
     eps = noise.normal(0, Stream.PRIOR, 4, (3,))
     np.testing.assert_array_equal(prior.from_noise(eps), eps)
@@ -152,13 +152,13 @@ def test_flow_prior():
     prior = build_prior(PriorConfig("flow", 2, 8), 3, Initializer())
     randomize(prior, scale=0.1)
     q = posterior()
-    eps = noise.normal(0, Stream.POSTERIOR, 4000, (5, 3))
+    eps = noise.normal(0, Stream.POSTERIOR, 5, (4000, 3))
     z = q.distribution.loc + q.distribution.scale * eps
     kl = prior.kl(q, z)
     assert kl.shape == (5,)
     assert (kl.numpy() > 0).all()  # a mean over many samples
-    single = [prior.kl(q, z[k : k + 1]) for k in range(3)]
-    together = prior.kl(q, z[:3])
+    single = [prior.kl(q, z[:, k : k + 1]) for k in range(3)]
+    together = prior.kl(q, z[:, :3])
     np.testing.assert_allclose(together, np.mean(single, 0), rtol=1e-4, atol=1e-5)
     # What it samples is what it scores.
     draw = noise.normal(1, Stream.PRIOR, 6, (3,))

@@ -25,9 +25,9 @@ def test_statistics(kind):
     levels = [found[f"log_det/level{level}"] for level in range(3)]
     draws = model.draw_loss_noise(0, 6, 1)
     generation = model.losses_given_noise(images, draws).generation
-    features = model.features(images)
-    _, z = model._posterior_and_z(features, draws)
-    x, _ = model._dequantized(images, draws.dequantization, features)
+    found_of = model.statistics(images)
+    z = model.global_code.sample(found_of, draws.posterior)
+    x, _ = model.dequantized(images, found_of, draws)
     v, log_det = model.flow.inverse_and_log_det(x[:, 0], z[:, 0])
     np.testing.assert_allclose(sum(levels), log_det, rtol=1e-4, atol=1e-3)
     assert np.isfinite(generation).all()

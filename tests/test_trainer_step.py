@@ -12,7 +12,7 @@ from tfp_vaeflow import data, noise
 from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.optimization import clipping_scale, moving_average_decay
-from tfp_vaeflow.trainer import Trainer, diagnosis, step
+from tfp_vaeflow.trainer import Trainer, gradients, step
 from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
 
 ONE = ["CPU:0"]
@@ -173,14 +173,16 @@ def test_infinity_on_one_of_two_replicas(splits, monkeypatch):
         values = step_objective(losses, config, number)
         return with_gradient_times(values, infinite_at(number, 2))
 
-    def losses_given_features(model, images, features, draws, training):
-        losses = given_features(model, images, features, draws, training)
+    def losses_given_statistics(model, images, statistics, draws, training):
+        losses = given_statistics(model, images, statistics, draws, training)
         return losses._replace(kl=losses.kl * infinite_at(run.counts.taken, 1))
 
-    step_objective = step.training_objective
-    given_features = step.VAEFlow.losses_given_features
-    monkeypatch.setattr(step, "training_objective", objective)
-    monkeypatch.setattr(step.VAEFlow, "losses_given_features", losses_given_features)
+    step_objective = gradients.training_objective
+    given_statistics = step.VAEFlow.losses_given_statistics
+    monkeypatch.setattr(gradients, "training_objective", objective)
+    monkeypatch.setattr(
+        step.VAEFlow, "losses_given_statistics", losses_given_statistics
+    )
     config = tiny_experiment(micro_batches=1)
     run = begin(config, splits, TWO)
 
@@ -236,7 +238,7 @@ def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypa
     assert answer() == "the first that is not finite is encoder layer " + conv.name
     restore()
     monkeypatch.setattr(
-        diagnosis,
+        gradients,
         "training_objective",
         lambda losses, *_: with_gradient_times(losses.total, np.inf),
     )

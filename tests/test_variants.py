@@ -89,11 +89,11 @@ def test_whole_list(name, tmp_path):
 def test_variational_density_of_the_noise():
     """`log q(u | x)` against the autodiff Jacobian of eps -> u."""
     model, images, _ = build("grey variational")
-    features = model.features(images)["local"][:2]
+    found = model.statistics(images[:2])
     eps = tf.random.stateless_normal([2, 1, *model.config.image_shape], [1, 2])
     with tf.GradientTape() as tape:
         tape.watch(eps)
-        u, log_density = model.dequantizer(eps, features)
+        u, log_density = model.dequantizer.sample(found, eps)
         flat = tf.reshape(u, [2, -1])
     assert np.min(u) > 0 and np.max(u) < 1
     size = flat.shape[1]
@@ -106,8 +106,10 @@ def test_variational_density_of_the_noise():
 def test_dequantization_noise_depends_on_the_image():
     model, images, _ = build("variational")
     drawn = model.draw_loss_noise(0, 2, 1).dequantization[:1]
-    local = model.features(images)["local"]
-    one, other = (model.dequantizer(drawn, local[i : i + 1])[0] for i in range(2))
+    one, other = (
+        model.dequantizer.sample(model.statistics(images[i : i + 1]), drawn)[0]
+        for i in range(2)
+    )
     assert np.abs(one - other).max() > 1e-3
 
 

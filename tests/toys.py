@@ -10,6 +10,7 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.data.splits import Split, Splits, in_memory
 from tfp_vaeflow.encoders import GaussianEncoder
+from tfp_vaeflow.global_codes import InferredCode
 
 SHAPE = (2, 2, 3)
 DIM = 12
@@ -61,7 +62,7 @@ def model_with(encoder: GaussianEncoder, latent_dim: int) -> vf.VAEFlow:
             prior=cfg.PriorConfig("normal"),
         )
     )
-    model.encoder = encoder
+    model.global_code = InferredCode(encoder, model.prior)
     return model
 
 

@@ -25,8 +25,8 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 
 DESCRIPTION = "model.json"
-
-
+# Of descriptions and checkpoints: it changes when older ones can no longer be read.
+FORMAT = 1
 _FILE = re.compile(r"step-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
@@ -65,7 +65,8 @@ def _remove_unfinished(directory: str) -> None:
 
 def write_description(model_dir: str | os.PathLike, config: ModelConfig) -> None:
     """Writes `model.json`, from which `load` rebuilds the model."""
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    values = {"format": FORMAT, **dataclasses.asdict(config)}
+    text = json.dumps(values, indent=2) + "\n"
     files.write_text(os.path.join(model_dir, DESCRIPTION), text)
 
 
@@ -86,6 +87,12 @@ def read_description(model_dir: str | os.PathLike) -> ModelConfig:
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    is_model = isinstance(values, dict) and "image_shape" in values
+    if is_model and (found := values.pop("format", 0)) != FORMAT:
+        raise UserError(
+            f"{path} is of format {found}, and this version reads format {FORMAT}: "
+            "train the model again, or take the version that wrote it"
+        )
     try:
         return model_config_from_dict(values)
     except UserError as error:

@@ -16,7 +16,7 @@ _LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
 
 
 class UniformDequantizer(tf.Module):
-    """`u ~ U[0, 1)` for every pixel value; `log q(u | x) = 0`.
+    """`u ~ U[0, 1)` for every pixel value; `log q(u | x) = 0`. It has no statistics.
 
     Reference: Theis et al., arXiv 1511.01844, section 3.1.
     """
@@ -24,15 +24,26 @@ class UniformDequantizer(tf.Module):
     def __init__(self):
         super().__init__(name="dequantizer")
 
+    def statistics(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """What is known of u before any noise: nothing."""
+        return {}
+
     def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
         """The noise behind u, `[batch, *event_shape]`; see `noise.uniform`."""
         return noise.uniform(seed, Stream.DEQUANTIZATION, batch, event_shape, first)
 
-    def __call__(
-        self, drawn: tf.Tensor, features: None = None
+    def sample(
+        self, statistics: dict[str, tf.Tensor], drawn: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Drawn noise `[B, K, H, W, C]` -> `(u, log q(u | x))`, the latter `[B, K]`."""
         return drawn, tf.zeros(tf.shape(drawn)[:2], drawn.dtype)
+
+    def initialize(self, x: list[tf.Tensor], drawn: list[tf.Tensor]) -> None:
+        """Nothing to initialise."""
+
+    def statistics_variables(self) -> list[tf.Variable]:
+        """The trainable variables that statistics depend on: none."""
+        return []
 
     def folded(self, folding: Folding) -> "UniformDequantizer":
         """Nothing to fold."""
@@ -42,11 +53,12 @@ class UniformDequantizer(tf.Module):
 class FlowDequantizer(tf.Module):
     """Variational dequantization: u is a flow's image of normal noise, given x.
 
-        u = sigmoid(y),  y = g(eps; features(x)),  eps ~ N(0, I)
+        u = sigmoid(y),  y = g(eps; encoder(x)),  eps ~ N(0, I)
         log q(u | x) = log N(eps) - log |det dy / d eps| - sum log sigmoid'(y)
 
     g is the `inverse` of a `MultiScaleFlow`, the direction that the decoder takes from
-    data to code: only that one is ever needed.
+    data to code: only that one is ever needed. The statistics are `local`, the
+    encoder's map `[B, H, W, F]`.
 
     Reference: Ho et al., *Flow++*, arXiv 1902.00275, section 3.1; paper, appendix.
 
@@ -60,18 +72,27 @@ class FlowDequantizer(tf.Module):
         self.encoder = encoder
         self.flow = flow
 
+    def statistics(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """What is known of u before any noise, and all that batch norm has a part in.
+
+        Args:
+          x: `[B, H, W, C]` in [-1, 1), without noise.
+          training: whether batch norm uses (and updates from) the batch.
+        """
+        return {"local": self.encoder(x, training)}
+
     def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
         """The noise eps, `[batch, *event_shape]`; see `noise.normal`."""
         return noise.normal(seed, Stream.DEQUANTIZATION, batch, event_shape, first)
 
-    def __call__(
-        self, drawn: tf.Tensor, features: tf.Tensor
+    def sample(
+        self, statistics: dict[str, tf.Tensor], drawn: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws u for images.
+        """u of images, for drawn noise.
 
         Args:
+          statistics: of the images.
           drawn: standard normal `[B, K, H, W, C]`.
-          features: of the images, `[B, H, W, F]`; see `encoder`.
 
         Returns:
           u in (0, 1), of `drawn`'s shape, and `log q(u | x)` `[B, K]`.
@@ -79,22 +100,26 @@ class FlowDequantizer(tf.Module):
         shape = tf.shape(drawn)
         eps = tf.reshape(drawn, tf.concat([[-1], shape[2:]], 0))
         # The flow takes one batch dimension; the K samples of an image are neighbours.
-        features = tf.repeat(features, shape[1], axis=0)
-        y, log_det = self.flow.inverse_and_log_det(eps, features)
+        local = tf.repeat(statistics["local"], shape[1], axis=0)
+        y, log_det = self.flow.inverse_and_log_det(eps, local)
         log_normal = -(eps**2 + math.log(2 * math.pi)) / 2
         log_slope = tf.math.log_sigmoid(y) + tf.math.log_sigmoid(-y)
         log_density = tf.reduce_sum(log_normal - log_slope, [1, 2, 3]) - log_det
         u = tf.minimum(tf.sigmoid(y), _LARGEST_U)
         return tf.reshape(u, shape), tf.reshape(log_density, shape[:2])
 
-    def initialize(self, x: list[tf.Tensor], eps: list[tf.Tensor]) -> None:
+    def initialize(self, x: list[tf.Tensor], drawn: list[tf.Tensor]) -> None:
         """Data-dependent initialisation on batches of images, and noise for them.
 
         Args:
           x: `[B, H, W, C]` each.
-          eps: of the same shapes; used up.
+          drawn: of the same shapes.
         """
-        self.flow.initialize_on(eps, outputs_of(self.encoder.resnet, x))
+        self.flow.initialize_on(list(drawn), outputs_of(self.encoder.resnet, x))
+
+    def statistics_variables(self) -> list[tf.Variable]:
+        """The trainable variables that statistics depend on."""
+        return list(self.encoder.trainable_variables)
 
     def folded(self, folding: Folding) -> "FlowDequantizer":
         """The same with less to compute, for a model that is trained."""

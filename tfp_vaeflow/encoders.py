@@ -76,10 +76,10 @@ class GaussianEncoder(tf.Module):
         """`[B, H, W, C]` in [-1, 1) -> a distribution, batch `[B]`, event `[D]`."""
         return self.posterior(self.statistics(x, training))
 
-    def initialize(self, batches: list[tf.Tensor]) -> tfd.Independent:
-        """Data-dependent initialisation; returns the posteriors of all images."""
+    def initialize(self, batches: list[tf.Tensor]) -> tf.Tensor:
+        """Data-dependent initialisation; returns the `statistics` of all images."""
         seen = tf.concat(outputs_of(self.resnet, batches), axis=0)
-        return self.posterior(self.head.initialize(seen, INITIAL_SCALE))
+        return self.head.initialize(seen, INITIAL_SCALE)
 
     def folded(self) -> "GaussianEncoder":
         """The same function with less to compute, for a model that is trained."""

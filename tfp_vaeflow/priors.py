@@ -19,7 +19,16 @@ def _standard_normal(dim: int, dtype: tf.DType) -> tfd.Independent:
 def log_ratio(
     posterior: tfd.Distribution, prior: tfd.Distribution, z: tf.Tensor
 ) -> tf.Tensor:
-    """`log q(z | x) - log p(z)` in nats at samples: z `[K, B, D]` -> `[K, B]`."""
+    """`log q(z | x) - log p(z)` in nats at samples.
+
+    Args:
+      posterior: batch `[B, 1]`, event `[D]`.
+      prior: event `[D]`.
+      z: `[B, K, D]`.
+
+    Returns:
+      `[B, K]`.
+    """
     return posterior.log_prob(z) - prior.log_prob(z)
 
 
@@ -33,11 +42,12 @@ class NormalPrior(tf.Module):
 
     def __init__(self, dim: int, init: Initializer):
         super().__init__(name="prior")
+        self.dim = dim
         self.distribution = _standard_normal(dim, init.dtype)
 
     def kl(self, posterior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
-        """`KL(q(z | x) || p(z))` in nats, `[B]`; does not use the sample z."""
-        return tfd.kl_divergence(posterior, self.distribution)
+        """`KL(q(z | x) || p(z))` in nats, `[B]`; does not use the samples z."""
+        return tfd.kl_divergence(posterior, self.distribution)[:, 0]
 
     def from_noise(self, noise: tf.Tensor) -> tf.Tensor:
         """Standard normal noise `[B, D]` -> samples of z `[B, D]`."""
@@ -65,15 +75,15 @@ class FlowPrior(tf.Module):
 
     def __init__(self, dim: int, flow: Sequential):
         super().__init__(name="prior")
-        self._dim = dim
+        self.dim = dim
         self.flow = flow
         self.distribution = tfd.TransformedDistribution(
             _standard_normal(dim, flow.dtype), flow
         )
 
     def kl(self, posterior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
-        """`log q(z | x) - log p(z)` in nats, the mean over K: `[K, B, D]` -> `[B]`."""
-        return tf.reduce_mean(log_ratio(posterior, self.distribution, z), axis=0)
+        """`log q(z | x) - log p(z)` in nats, the mean over K: `[B, K, D]` -> `[B]`."""
+        return tf.reduce_mean(log_ratio(posterior, self.distribution, z), axis=1)
 
     def from_noise(self, noise: tf.Tensor) -> tf.Tensor:
         """Standard normal noise `[B, D]` -> samples of z `[B, D]`."""
@@ -85,7 +95,7 @@ class FlowPrior(tf.Module):
 
     def folded(self, folding: Folding) -> "FlowPrior":
         """The same with less to compute, for a model that is trained."""
-        return FlowPrior(self._dim, self.flow.folded(folding))
+        return FlowPrior(self.dim, self.flow.folded(folding))
 
 
 class CategoricalPrior(tf.Module):
@@ -128,10 +138,6 @@ class CategoricalPrior(tf.Module):
         for layer in self.layers[:-1]:
             z = self._act(layer(z))
         return self.layers[-1](z)
-
-    def folded(self, folding: Folding) -> "CategoricalPrior":
-        """Nothing to fold."""
-        return self
 
     def kl(self, labels: tf.Tensor) -> tf.Tensor:
         """`-log p(label)` in nats, `[B]`."""

@@ -32,10 +32,10 @@ import tensorflow as tf
 
 from tfp_vaeflow import data, experiment, files
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.cost import costs
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.distribution import make_strategy, peak_memory_mib, tune_process
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.trainer.cost import costs
 from tfp_vaeflow.trainer.step import Trainer
 
 _PRODUCTS = 20

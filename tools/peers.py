@@ -73,9 +73,9 @@ def _ours(sizes: Sizes) -> _Model:
     import tensorflow as tf
 
     from tfp_vaeflow import data
-    from tfp_vaeflow.cost import costs
     from tfp_vaeflow.data.splits import in_memory
     from tfp_vaeflow.distribution import make_strategy, tune_process
+    from tfp_vaeflow.trainer.cost import costs
     from tfp_vaeflow.trainer.step import Trainer
 
     tune_process()
@@ -122,7 +122,7 @@ def _tfp(sizes: Sizes) -> _Model:
     import tensorflow_probability as tfp
     import tf_keras  # what TFP's own networks are made of
 
-    from tfp_vaeflow.cost import flops_of
+    from tfp_vaeflow.trainer.cost import flops_of
 
     tfb, tfd = tfp.bijectors, tfp.distributions
     images = tf.constant(_images(sizes))

@@ -121,7 +121,7 @@ def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
     """
     dim = found.mean.shape[1]
     drawn = noise.normal(noise.as_seed(seed), Stream.PRIOR, _PRIOR_SAMPLES, (dim,))
-    prior = model.prior.from_noise(drawn).numpy().astype(np.float64)
+    prior = model.global_code.from_noise(drawn).numpy().astype(np.float64)
     spread = np.sqrt(found.mean.var(axis=0) + (found.stddev**2).mean(axis=0))
     return {
         "kl_by_dimension": kl_by_dimension(found).tolist(),

@@ -135,16 +135,17 @@ def z_gaps(
     def log_probs(batch, others):
         count, first = tf.shape(batch.images)[0], batch.positions[0]
         draws = model.draw_loss_noise(seed, count, 1, first)
-        own = model.sample_z_of(batch.images, draws.posterior)
+        statistics = model.statistics(batch.images)
+        own = model.global_code.sample(statistics, draws.posterior)
         shuffled = noise.normal(seed, Stream.SHUFFLED, count, (1, dim), first)
         from_prior = noise.normal(seed, Stream.PRIOR, count, (dim,), first)
         codes = {
-            "shuffled": model.sample_z_of(others, shuffled),
-            "prior": model.prior.from_noise(from_prior)[:, tf.newaxis],
+            "shuffled": model.global_code.sample(model.statistics(others), shuffled),
+            "prior": model.global_code.from_noise(from_prior)[:, tf.newaxis],
             "zeros": tf.zeros_like(own),
         }
         z = tf.concat([own, *(codes[name] for name in OTHER_CODES)], axis=1)
-        return model.log_prob_with_z(batch.images, z, draws)
+        return model.log_prob_of_images(batch.images, z, draws)
 
     totals = np.zeros(len(OTHER_CODES))
     size = max(1, batch_size // (1 + len(OTHER_CODES)))

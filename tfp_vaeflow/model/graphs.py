@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tfp_vaeflow.bijectors import StepGraphs
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.model.core import VAEFlowCore
+from tfp_vaeflow.model.core import VAEFlowCore, first_sample
+from tfp_vaeflow.model.draws import LossNoise
 from tfp_vaeflow.stack_traces import WithoutStackTraces
 
 
@@ -30,15 +31,22 @@ class VAEFlowGraphs(VAEFlowCore):
         pixels = tf.TensorSpec([None, *config.image_shape], tf.uint8)
         values = tf.TensorSpec([None, *config.image_shape], tf.float32)
         drawn = tf.TensorSpec([None, 1, *config.image_shape], tf.float32)
-        code = [values]
-        if config.latent_dim:
-            code.append(tf.TensorSpec([None, config.latent_dim], tf.float32))
-        self._statistics = self.traced(
-            lambda images: self.encoder.statistics(self.noise_free(images)), [pixels]
+        label = [tf.TensorSpec([None], tf.int64)] * config.is_class_conditional
+        z = [tf.TensorSpec([None, config.latent_dim], tf.float32)]
+        codes = [*(z if config.latent_dim else []), values]
+        self._statistics_of_z = self.traced(
+            lambda images, *label: self.global_code.statistics(
+                self.noise_free(images), *label
+            ),
+            [pixels, *label],
         )
         self._dequantize = self.traced(self._dequantized_once, [pixels, drawn])
-        self._inverse_graph = self.traced(self._inverse_by_layers, code)
-        self._forward_graph = self.traced(self.decode_batch, code)
+        self._inverse_graph = self.traced(
+            lambda *z_and_x: self._inverse_by_layers(*_both(*z_and_x)), codes
+        )
+        self._forward_graph = self.traced(
+            lambda *codes: self.decode_batch(*_both(*codes)), codes
+        )
         self._is_by_layers = False
         self._losses = self.traced(self.losses_batch)
 
@@ -71,41 +79,38 @@ class VAEFlowGraphs(VAEFlowCore):
         finally:
             self._is_by_layers = False
 
-    def _inverse_by_layers(self, x, z=None):
-        return self.flow.inverse_and_log_det(x, z)[0]
+    def _inverse_by_layers(self, z, x):
+        return self.flow.inverse_and_log_det_map(x, z)[0]
 
-    def _inverse(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
+    def _inverse(self, z: tf.Tensor | None, x: tf.Tensor) -> tf.Tensor:
+        """v of x."""
         if self._is_by_layers:
-            return self._inverse_by_layers(x, z)
-        return self._inverse_graph(*_given(x, z))
+            return self._inverse_by_layers(z, x)
+        return self._inverse_graph(*_given(z, x))
 
     def _decode(self, z: tf.Tensor | None, v: tf.Tensor) -> tf.Tensor:
         """`decode` for one batch."""
         if self._is_by_layers:
-            return self.decode_batch(v, z)
-        return self._forward_graph(*_given(v, z))
+            return self.decode_batch(z, v)
+        return self._forward_graph(*_given(z, v))
 
     def _dequantized_once(self, images, drawn):
-        features = {}
-        if self.config.dequantizer is not None:
-            features["local"] = self.dequantizer.encoder(self.noise_free(images))
-        return self._dequantized(images, drawn, features)[0][:, 0]
+        statistics = self.dequantizer.statistics(self.noise_free(images))
+        x, _ = self.dequantized(images, statistics, LossNoise(drawn, None))
+        return first_sample(x)
 
     def _posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`posterior` for one batch."""
-        normal = self.encoder.posterior(self._statistics(images)).distribution
+        statistics = self._statistics_of_z(images)
+        normal = self.encoder.posterior(statistics["posterior"]).distribution
         return normal.loc, normal.scale
 
     def _encode(
         self, images: tf.Tensor, u: float, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch."""
-        z = None
-        if self.encoder is not None:
-            z, _ = self._posterior(images)
-        elif self.prior is not None:
-            z = self.prior.codes(labels)
-        return z, self._inverse(self.placed(images, u), z)
+        z = self.global_code.mean(self._statistics_of_z(*_given(images, labels)))
+        return z, self._inverse(z, self.placed(images, u))
 
     def _flow_inputs(
         self,
@@ -117,20 +122,21 @@ class VAEFlowGraphs(VAEFlowCore):
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """`flow_inputs` for one batch, from position `first` on."""
         draws = self.draw_loss_noise(seed, len(images), 1, first)
-        z = None
-        if self.encoder is not None:
-            mean, stddev = self._posterior(images)
-            z = mean + stddev * draws.posterior[:, 0]
-        elif self.prior is not None:
-            z = self.prior.codes(labels)
+        statistics = self._statistics_of_z(*_given(images, labels))
+        z = first_sample(self.global_code.sample(statistics, draws.posterior))
         return self._dequantize(images, draws.dequantization), z
 
     def _reconstruct(self, *args, seed: tf.Tensor) -> tf.Tensor:
         """`reconstruct` for one batch; arguments as of `_flow_inputs`."""
         x, z = self._flow_inputs(*args, seed=seed)
-        return self._decode(z, self._inverse(x, z))
+        return self._decode(z, self._inverse(z, x))
 
 
-def _given(value: tf.Tensor, z: tf.Tensor | None) -> list[tf.Tensor]:
-    """The arguments of a function that takes no z where there is none."""
-    return [value] if z is None else [value, z]
+def _given(*values: tf.Tensor | None) -> list[tf.Tensor]:
+    """The arguments of a graph, which has none where there is no z, or no label."""
+    return [value for value in values if value is not None]
+
+
+def _both(*z_and_value: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
+    """(z, value), where z may be missing: the other way round."""
+    return z_and_value if len(z_and_value) == 2 else (None, *z_and_value)

@@ -61,10 +61,7 @@ def fold(model: VAEFlowCore, kernel_dtype: tf.DType = tf.float32) -> None:
         are to compute in it.
     """
     folding, config = Folding(kernel_dtype), model.config
-    if model.encoder is not None:
-        model.encoder = model.encoder.folded()
-    if model.prior is not None:
-        model.prior = model.prior.folded(folding)
+    model.global_code = model.global_code.folded(folding)
     model.dequantizer = model.dequantizer.folded(folding)
     if config.latent_dim and config.flow.conditioning == "global_linear":
         product = SharedProduct()

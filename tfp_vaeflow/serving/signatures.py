@@ -166,13 +166,13 @@ class Signatures:
             label = self._known(label, checks, low=-1)
             drawn = tf.where(label < 0, drawn, label)
         temperature = checks.within(temperature, 0.0, LARGEST_TEMPERATURE)
-        z, v = self._model.codes_from_noise(draws, _as_map(temperature), drawn)
+        z, v = self._model.codes_given_noise(draws, _as_map(temperature), drawn)
         return _image(self._pixels(z, v, checks), checks)
 
     def reconstruct(self, image, seed, label=None):
         checks = Checks(_named(image=image, seed=seed, label=label))
         label = self._known(label, checks)
-        z, v = self._model.sampled_codes(image, self._loss_noise(seed, 1), label)
+        z, v = self._model.encode_given_noise(image, self._loss_noise(seed, 1), label)
         return _image(self._pixels(z, v, checks), checks)
 
     def score(self, image, seed, label=None):
@@ -233,13 +233,14 @@ class Signatures:
         )
 
     def _codes(self, image, label, checks):
-        z, outputs = None, {}
+        model, outputs = self._model, {}
+        label = self._known(label, checks)
+        statistics = model.global_code.statistics(model.noise_free(image), label)
+        z = model.global_code.mean(statistics)
+        v = model.local_code(image, z, 0.5)
         if self._config.has_posterior:
-            posterior = self._model.encoder(self._model.noise_free(image)).distribution
-            z, outputs["scale"] = posterior.loc, checks.finite(posterior.scale)
-        elif label is not None:
-            z = self._model.prior.codes(self._known(label, checks))
-        v = self._model.local_code(image, z, 0.5)
+            posterior = model.encoder.posterior(statistics["posterior"])
+            outputs["scale"] = checks.finite(posterior.distribution.scale)
         if z is not None:
             outputs["z"] = checks.finite(z)
         return {**outputs, "v": checks.finite(v), "is_finite": checks.is_finite}

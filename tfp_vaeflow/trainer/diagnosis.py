@@ -1,17 +1,17 @@
 """Where a number that is not finite came from: an eager pass, layer by layer."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-from tfp_vaeflow import noise
 from tfp_vaeflow.bijectors import FlowBijector, watched
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.networks import mixed_precision
-from tfp_vaeflow.objective import training_objective
+from tfp_vaeflow.trainer.gradients import loss_and_gradients
 
 
 class _NotFiniteError(Exception):
@@ -73,7 +73,6 @@ def first_layer_not_finite(
       batch: the global batch of the step.
       step: steps before this one, which its noise goes by.
     """
-    seed = noise.step_seed(config.training.seed, step)
     size = len(batch.images) // config.training.micro_batches
     statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
     passed = []  # layers, in the order in which data passes them
@@ -90,7 +89,7 @@ def first_layer_not_finite(
                 _check_resnet(model, name, resnet, batch.images)
             for first in range(0, len(batch.images), size):
                 piece = Batch(*(part[first : first + size] for part in batch))
-                _check_gradients(model, config, piece, seed, step, passed)
+                _check_gradients(model, config, piece, step, passed)
     except _NotFiniteError as error:
         return f"the first that is not finite is {error}"
     finally:
@@ -99,18 +98,15 @@ def first_layer_not_finite(
     return "layer by layer, without the other devices, all of it is finite"
 
 
-def _check_gradients(model, config, batch, seed, step, passed) -> None:
+def _check_gradients(model, config, batch, step, passed) -> None:
     del passed[:]
-    variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        draws = model.draw_loss_noise(
-            seed, len(batch.images), config.objective.num_samples, batch.positions[0]
-        )
-        losses = model.losses_given_noise(batch.images, draws, True, batch.labels)
-        loss = tf.reduce_mean(training_objective(losses, config.objective, step))
-    if not _is_finite(loss):
+    whole = dataclasses.replace(config.training, micro_batches=1)
+    losses, gradients = loss_and_gradients(
+        model, dataclasses.replace(config, training=whole), batch, step
+    )
+    if not _is_finite(*losses):
         raise _NotFiniteError("the objective, of finite layers")
-    gradients = tape.gradient(loss, variables)
+    variables = model.trainable_variables
     bad = [v for v, g in zip(variables, gradients) if not _is_finite(g)]
     if bad:
         _, name = max(_layer_of(model, variable, passed) for variable in bad)

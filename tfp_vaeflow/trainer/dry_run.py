@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import data
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.cost import costs
+from tfp_vaeflow.trainer.cost import costs
 from tfp_vaeflow.trainer.step import Trainer
 
 _BYTES = 4  # of a float32
@@ -26,7 +26,7 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
     copies = 4 + (training.micro_batches > 1) + (trainer.average is not None)
     fixed = copies * _BYTES * counts["total"]
     share = training.batch_size // replicas
-    kept = parts["features"].activation_bytes * share
+    kept = parts["statistics"].activation_bytes * share
     kept += parts["losses"].activation_bytes * (share // training.micro_batches)
     # How much less recomputation keeps is not known here.
     about = "at most" if training.recompute else "estimated"

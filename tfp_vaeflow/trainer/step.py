@@ -18,7 +18,7 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Stream
-from tfp_vaeflow.objective import Losses, training_objective
+from tfp_vaeflow.objective import Losses
 from tfp_vaeflow.optimization import (
     AdamW,
     assign_on_replica,
@@ -28,6 +28,7 @@ from tfp_vaeflow.optimization import (
     update_average,
 )
 from tfp_vaeflow.stack_traces import WithoutStackTraces
+from tfp_vaeflow.trainer.gradients import loss_and_gradients
 
 REMEDY = (
     "a lower OptimizerConfig.learning_rate, a longer warm-up or "
@@ -251,25 +252,39 @@ class Trainer:
 
     def _step_in_sync(self, batch: data.Batch, stop_request: tf.Tensor):
         """The step on a replica's share of the batch, in step with the others."""
-        config = self._config.optimizer
-        counts = self.counts
-        statistics = self.model.non_trainable_variables
-        before = [tf.identity(v) for v in statistics]
-        with mixed_precision(self._config.training.mixed_precision):
-            sums, gradients = self._gradients(batch, tf.identity(counts.taken))
-        context = tf.distribute.get_replica_context()
-        # Now the request is on the replica's device.
-        to_sum = [sums, gradients, tf.identity(stop_request)]
-        if context.num_replicas_in_sync > 1:
-            to_sum = context.all_reduce(tf.distribute.ReduceOp.SUM, to_sum)
-        sums, gradients, stop_requests = to_sum
-        losses, norm = Losses(*sums), global_norm(gradients)
+        # The forward pass moves the statistics of batch norm.
+        before = [tf.identity(v) for v in self.model.non_trainable_variables]
+        with (
+            mixed_precision(self._config.training.mixed_precision),
+            self._graphs.used(),
+        ):
+            losses, gradients = loss_and_gradients(
+                self.model, self._config, batch, tf.identity(self.counts.taken)
+            )
+        # The identity of the request is on the replica's device.
+        losses, gradients, stop_requests = _summed_over_replicas(
+            [losses, gradients, tf.identity(stop_request)]
+        )
+        norm = global_norm(gradients)
         made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
+        self._update_if(made, gradients, norm, before)
+        skipped_in_a_row = tf.identity(self.counts.skipped_in_a_row)
+        return StepResult(losses, norm, skipped_in_a_row, stop_requests)
+
+    def _update_if(self, made: tf.Tensor, gradients, norm: tf.Tensor, before) -> None:
+        """Makes the step's update, or leaves all but the counts as it was.
+
+        Args:
+          made: whether.
+          gradients: by the trainable variables.
+          norm: of the gradient.
+          before: the other variables, as they were before the step.
+        """
+        config, counts = self._config.optimizer, self.counts
         updates = tf.identity(self.optimizer.iterations)
         scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0
         self.optimizer.apply_if(made, gradients, self.model.trainable_variables, scale)
-        for variable, value in zip(statistics, before):
-            # The forward pass has moved them.
+        for variable, value in zip(self.model.non_trainable_variables, before):
             assign_on_replica(variable, tf.where(made, variable, value))
         if self.average is not None:
             rate = 1 - moving_average_decay(config.ema_decay, updates)
@@ -280,80 +295,6 @@ class Trainer:
         counts.skipped.assign_add(skipped)
         counts.skipped_in_a_row.assign((counts.skipped_in_a_row + skipped) * skipped)
         counts.taken.assign_add(1)
-        skipped_in_a_row = tf.identity(counts.skipped_in_a_row)
-        return StepResult(losses, norm, skipped_in_a_row, stop_requests)
-
-    def _gradients(self, batch: data.Batch, step: tf.Tensor):
-        """On a replica: its parts of the losses and the gradient of the whole batch."""
-        config = self._config
-        seed = noise.step_seed(config.training.seed, step)
-        encoder_variables, others = self.model.variables_by_use()
-        features, encoder_gradients_of = self._features(batch, encoder_variables)
-        size = batch.images.shape[0] // config.training.micro_batches
-
-        def piece(first):
-            images = batch.images[first : first + size]
-            inputs = {name: f[first : first + size] for name, f in features.items()}
-            draws = self.model.draw_loss_noise(
-                seed, size, config.objective.num_samples, batch.positions[first]
-            )
-            with tf.GradientTape() as tape, self._graphs.used():
-                tape.watch(inputs)
-                losses = self.model.losses_given_features(
-                    images, inputs, draws, training=True
-                )
-                objective = training_objective(losses, config.objective, step)
-                loss = tf.reduce_sum(objective) / config.training.batch_size
-            sums = [tf.reduce_sum(term) / config.training.batch_size for term in losses]
-            return sums, *tape.gradient(loss, [others, inputs])
-
-        if config.training.micro_batches == 1:
-            sums, gradients, feature_gradients = piece(0)
-        else:
-            sums, gradients, feature_gradients = self._accumulate(
-                piece, size, others, features
-            )
-        encoder_gradients = encoder_gradients_of(feature_gradients)
-        of = {
-            variable.ref(): gradient
-            for variable, gradient in zip(
-                [*others, *encoder_variables], [*gradients, *encoder_gradients]
-            )
-        }
-        return sums, [of[v.ref()] for v in self.model.trainable_variables]
-
-    def _features(self, batch: data.Batch, variables: list[tf.Variable]):
-        """What the encoders say; a function from its gradients to the variables'."""
-        with tf.GradientTape() as tape, self._graphs.used():
-            features = self.model.features(batch.images, True, batch.labels)
-
-        def gradients_by(of_features):
-            return tape.gradient(features, variables, output_gradients=of_features)
-
-        return features, gradients_by
-
-    def _accumulate(self, piece, size, variables, features):
-        """Sums what `piece` gives over the micro-batches, one after another."""
-        count = self._config.training.micro_batches
-        arrays = {
-            name: tf.TensorArray(feature.dtype, count, element_shape=[size, *rest])
-            for name, feature in features.items()
-            for rest in [feature.shape[1:]]
-        }
-
-        def body(index, sums, gradients, arrays):
-            more_sums, more, pieces = piece(index * size)
-            arrays = {n: a.write(index, pieces[n]) for n, a in arrays.items()}
-            sums = [total + one for total, one in zip(sums, more_sums)]
-            gradients = [total + one for total, one in zip(gradients, more)]
-            return index + 1, sums, gradients, arrays
-
-        zeros = [tf.zeros_like(variable) for variable in variables]
-        start = [0, [tf.zeros([])] * len(Losses._fields), zeros, arrays]
-        _, sums, gradients, arrays = tf.while_loop(
-            lambda index, *_: index < count, body, start, parallel_iterations=1
-        )
-        return sums, gradients, {name: a.concat() for name, a in arrays.items()}
 
     def _sum(self, values):
         return [
@@ -383,3 +324,11 @@ class Trainer:
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))
+
+
+def _summed_over_replicas(values):
+    """The sums over all replicas, where there is more than one."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)

@@ -1,11 +1,14 @@
-"""What a model costs: arithmetic and memory an image, read off its traced graph."""
+"""What a model costs: arithmetic and memory per image, read off a step's graph."""
 
 import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfp_vaeflow.config import ExperimentConfig, ObjectiveConfig, TrainingConfig
+from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
+from tfp_vaeflow.trainer.gradients import GRADIENT, PARTS, loss_and_gradients
 
 # Operations whose output is their first input under another shape or name.
 _ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}
@@ -61,47 +64,35 @@ def costs(model: VAEFlow, num_samples: int = 1) -> dict[str, Cost]:
     """The cost of one image in training, by part.
 
     Args:
-      model: any model; it is traced, not run.
-      num_samples: K samples of (z, u) an image.
+      model: any model; its step is traced, not run.
+      num_samples: K samples of (z, u) per image.
 
     Returns:
-      `features` (the encoders, which see the whole share of a device at once) and
+      `statistics` (the encoders, which see the whole share of a device at once) and
       `losses` (prior and flow, which may take it in micro-batches).
     """
-    marks = []
+    config = ExperimentConfig(
+        model=model.config,
+        objective=ObjectiveConfig(num_samples=num_samples),
+        training=TrainingConfig(batch_size=_BATCH),
+    )
 
     def step(images):
-        graph = tf.compat.v1.get_default_graph()
-
-        def mark():
-            marks.append(len(graph.get_operations()))
-
-        with tf.GradientTape() as outer:
-            labels = tf.zeros([_BATCH], tf.int64)
-            features = model.features(images, True, labels)
-        mark()
-        with tf.GradientTape() as inner:
-            inner.watch(features)
-            draws = model.draw_loss_noise(0, _BATCH, num_samples)
-            losses = model.losses_given_features(images, features, draws, True)
-        mark()
-        targets = [model.variables_by_use()[1], features]
-        gradients, of_features = inner.gradient(losses, targets)
-        mark()
-        used = model.variables_by_use()[0]
-        return gradients, outer.gradient(features, used, output_gradients=of_features)
+        numbers = tf.zeros([_BATCH], tf.int64)
+        batch = Batch(images=images, positions=numbers, weights=None, labels=numbers)
+        return loss_and_gradients(model, config, batch, 0)
 
     images = tf.TensorSpec([_BATCH, *model.config.image_shape], tf.uint8)
     ops = tf.function(step, autograph=False).get_concrete_function(images)
     ops = ops.graph.get_operations()
-    first, second, third = marks
-    parts = {
-        "features": (ops[:first], ops[third:]),
-        "losses": (ops[first:second], ops[second:third]),
-    }
-    return {
-        name: Cost(
+
+    def of(scope):
+        return [op for op in ops if op.name.startswith(f"{scope}/")]
+
+    found = {}
+    for part in PARTS:
+        forward, backward = of(part), of(part + GRADIENT)
+        found[part] = Cost(
             sum(map(flops_of, forward)) / _BATCH, _kept(set(forward), backward) / _BATCH
         )
-        for name, (forward, backward) in parts.items()
-    }
+    return found

@@ -1,0 +1,121 @@
+"""The losses of a batch and their gradient: what a step computes before its update."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfp_vaeflow import noise
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.data import Batch
+from tfp_vaeflow.model.core import Statistics, VAEFlowCore
+from tfp_vaeflow.objective import Losses, training_objective
+
+# The name scopes of the parts, each with its gradient's.
+PARTS = ("statistics", "losses")
+GRADIENT = "_gradient"
+
+
+def loss_and_gradients(
+    model: VAEFlowCore, config: ExperimentConfig, batch: Batch, step: int | tf.Tensor
+) -> tuple[Losses, list[tf.Tensor]]:
+    """The losses of a batch, and the gradient of what training minimises.
+
+    A batch may be a part of the global one: then both are this part's summands.
+
+    Encoders see the whole batch, for batch norm has a part in what they say. Prior and
+    flow may take it in micro-batches: for both to give one gradient, the encoders'
+    comes from that by their statistics.
+
+    Args:
+      model: in training.
+      config: the experiment.
+      batch: images, and their positions in the global batch.
+      step: steps so far, which the noise goes by.
+
+    Returns:
+      Each loss term, summed over the batch and divided by `TrainingConfig.batch_size`;
+      and the gradient by each of `model.trainable_variables`, likewise.
+    """
+    training = config.training
+    seed = noise.step_seed(training.seed, step)
+    encoder_variables, others = model.variables_by_use()
+    with tf.name_scope(PARTS[0]), tf.GradientTape() as tape:
+        statistics = model.statistics(batch.images, True, batch.labels)
+
+    def of_piece(first, images, given):
+        with tf.name_scope(PARTS[1]), tf.GradientTape() as piece_tape:
+            piece_tape.watch(given)
+            count, num_samples = images.shape[0], config.objective.num_samples
+            position = batch.positions[first]
+            draws = model.draw_loss_noise(seed, count, num_samples, position)
+            losses = model.losses_given_statistics(images, given, draws, training=True)
+            objective = training_objective(losses, config.objective, step)
+            loss = tf.reduce_sum(objective) / training.batch_size
+            sums = Losses(*(tf.reduce_sum(t) / training.batch_size for t in losses))
+        with tf.name_scope(PARTS[1] + GRADIENT):
+            return sums, *piece_tape.gradient(loss, [others, given])
+
+    sums, gradients, by_statistics = _in_micro_batches(
+        of_piece, training.micro_batches, batch.images, statistics, others
+    )
+    with tf.name_scope(PARTS[0] + GRADIENT):
+        encoder_gradients = tape.gradient(
+            statistics, encoder_variables, output_gradients=by_statistics
+        )
+    of = {
+        variable.ref(): gradient
+        for variable, gradient in zip(
+            [*others, *encoder_variables], [*gradients, *encoder_gradients]
+        )
+    }
+    return sums, [of[variable.ref()] for variable in model.trainable_variables]
+
+
+def _in_micro_batches(
+    of_piece: Callable,
+    count: int,
+    images: tf.Tensor,
+    statistics: Statistics,
+    variables: list[tf.Variable],
+) -> tuple[Losses, list[tf.Tensor], Statistics]:
+    """What `of_piece` gives of a batch, in pieces one after another.
+
+    Args:
+      of_piece: (position of its first image, images, their statistics) -> losses, to be
+        summed; gradients by `variables`, to be summed; those by its statistics.
+      count: of the pieces.
+      images, statistics: of the batch.
+      variables: these.
+    """
+    if count == 1:
+        return of_piece(0, images, statistics)
+    size = images.shape[0] // count
+    arrays = {
+        name: tf.TensorArray(value.dtype, count, element_shape=[size, *value.shape[1:]])
+        for name, value in statistics.items()
+    }
+
+    def body(index, sums, gradients, arrays):
+        piece = slice(index * size, (index + 1) * size)
+        # Slices of a batch do not say how many images they hold.
+        given = {
+            name: tf.ensure_shape(value[piece], [size, *value.shape[1:]])
+            for name, value in statistics.items()
+        }
+        some_images = tf.ensure_shape(images[piece], [size, *images.shape[1:]])
+        more_sums, more, by_statistics = of_piece(index * size, some_images, given)
+        arrays = {n: a.write(index, by_statistics[n]) for n, a in arrays.items()}
+        sums = Losses(*(total + one for total, one in zip(sums, more_sums)))
+        gradients = [total + one for total, one in zip(gradients, more)]
+        return index + 1, sums, gradients, arrays
+
+    start = (
+        0,
+        Losses(*[tf.zeros([])] * len(Losses._fields)),
+        [tf.zeros_like(variable) for variable in variables],
+        arrays,
+    )
+    _, sums, gradients, arrays = tf.while_loop(
+        lambda index, *_: index < count, body, start, parallel_iterations=1
+    )
+    return sums, gradients, {name: a.concat() for name, a in arrays.items()}
