@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 ROWS = [
     ["errors", "files", "metrics", "classes", "config", "keras_settings"],
     ["quantization", "noise"],
-    ["stack_traces", "convolutions", "norms", "networks"],
+    ["compute", "norms", "networks"],
     ["bijectors"],
     ["resnets", "encoders", "priors", "dequantizers", "global_codes"],
     ["objective", "model"],
@@ -36,9 +36,18 @@ ENTRY_POINTS = ROWS[-1]
 # Within the rooms that are folders.
 INNER = {
     "config": ["checks", "flow", "model", "run"],
+    "compute": [
+        "stack_traces",
+        "convolutions",
+        "batch_norm",
+        "mode",
+        "graphs",
+        "keras_models",
+        "memory",
+        "updates",
+    ],
     "networks": ["linear", "conditioners", "base", "coupling", "masked"],
     "bijectors": [
-        "step_graphs",
         "base",
         "elementwise",
         "channels",

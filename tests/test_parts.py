@@ -6,9 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from testing import randomize, tiny_model_config
-from tfp_vaeflow import noise
+from tfp_vaeflow import compute, noise
 from tfp_vaeflow.config import EncoderConfig, ObjectiveConfig, PriorConfig
-from tfp_vaeflow.convolutions import apply_kernel, even_conv2d
 from tfp_vaeflow.encoders import build_global_resnet
 from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.noise import Initializer, Stream
@@ -65,7 +64,7 @@ def test_the_gradient_of_batch_norm():
 @pytest.mark.parametrize("height", [1, 31, 65])
 @pytest.mark.parametrize("size", [1, 3])
 def test_even_convolutions_are_convolutions(height, size):
-    check_convolution(even_conv2d, height, (size, size, 3, 4))
+    check_convolution(compute.conv2d_same, height, (size, size, 3, 4))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +73,10 @@ def test_even_convolutions_are_convolutions(height, size):
     ids=["product", "fewer channels", "more", "many more", "many more, one row"],
 )
 def test_kernels_convolve(shape):
-    check_convolution(apply_kernel, 4, shape)
+    check_convolution(compute.linear, 4, shape)
 
 
-@pytest.mark.parametrize("function", [apply_kernel, even_conv2d])
+@pytest.mark.parametrize("function", [compute.linear, compute.conv2d_same])
 def test_no_images_have_the_channels_of_the_kernel(function):
     y = tf.function(function)(tf.zeros([0, 4, 4, 3]), tf.zeros([3, 3, 3, 5]))
     assert y.numpy().shape == (0, 4, 4, 5)

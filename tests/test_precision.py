@@ -15,11 +15,11 @@ from testing import (
     tiny_experiment,
     tiny_model_config,
 )
+from tfp_vaeflow import compute, data
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import convolutions, data
 from tfp_vaeflow.bijectors import ChannelSplit, make_coupling, make_masked_conv
+from tfp_vaeflow.compute import convolutions
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Initializer
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.trainer import Trainer
@@ -116,7 +116,7 @@ def test_without_bfloat16_linear_maps_are_of_its_numbers(shape, monkeypatch):
     def value_and_gradients(arguments):
         with tf.GradientTape() as tape:
             tape.watch(arguments)
-            y = convolutions.apply_kernel(*arguments)
+            y = compute.linear(*arguments)
         return [y, *tape.gradient(y, arguments)]
 
     monkeypatch.setattr(convolutions, "multiplies_bfloat16", lambda: False)
@@ -197,7 +197,7 @@ def check_inverse(bijector):
     x = tf.constant(rng.standard_normal((2, 4, 4, 4)), tf.float32)
     z = tf.constant(rng.standard_normal((2, 3)), tf.float32)
     exact = bijector.inverse_and_log_det(x, z)
-    with mixed_precision(True):
+    with compute.using(mixed_precision=True):
         value, log_det = bijector.inverse_and_log_det(x, z)
         back, back_log_det = bijector.forward_and_log_det(value, z)
     assert value.dtype == log_det.dtype == back.dtype == tf.float32

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from testing import float64_init, randomize
-from tfp_vaeflow.bijectors import MultiScaleFlow, StepGraphs
+from tfp_vaeflow import compute
+from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.noise import Initializer
 
@@ -50,20 +51,20 @@ def gradients(flow, graphs=None):
     run = likelihood_with_gradients(flow)
     if graphs is None:
         return run()
-    with graphs.used():
+    with compute.using(graphs=graphs):
         return run()
 
 
 def calls(flow, graphs):
     """The calls of functions in the graph of `likelihood_with_gradients`."""
-    with graphs.used():
+    with compute.using(graphs=graphs):
         graph = likelihood_with_gradients(flow).get_concrete_function().graph
     return [op for op in graph.get_operations() if "PartitionedCall" in op.type]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def flow_and_gradients(request):
-    """A flow, and its gradients without `StepGraphs`."""
+    """A flow, and its gradients without `SharedGraphs`."""
     flow = make_flow(float64_init(), **KINDS[request.param])
     return flow, gradients(flow)
 
@@ -73,7 +74,7 @@ def test_same_gradients(flow_and_gradients, way):
     """And each variable is in its place afterwards."""
     flow, expected = flow_and_gradients
     before = [id(variable) for variable in flow.variables]
-    found = gradients(flow, StepGraphs(**WAYS[way]))
+    found = gradients(flow, compute.SharedGraphs(**WAYS[way]))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
     assert [id(variable) for variable in flow.variables] == before
@@ -84,13 +85,13 @@ def test_same_gradients(flow_and_gradients, way):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_by_xla(recompute):
     flow = make_flow(Initializer())
-    compiled = gradients(flow, StepGraphs(recompute, jit_compile=True))
+    compiled = gradients(flow, compute.SharedGraphs(recompute, jit_compile=True))
     for a, b in zip(compiled, gradients(flow), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_steps_of_a_kind_are_traced_once():
-    found = calls(make_flow(Initializer()), StepGraphs())
+    found = calls(make_flow(Initializer()), compute.SharedGraphs())
     # On level 0 a step; on level 1 two alike and a split prior, then one step on fewer
     # channels with its split prior; a step on top. Each forward and backward.
     assert len(found) == 14
@@ -98,7 +99,7 @@ def test_steps_of_a_kind_are_traced_once():
 
 
 def test_networks_alike_share_a_graph():
-    with StepGraphs().used():
+    with compute.using(graphs=compute.SharedGraphs()):
         run = likelihood_with_gradients(make_flow(Initializer()))
         library = run.get_concrete_function().graph.as_graph_def().library.function
     called = [
@@ -115,7 +116,7 @@ def test_recomputation_keeps_little():
 
     def kept(recompute):
         total = 0
-        for call in calls(flow, StepGraphs(recompute)):
+        for call in calls(flow, compute.SharedGraphs(recompute)):
             if call.get_attr("f").name.startswith("__forward"):
                 # What is given back in the shape of an argument is (or could be) it.
                 given = {tuple(tensor.shape) for tensor in call.inputs}

@@ -1,10 +1,8 @@
 """What a run is spread over: devices, workers; its lock, and requests to stop it."""
 
-import ctypes
 import errno
 import fcntl
 import os
-import resource
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,17 +11,10 @@ from types import FrameType
 
 import tensorflow as tf
 
-from tfp_vaeflow import files
+from tfp_vaeflow import compute, files
 from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.data import Batch, Share
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.optimization import assign_on_replica
-
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_M_MMAP_MAX = -4
-_M_ARENA_MAX = -8
 
 # What a file system without locks answers: Lustre, FUSE and NFS in some set-ups.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
@@ -148,59 +139,10 @@ def take_from_chief(
                 value = tf.cast(value, tf.int32)
             value = tf.where(from_chief, value, tf.zeros_like(value))
             value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-            assign_on_replica(variable, tf.cast(value, variable.dtype))
+            compute.assign_on_replica(variable, tf.cast(value, variable.dtype))
 
     if share_of(strategy).count > 1:
         tf.function(lambda: strategy.run(on_replica), autograph=False)()
-
-
-def tune_process(save_memory: bool = False) -> None:
-    """Settings of a process that trains; before TensorFlow looks at its devices.
-
-    The graph optimizer takes longer over a first step than it saves in thousands. And
-    memory that a step frees is kept for the next one: where the C library gives it
-    back, the system has to clear it again, for a tenth of the time of a step, and for
-    half of it with recomputation. What the C library keeps lies in pieces, though, a
-    fifth of all there is.
-
-    Args:
-      save_memory: whether TensorFlow is to keep that memory instead, as it does on a
-        GPU, by sizes and so in fewer pieces. The C library, which keeps all else (half
-        a gigabyte of graph), then has one arena, and gives large blocks back.
-    """
-    if save_memory:
-        os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):  # not glibc
-        return
-    if save_memory:
-        settings = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 2**17}
-    else:
-        settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
-    for parameter, value in settings.items():
-        library.mallopt(parameter, value)
-
-
-def give_memory_back() -> None:
-    """Returns free memory to the system, before and after work that is no step.
-
-    What stays of such work lies in the memory that the last step freed, which then is
-    in pieces too small for the next step.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):  # glibc
-        library.malloc_trim(0)
-
-
-def peak_memory_mib() -> float:
-    """The most memory used so far: of the fullest GPU, without one of the process."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if gpus:
-        names = [gpu.name.removeprefix("/device:") for gpu in gpus]
-        used = [tf.config.experimental.get_memory_info(name)["peak"] for name in names]
-        return max(used) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
 
 
 def check_even_share(

@@ -33,7 +33,7 @@ class LocalEncoder(tf.Module):
         super().__init__(name="local_encoder")
         self.resnet = resnet
         # tf.Module does not look into Keras models for variables.
-        self._resnet_variables = [variable.value for variable in self.resnet.variables]
+        self._keras_variables = [variable.value for variable in self.resnet.variables]
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> `[B, H, W, out_planes]`."""
@@ -60,7 +60,7 @@ class GaussianEncoder(tf.Module):
         self.resnet = resnet
         self.head = head
         # tf.Module does not look into Keras models for variables.
-        self._resnet_variables = [variable.value for variable in self.resnet.variables]
+        self._keras_variables = [variable.value for variable in self.resnet.variables]
 
     def statistics(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> mean and log-variance of z, `[B, 2 D]`."""

@@ -1,54 +1,15 @@
 """The paper's optimizer, AdamW with warm-up and decay; clipping; weight averages."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import OptimizerConfig
 
 _FIRST_LEARNING_RATE = 1e-7
-# So many variables at a time: an update needs a scaled copy of each gradient.
-_GROUP = 16
-
-
-def _in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
-    """Calls a function on a piece of each list at a time; lists what it gives.
-
-    The graph of a model with thousands of variables is made of what is done to each of
-    them. By one graph for any `_GROUP` of them, whatever their shapes, that becomes a
-    matter of a few hundred calls.
-
-    Args:
-      function: of a piece of each list, and of the others.
-      lists: of tensors (or variables' handles), all of the same length.
-      others: tensors.
-    """
-    function = tf.function(
-        function, autograph=False, experimental_attributes={"_noinline": True}
-    )
-    graphs, results = {}, []
-    rows = list(zip(*lists, strict=True))
-    for first in range(0, len(rows), _GROUP):
-        group = rows[first : first + _GROUP]
-        pieces, size = [list(piece) for piece in zip(*group)], len(group)
-        if size not in graphs:
-            specs = tf.nest.map_structure(
-                lambda tensor: tf.TensorSpec(None, tensor.dtype), [*pieces, *others]
-            )
-            graphs[size] = function.get_concrete_function(*specs)
-        results.append(graphs[size](*pieces, *others))
-    return results
-
-
-def _handles(variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """For operations on the copies of variables on the replica that calls."""
-    return [variable.handle for variable in variables]
-
-
-def _read(handle: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
 
 
 class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -130,11 +91,11 @@ class AdamW(keras.optimizers.AdamW):
         scale = tf.where(made, scale, 0.0)
         decay = learning_rate * self.weight_decay
         momentums, velocities = (
-            _handles([slot.value for slot in slots])
+            compute.handles([slot.value for slot in slots])
             for slots in (self._momentums, self._velocities)
         )
-        lists = gradients, _handles(variables), momentums, velocities
-        _in_groups(_update, lists, scale, decay, hyperparameters)
+        lists = gradients, compute.handles(variables), momentums, velocities
+        compute.in_groups(_update, lists, scale, decay, hyperparameters)
         self.iterations.assign_add(tf.cast(made, self.iterations.dtype))
 
 
@@ -143,7 +104,9 @@ def _update(gradients, variables, momentums, velocities, scale, decay, hyperpara
     for gradient, variable, m, v in zip(gradients, variables, momentums, velocities):
         # Not `ResourceApplyGradientDescent` by the variable itself: what is being read
         # is copied before it is changed.
-        tf.raw_ops.AssignSubVariableOp(resource=variable, value=decay * _read(variable))
+        tf.raw_ops.AssignSubVariableOp(
+            resource=variable, value=decay * compute.read_handle(variable)
+        )
         # 0 where the scale is, whatever the gradient.
         scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
         tf.raw_ops.ResourceApplyAdam(
@@ -157,7 +120,7 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     def half_square(tensors):
         return tf.add_n([tf.nn.l2_loss(tensor) for tensor in tensors])
 
-    return tf.sqrt(2 * tf.add_n(_in_groups(half_square, [gradients])))
+    return tf.sqrt(2 * tf.add_n(compute.in_groups(half_square, [gradients])))
 
 
 def clipping_scale(norm: tf.Tensor, limit: float) -> tf.Tensor:
@@ -200,22 +163,12 @@ def update_average(
         if variable.trainable:
             moving.append((average, variable))
         else:
-            assign_on_replica(average, variable)
-    _in_groups(_move, [_handles(part) for part in zip(*moving)], rate)
+            compute.assign_on_replica(average, variable)
+    compute.in_groups(_move, [compute.handles(part) for part in zip(*moving)], rate)
 
 
 def _move(averages, variables, rate):
     """Moves averages towards variables, given by their handles."""
     for average, variable in zip(averages, variables):
-        step = rate * (_read(variable) - _read(average))
+        step = rate * (compute.read_handle(variable) - compute.read_handle(average))
         tf.raw_ops.AssignAddVariableOp(resource=average, value=step)
-
-
-def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:
-    """Assigns to the copy of a mirrored variable on the replica that calls.
-
-    `assign` would want all replicas to meet; for values that are the same on all of
-    them there is no need.
-    """
-    value = tf.convert_to_tensor(value)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

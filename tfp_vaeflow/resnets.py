@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.step_graphs import recomputing
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.convolutions import as_fast_as_float32, even_conv2d, of_any_batch
-from tfp_vaeflow.networks import ACTIVATIONS, compute_dtype
+from tfp_vaeflow.networks import ACTIVATIONS
 from tfp_vaeflow.noise import Initializer
-from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization, statistics_stay_if
+from tfp_vaeflow.norms import NORM_EPSILON, BatchNormalization
 
 # How the names of the last layers of residual blocks end.
 _END = "_end"
@@ -21,13 +20,13 @@ class _SameConv2D(keras.layers.Conv2D):
     """A convolution of stride 1 that keeps the resolution."""
 
     def convolution_op(self, inputs, kernel):
-        return even_conv2d(inputs, tf.convert_to_tensor(kernel))
+        return compute.conv2d_same(inputs, tf.convert_to_tensor(kernel))
 
 
 class _StridedConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
-        convolve = as_fast_as_float32(super().convolution_op)
-        return of_any_batch(convolve(inputs, tf.convert_to_tensor(kernel)))
+        convolve = compute.as_fast_as_float32(super().convolution_op)
+        return compute.of_any_batch(convolve(inputs, tf.convert_to_tensor(kernel)))
 
 
 class _ResNetBuilder:
@@ -201,41 +200,8 @@ def _parts(resnet: keras.Model) -> list[keras.Model]:
 
 
 def run_resnet(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
-    """What a ResNet says of float32 images, in the precision that networks compute in.
-
-    Its batch norm stays float32 inside, like its variables. With recomputation the
-    input of each block is kept; for the gradient, its inside is computed again when its
-    turn comes.
-    """
-    dtype = compute_dtype(x.dtype)
-
-    def run(part, x):
-        if dtype == x.dtype:
-            return part(x, training=training)
-        policies = [layer.dtype_policy for layer in part.layers]
-        try:
-            for layer in part.layers:
-                layer.dtype_policy = "mixed_bfloat16"
-            return tf.cast(part(x, training=training), x.dtype)
-        finally:
-            for layer, policy in zip(part.layers, policies):
-                layer.dtype_policy = policy
-
-    def recomputed(part, x):
-        runs = itertools.count()
-
-        @tf.recompute_grad
-        def run_again(x):
-            with statistics_stay_if(next(runs) > 0):
-                return run(part, x)
-
-        return run_again(x)
-
-    if not recomputing():
-        return run(resnet, x)
-    for part in _parts(resnet):
-        x = recomputed(part, x)
-    return x
+    """What a ResNet says of float32 images."""
+    return compute.run_model(resnet, lambda: _parts(resnet), x, training)
 
 
 def outputs_of(resnet: keras.Model, batches: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -110,13 +110,20 @@ def _order(model_dir: str, config):
 
 
 def _train() -> None:
-    from tfp_vaeflow import checkpoints, classes, data, experiment, files, trainer
+    from tfp_vaeflow import (
+        checkpoints,
+        classes,
+        compute,
+        data,
+        experiment,
+        files,
+        trainer,
+    )
     from tfp_vaeflow.distribution import (
         make_strategy,
         noticing_lost_workers,
         run_directory,
         share_of,
-        tune_process,
     )
 
     flag = command.FLAGS
@@ -127,7 +134,7 @@ def _train() -> None:
     )
     config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
     checkpoints.check_description(model_dir, config.model)
-    tune_process(save_memory=config.training.recompute)
+    compute.tune_process(save_memory=config.training.recompute)
     strategy = make_strategy(flag.strategy)
     share = share_of(strategy)
     if share.index:

@@ -30,10 +30,10 @@ command.start_tensorflow()  # before anything imports it: it is leaner so
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import data, experiment, files
+from tfp_vaeflow import compute, data, experiment, files
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.distribution import make_strategy, peak_memory_mib, tune_process
+from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.trainer.cost import costs
 from tfp_vaeflow.trainer.step import Trainer
@@ -101,7 +101,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     Returns:
       Figures by name, as `--output` takes them.
     """
-    tune_process(save_memory=config.training.recompute)
+    compute.tune_process(save_memory=config.training.recompute)
     training = config.training
     size = training.batch_size
     pause = time.monotonic()
@@ -126,7 +126,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     _seconds(step, 1)
     first = process_age() - apart - initialize
     seconds = statistics.median(_seconds(step, steps))
-    peak = peak_memory_mib()
+    peak = compute.peak_memory_mib()
     labels = {}
     if config.model.is_class_conditional:
         labels["labels"] = batch.labels

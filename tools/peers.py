@@ -72,13 +72,13 @@ def _ours(sizes: Sizes) -> _Model:
     command.start_tensorflow()
     import tensorflow as tf
 
-    from tfp_vaeflow import data
+    from tfp_vaeflow import compute, data
     from tfp_vaeflow.data.splits import in_memory
-    from tfp_vaeflow.distribution import make_strategy, tune_process
+    from tfp_vaeflow.distribution import make_strategy
     from tfp_vaeflow.trainer.cost import costs
     from tfp_vaeflow.trainer.step import Trainer
 
-    tune_process()
+    compute.tune_process()
     size = sizes.batch_size
     steps = sizes.steps_per_level // 4
     flow = config.FlowConfig(

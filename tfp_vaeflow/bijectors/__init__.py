@@ -17,7 +17,6 @@ from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv, make_masked
 from tfp_vaeflow.bijectors.multiscale import MultiScaleFlow
 from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.step_graphs import StepGraphs
 from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "SplitPrior",
     "Squeezed",
     "StepConfig",
-    "StepGraphs",
     "SymmElu",
     "make_coupling",
     "make_masked_conv",

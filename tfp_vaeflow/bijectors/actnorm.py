@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.bijectors.channel_map import ChannelMap
 from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
@@ -34,6 +35,9 @@ class ActNorm(FlowBijector):
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
     """
+
+    log_scale = compute.Weight()
+    bias = compute.Weight()
 
     def __init__(
         self,

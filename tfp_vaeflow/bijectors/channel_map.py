@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector
-from tfp_vaeflow.convolutions import sizes
 from tfp_vaeflow.networks import fixed
 
 
@@ -53,7 +53,7 @@ class ChannelMap(FlowBijector):
         if weight.shape.rank == 1:
             return value * weight + bias
         flat = tf.matmul(tf.reshape(value, [-1, value.shape[-1]]), weight) + bias
-        return tf.reshape(flat, [-1, *sizes(value), value.shape[-1]])
+        return tf.reshape(flat, [-1, *compute.sizes(value), value.shape[-1]])
 
     def forward_and_log_det_map(self, v, conditioning=None):
         log_det = tf.constant(-self._log_det_per_position, v.dtype)

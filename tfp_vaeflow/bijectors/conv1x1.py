@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.bijectors.channel_map import ChannelMap
 from tfp_vaeflow.errors import UserError
@@ -42,6 +43,10 @@ class Conv1x1(FlowBijector):
     Raises:
       UserError: if `heads` does not divide `channels`.
     """
+
+    weight = compute.Weight()
+    _permutation = compute.Weight()
+    _sign = compute.Weight()
 
     def __init__(
         self,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.channels import ChannelSplit
 from tfp_vaeflow.bijectors.elementwise import Transform, make_transform
 from tfp_vaeflow.bijectors.parametrized import Parametrized
-from tfp_vaeflow.bijectors.step_graphs import run_shared
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import AnyNetwork, Network, make_coupling_network
@@ -81,7 +81,7 @@ class Coupling(Parametrized):
         """Either direction, `transform` being that of the elementwise transform."""
         self.check_conditioning(conditioning)
         condition, rest = self._split.split(value)
-        params = run_shared(
+        params = compute.shared(
             self.network, type(self.network).__call__, condition, conditioning
         )
         rest, log_derivative = transform(rest, params)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, Layers, Sequential, added
 from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
@@ -10,7 +11,6 @@ from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import make_coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
 from tfp_vaeflow.bijectors.parametrized import Parametrized
-from tfp_vaeflow.bijectors.step_graphs import recomputing, run_shared
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.noise import Initializer
 
@@ -32,19 +32,19 @@ class StepConfig:
 
 
 class FlowStep(Layers):
-    """A step of the flow; those built alike share a graph where there are `StepGraphs`.
+    """A step of the flow; those built alike share a graph (see `compute.shared`).
 
     Args:
       layers, event_ndims, name, dtype: see `Layers`.
     """
 
     def forward_and_log_det_map(self, v, conditioning=None):
-        return run_shared(self, Sequential.forward_and_log_det_map, v, conditioning)
+        return compute.shared(self, Sequential.forward_and_log_det_map, v, conditioning)
 
     def inverse_and_log_det_map(self, x, conditioning=None):
         value, maps = x, []
         for part in self._parts():
-            value, log_det_map = run_shared(
+            value, log_det_map = compute.shared(
                 part, Sequential.inverse_and_log_det_map, value, conditioning
             )
             maps.append(log_det_map)
@@ -56,7 +56,7 @@ class FlowStep(Layers):
         Recomputation keeps the input of each part, and while its gradient is computed
         all that is inside it. Inputs are small, insides large.
         """
-        if not recomputing():
+        if not compute.is_recomputing():
             return [self]
         groups, rest = [], []
         for member in self.members:

@@ -3,14 +3,13 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow import noise, quantization
+from tfp_vaeflow import compute, noise, quantization
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.dequantizers import build_dequantizer
 from tfp_vaeflow.global_codes import build_global_code
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.noise import Initializer, Stream
-from tfp_vaeflow.norms import batch_statistics
 from tfp_vaeflow.objective import Losses
 
 tfd = tfp.distributions
@@ -104,14 +103,12 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, each term `[B]`.
         """
-        with batch_statistics(training):
+        with compute.using(training=training):
             x, log_density = self.dequantized(images, statistics, draws)
             z = self.global_code.sample(statistics, draws.posterior)
-            return Losses(
-                generation=-tf.reduce_mean(self.log_prob(x, z), axis=1),
-                kl=self.global_code.kl(statistics, z),
-                dequantization=tf.reduce_mean(log_density, axis=1),
-            )
+            kl = self.global_code.kl(statistics, z)
+            generation = -tf.reduce_mean(self.log_prob(x, z), axis=1)
+            return Losses(generation, kl, tf.reduce_mean(log_density, axis=1))
 
     def losses_given_noise(
         self,

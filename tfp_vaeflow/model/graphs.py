@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors import StepGraphs
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.core import VAEFlowCore, first_sample
 from tfp_vaeflow.model.draws import LossNoise
-from tfp_vaeflow.stack_traces import WithoutStackTraces
 
 
 class VAEFlowGraphs(VAEFlowCore):
@@ -27,7 +26,7 @@ class VAEFlowGraphs(VAEFlowCore):
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__(config, seed)
-        self._step_graphs = StepGraphs()
+        self._graphs = compute.SharedGraphs()
         pixels = tf.TensorSpec([None, *config.image_shape], tf.uint8)
         values = tf.TensorSpec([None, *config.image_shape], tf.float32)
         drawn = tf.TensorSpec([None, 1, *config.image_shape], tf.float32)
@@ -60,7 +59,7 @@ class VAEFlowGraphs(VAEFlowCore):
         """
 
         def run(*args):
-            with WithoutStackTraces(), self._step_graphs.used():
+            with compute.WithoutStackTraces(), compute.using(graphs=self._graphs):
                 return function(*args)
 
         return tf.function(run, signature, autograph=False, reduce_retracing=True)

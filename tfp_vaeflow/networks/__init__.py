@@ -14,10 +14,8 @@ from tfp_vaeflow.networks.linear import (
     FixedLinear,
     Linear,
     WeightNormLinear,
-    compute_dtype,
     fixed,
     mean_and_std,
-    mixed_precision,
 )
 from tfp_vaeflow.networks.masked import RowNetwork, make_row_network
 
@@ -36,10 +34,8 @@ __all__ = [
     "RowNetwork",
     "SharedProduct",
     "WeightNormLinear",
-    "compute_dtype",
     "fixed",
     "make_coupling_network",
     "make_row_network",
     "mean_and_std",
-    "mixed_precision",
 ]

@@ -79,7 +79,7 @@ class AnyNetwork(Network):
         self.is_conditioned = None
         self._function = function
         # tf.Module does not look into Keras models for variables.
-        self._variables = [
+        self._keras_variables = [
             getattr(variable, "value", variable)
             for variable in getattr(function, "variables", ())
         ]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks.base import Network
 from tfp_vaeflow.networks.conditioners import (
@@ -16,7 +17,6 @@ from tfp_vaeflow.networks.linear import (
     FixedLinear,
     Linear,
     WeightNormLinear,
-    compute_dtype,
 )
 from tfp_vaeflow.noise import Initializer
 from tfp_vaeflow.norms import Norm
@@ -59,15 +59,13 @@ class CouplingNetwork(Network):
         self.conditioning_ndims = conditioning_ndims
 
     def _hidden(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
-        dtype = compute_dtype(x.dtype)
+        dtype = compute.network_dtype(x.dtype)
         y = self.first(tf.cast(x, dtype))
         if self.norm1 is not None:
             y = self.norm1(y)
-        # A layer that is folded, as exported models have them, gives float32.
-        y = self.second(self.act(tf.cast(y, dtype)))
+        y = self.second(self.act(y))
         if self.norm2 is not None:
             y = self.norm2(y)
-        y = tf.cast(y, dtype)
         if self.conditioner is not None:
             y = y + tf.cast(self.conditioner(x, conditioning), dtype)
         return self.act(y)

@@ -1,48 +1,22 @@
-"""Linear maps, weight norm, activations, and the precision that networks compute in."""
+"""Linear maps, weight norm, activations."""
 
-import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import tensorflow as tf
 
-from tfp_vaeflow.convolutions import apply_kernel, elu
+from tfp_vaeflow import compute
 from tfp_vaeflow.noise import Initializer
 
 ACTIVATIONS = {
-    "elu": elu,
+    "elu": lambda x: compute.elu(x),
     "relu": tf.nn.relu,
     "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.1),
 }
 
 # Guards the division by a standard deviation in data-dependent initialisation.
 STD_EPSILON = 1e-6
-
-# TFP's interface of bijectors has no place for it.
-_mixed_precision = contextvars.ContextVar("mixed_precision", default=False)
-
-
-@contextlib.contextmanager
-def mixed_precision(used: bool) -> Iterator[None]:
-    """Says whether networks compute in bfloat16; what they take and give is float32.
-
-    Weights, norms and conditioners stay float32 too.
-
-    Reference: Micikevicius et al., arXiv 1710.03740; Kalamkar et al., arXiv 1905.12322
-    (bfloat16, which needs no scaling of the loss).
-    """
-    token = _mixed_precision.set(used)
-    try:
-        yield
-    finally:
-        _mixed_precision.reset(token)
-
-
-def compute_dtype(dtype: tf.DType) -> tf.DType:
-    """What networks compute in, whose inputs and weights are of this type."""
-    return tf.bfloat16 if _mixed_precision.get() else dtype
 
 
 def mean_and_std(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,6 +60,9 @@ class Linear(tf.Module):
       limit: b, if another one.
     """
 
+    kernel = compute.Weight()
+    bias = compute.Weight()
+
     def __init__(
         self,
         kernel_shape: tuple[int, ...],
@@ -104,7 +81,7 @@ class Linear(tf.Module):
             self.bias = tf.Variable(start, name="bias")
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        y = apply_kernel(x, self.kernel)
+        y = compute.linear(x, self.kernel)
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
     def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
@@ -124,6 +101,10 @@ class WeightNormLinear(tf.Module):
       init: source of initial weights.
     """
 
+    direction = compute.Weight()
+    gain = compute.Weight()
+    bias = compute.Weight()
+
     def __init__(self, kernel_shape: tuple[int, ...], init: Initializer):
         super().__init__()
         direction = init.normal(kernel_shape, 0.05)
@@ -142,7 +123,7 @@ class WeightNormLinear(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """x of any precision; the result has that of the weights."""
-        return tf.cast(apply_kernel(x, self.kernel()), self.bias.dtype) + self.bias
+        return tf.cast(compute.linear(x, self.kernel()), self.bias.dtype) + self.bias
 
     def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
         """Makes the output on `x` have mean 0 and std `scale` in each channel."""
@@ -158,7 +139,7 @@ class WeightNormLinear(tf.Module):
             variable.assign(tf.zeros_like(variable))
 
     def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
-        return FixedLinear(self.kernel(), self.bias, kernel_dtype)
+        return FixedLinear(self.kernel(), self.bias, kernel_dtype, self.bias.dtype)
 
 
 def fixed(value: tf.Tensor, dtype: tf.DType) -> tf.Variable:
@@ -173,12 +154,21 @@ class FixedLinear(tf.Module):
       kernel: `[in, out]` or `[kh, kw, in, out]`.
       bias: `[out]`, or None.
       kernel_dtype: what the kernel is kept in; it is cast to the precision of x.
+      result_dtype: the precision of the result; None for that of x.
     """
 
+    weight = compute.Weight()
+    bias = compute.Weight()
+
     def __init__(
-        self, kernel: tf.Tensor, bias: tf.Tensor | None, kernel_dtype: tf.DType
+        self,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None,
+        kernel_dtype: tf.DType,
+        result_dtype: tf.DType | None = None,
     ):
         super().__init__()
+        self._result_dtype = result_dtype
         self.weight = fixed(kernel, kernel_dtype)
         self.bias = None if bias is None else fixed(bias, kernel.dtype)
 
@@ -186,6 +176,6 @@ class FixedLinear(tf.Module):
         return tf.convert_to_tensor(self.weight)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """x of any precision; the result has that of the bias, if there is one."""
-        y = apply_kernel(x, self.weight)
-        return y if self.bias is None else tf.cast(y, self.bias.dtype) + self.bias
+        y = compute.linear(x, self.weight)
+        y = tf.cast(y, self._result_dtype or x.dtype)
+        return y if self.bias is None else y + tf.cast(self.bias, y.dtype)

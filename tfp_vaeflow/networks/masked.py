@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.convolutions import apply_kernel, of_any_batch
 from tfp_vaeflow.networks.base import Folding
 from tfp_vaeflow.networks.conditioners import (
     Conditioner,
@@ -17,7 +17,6 @@ from tfp_vaeflow.networks.linear import (
     FixedLinear,
     Linear,
     WeightNormLinear,
-    compute_dtype,
 )
 from tfp_vaeflow.noise import Initializer
 
@@ -69,12 +68,11 @@ class RowNetwork(tf.Module):
         last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
 
         def run(rows, h):
-            dtype = compute_dtype(rows.dtype)
-            y = tf.nn.conv2d(tf.cast(rows, dtype), tf.cast(shifted, dtype), 1, "VALID")
-            y = of_any_batch(y)
+            dtype = compute.network_dtype(rows.dtype)
+            y = compute.conv2d_valid(tf.cast(rows, dtype), shifted)
             if h is not None:
                 y = y + tf.cast(h, dtype)
-            return tf.cast(apply_kernel(self.act(y), last), bias.dtype) + bias
+            return tf.cast(compute.linear(self.act(y), last), bias.dtype) + bias
 
         return run
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfp_vaeflow import classes, files, networks
+from tfp_vaeflow import classes, compute, files
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
@@ -187,7 +187,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:
         finished = Path(temporary) / "version"
         name = os.path.basename(directory)
-        with networks.mixed_precision(mixed_precision):
+        with compute.using(mixed_precision=mixed_precision):
             outputs = _save(finished, signatures)
         records = finished / warmup.RECORDS
         warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])

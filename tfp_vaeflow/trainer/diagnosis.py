@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors import FlowBijector, watched
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.trainer.gradients import loss_and_gradients
 
 
@@ -83,7 +83,7 @@ def first_layer_not_finite(
         passed.append(layer)
 
     try:
-        mixed = mixed_precision(config.training.mixed_precision)
+        mixed = compute.using(mixed_precision=config.training.mixed_precision)
         with mixed, watched(_flow_layers(model), note):
             for name, resnet in _resnets(model):
                 _check_resnet(model, name, resnet, batch.images)

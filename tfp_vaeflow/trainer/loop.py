@@ -7,12 +7,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import checkpoints, data, files
+from tfp_vaeflow import checkpoints, compute, data, files
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.distribution import (
     StopRequest,
-    give_memory_back,
-    peak_memory_mib,
     take_from_chief,
 )
 from tfp_vaeflow.errors import UserError
@@ -205,7 +203,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             scalars = {
                 **window.scalars(config),
                 "epoch": step * training.batch_size / splits.train.num_images,
-                "peak_memory_mib": peak_memory_mib(),
+                "peak_memory_mib": compute.peak_memory_mib(),
                 "learning_rate": float(trainer.optimizer.learning_rate),
                 "skipped_steps": int(trainer.counts.skipped.numpy()),
             }
@@ -214,7 +212,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             window = _Window(training.batch_size)
         pause = time.monotonic()
         if due(step, training.images_every):
-            give_memory_back()
+            compute.give_memory_back()
         if due(step, training.evaluate_every) and splits.validation.num_images:
             scalars = _scalars(trainer.evaluate(splits.validation), config)
             writer.scalars("eval", step, scalars)
@@ -236,7 +234,7 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
                 trainer.images_at_a_time,
             )
             writer.flush()
-            give_memory_back()
+            compute.give_memory_back()
         window.pause(time.monotonic() - pause)  # the rate is that of training alone
         if stopping:
             break

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import data, noise
-from tfp_vaeflow.bijectors import StepGraphs
+from tfp_vaeflow import compute, data, noise
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.distribution import (
     check_even_share,
@@ -16,18 +15,15 @@ from tfp_vaeflow.distribution import (
 )
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
-from tfp_vaeflow.networks import mixed_precision
 from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.objective import Losses
 from tfp_vaeflow.optimization import (
     AdamW,
-    assign_on_replica,
     clipping_scale,
     global_norm,
     moving_average_decay,
     update_average,
 )
-from tfp_vaeflow.stack_traces import WithoutStackTraces
 from tfp_vaeflow.trainer.gradients import loss_and_gradients
 
 REMEDY = (
@@ -121,8 +117,8 @@ class Trainer:
         self._strategy = strategy
         self.share = share_of(strategy)
         self.average = None
-        self._graphs = StepGraphs(training.recompute, training.jit_compile)
-        self._evaluation_graphs = StepGraphs()
+        self._graphs = compute.SharedGraphs(training.recompute, training.jit_compile)
+        self._evaluation_graphs = compute.SharedGraphs()
         with strategy.scope():
             self.model = build_model(config.model, training.seed)
             if config.optimizer.ema_decay:
@@ -247,17 +243,15 @@ class Trainer:
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
         # XLA crashes on operations without stack traces.
         compiled = self._config.training.jit_compile
-        with contextlib.nullcontext() if compiled else WithoutStackTraces():
+        with contextlib.nullcontext() if compiled else compute.WithoutStackTraces():
             return self._step_in_sync(batch, stop_request)
 
     def _step_in_sync(self, batch: data.Batch, stop_request: tf.Tensor):
         """The step on a replica's share of the batch, in step with the others."""
         # The forward pass moves the statistics of batch norm.
         before = [tf.identity(v) for v in self.model.non_trainable_variables]
-        with (
-            mixed_precision(self._config.training.mixed_precision),
-            self._graphs.used(),
-        ):
+        mixed = self._config.training.mixed_precision
+        with compute.using(mixed_precision=mixed, graphs=self._graphs):
             losses, gradients = loss_and_gradients(
                 self.model, self._config, batch, tf.identity(self.counts.taken)
             )
@@ -285,7 +279,7 @@ class Trainer:
         scale = clipping_scale(norm, config.clip_norm) if config.clip_norm else 1.0
         self.optimizer.apply_if(made, gradients, self.model.trainable_variables, scale)
         for variable, value in zip(self.model.non_trainable_variables, before):
-            assign_on_replica(variable, tf.where(made, variable, value))
+            compute.assign_on_replica(variable, tf.where(made, variable, value))
         if self.average is not None:
             rate = 1 - moving_average_decay(config.ema_decay, updates)
             update_average(
@@ -307,7 +301,10 @@ class Trainer:
         seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
 
         def replica_step(batch):
-            with WithoutStackTraces(), self._evaluation_graphs.used():
+            with (
+                compute.WithoutStackTraces(),
+                compute.using(graphs=self._evaluation_graphs),
+            ):
                 losses = self.evaluated.losses_batch(
                     batch.images, seed, batch.positions[0], num_samples, batch.labels
                 )

@@ -66,17 +66,17 @@ def _elu_by_float32(x):
     return y, gradient
 
 
-def apply_kernel(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def linear(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
 
     Convolutions have stride 1, an odd kernel and zero padding, so the resolution stays.
     The kernel is cast to the precision of x.
     """
-    return _apply_kernel(x, tf.cast(kernel, x.dtype))
+    return _linear(x, tf.cast(kernel, x.dtype))
 
 
 @as_fast_as_float32
-def _apply_kernel(x, kernel):
+def _linear(x, kernel):
     if kernel.shape.rank == 2:
         return tf.matmul(x, kernel)
     *size, inputs, outputs = kernel.shape
@@ -98,6 +98,11 @@ def _other_side(kernel):
 
 def _conv2d(x, kernel):
     return of_any_batch(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"))
+
+
+def conv2d_valid(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A convolution without padding, in the precision of x."""
+    return of_any_batch(tf.nn.conv2d(x, tf.cast(kernel, x.dtype), 1, "VALID"))
 
 
 def of_any_batch(y: tf.Tensor) -> tf.Tensor:
@@ -142,7 +147,7 @@ def _product(x, matrix):
 
 @as_fast_as_float32
 @tf.custom_gradient
-def even_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def conv2d_same(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """A convolution between like numbers of channels, on images of a known height.
 
     Its gradient by x is the convolution that goes back: TensorFlow's own takes up to

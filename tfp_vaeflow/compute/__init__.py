@@ -1,0 +1,57 @@
+"""How it is computed: graphs, precision, devices, memory.
+
+Everything here changes how fast something is computed and how much memory it takes, and
+no number beyond rounding. With each function in its plainest form every result is the
+same, only slower; `tests/test_compute.py` holds that. Modules of maths call these
+functions as `compute.linear(...)` and do not know more of the machinery.
+"""
+
+from tfp_vaeflow.compute.batch_norm import normalized_by_batch
+from tfp_vaeflow.compute.convolutions import (
+    as_fast_as_float32,
+    conv2d_same,
+    conv2d_valid,
+    elu,
+    linear,
+    of_any_batch,
+    sizes,
+)
+from tfp_vaeflow.compute.graphs import SharedGraphs, is_recomputing, recomputed, shared
+from tfp_vaeflow.compute.keras_models import run_model
+from tfp_vaeflow.compute.memory import give_memory_back, peak_memory_mib, tune_process
+from tfp_vaeflow.compute.mode import Weight, mode, network_dtype, using
+from tfp_vaeflow.compute.stack_traces import WithoutStackTraces
+from tfp_vaeflow.compute.updates import (
+    assign_on_replica,
+    handles,
+    in_groups,
+    read_handle,
+)
+
+__all__ = [
+    "SharedGraphs",
+    "Weight",
+    "WithoutStackTraces",
+    "as_fast_as_float32",
+    "assign_on_replica",
+    "conv2d_same",
+    "conv2d_valid",
+    "elu",
+    "give_memory_back",
+    "handles",
+    "in_groups",
+    "is_recomputing",
+    "linear",
+    "mode",
+    "network_dtype",
+    "normalized_by_batch",
+    "of_any_batch",
+    "peak_memory_mib",
+    "read_handle",
+    "recomputed",
+    "run_model",
+    "shared",
+    "sizes",
+    "tune_process",
+    "using",
+]

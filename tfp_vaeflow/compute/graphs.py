@@ -1,0 +1,231 @@
+"""One graph for all modules that are built alike.
+
+A flow has dozens of steps, but only a few kinds of them. Traced one by one they make a
+graph of tens of thousands of operations, which takes longer to build and to optimise
+than hundreds of training steps take to run. Here all steps of one structure are one
+function of (input, conditioning, weights), traced once and called by each step with its
+own weights; and so are, within it, networks of one structure. The function of a step is
+also the unit that recomputation and XLA work on.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vaeflow.compute.mode import Weight, mode, using
+
+
+class SharedGraphs:
+    """Graphs, each traced once for all modules of its structure.
+
+    They are used within `using(graphs=...)`.
+
+    Args:
+      recompute: whether the gradient computes the inside of each network of a step
+        again from its input, so that between the passes only the inputs are kept.
+      jit_compile: whether XLA compiles them.
+
+    Reference: Chen et al., *Training Deep Nets with Sublinear Memory Cost*,
+    arXiv 1604.06174 (recomputation).
+    """
+
+    def __init__(self, recompute: bool = False, jit_compile: bool = False):
+        self.recompute = recompute
+        self._jit_compile = jit_compile
+        self._functions = {}
+
+    def run(self, module, structure: Hashable, method: Callable, x, conditioning):
+        """`method(module, x, conditioning)` by the graph of this structure."""
+        now = mode()
+        key = (
+            structure,
+            method,
+            conditioning is not None,
+            now.mixed_precision,
+            now.training,
+            now.is_within_graph,
+        )
+        if key not in self._functions:
+            # Computing a part of a step again is up to the step.
+            make = self._make_part if now.is_within_graph else self._make
+            self._functions[key] = make(_computation(module, method))
+        weights = [tf.convert_to_tensor(weight) for weight in _present(module)]
+        return self._functions[key](x, conditioning, weights)
+
+    def _make(self, compute):
+        def gradient(x, conditioning, weights, upstream):
+            inputs = _given(x, conditioning, weights)
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = compute(x, conditioning, weights)
+            return tape.gradient(outputs, inputs, upstream)
+
+        gradient = self._function(gradient)
+
+        def recomputed(x, conditioning, weights):
+            @tf.custom_gradient
+            def with_gradient(*_):
+                return compute(x, conditioning, weights), (
+                    lambda *upstream: gradient(x, conditioning, weights, upstream)
+                )
+
+            return with_gradient(*_given(x, conditioning, weights))
+
+        return self._function(recomputed if self.recompute else compute)
+
+    def _make_part(self, compute):
+        return self._function(compute, inlined=True)
+
+    def _function(self, function, inlined=False):
+        # Not inlined: the runtime, too, prepares each function once.
+        attributes = None if self._jit_compile or inlined else {"_noinline": True}
+        return tf.function(
+            function,
+            autograph=False,
+            jit_compile=self._jit_compile or None,
+            experimental_attributes=attributes,
+        )
+
+
+def shared(module: tf.Module, method: Callable, x, conditioning):
+    """`method(module, x, conditioning)`, by a graph of `Mode.graphs` if there are any.
+
+    Args:
+      module: what may share a graph with others of its structure.
+      method: of the module; gives tensors.
+      x, conditioning: its arguments.
+    """
+    graphs = mode().graphs
+    # What runs eagerly is no graph to share, nor to put tensors of a graph into.
+    if graphs is None or tf.config.functions_run_eagerly():
+        return method(module, x, conditioning)
+    structure = structure_of(module)
+    if structure is None:
+        return method(module, x, conditioning)
+    return graphs.run(module, structure, method, x, conditioning)
+
+
+def is_recomputing() -> bool:
+    """Whether the insides of steps are computed again for their gradient."""
+    graphs = mode().graphs
+    return graphs is not None and graphs.recompute
+
+
+def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+    """A function of one tensor that is computed again for its gradient."""
+    made, runs = mode(), itertools.count()
+
+    @tf.recompute_grad
+    def run(x):
+        stay = made.statistics_stay or next(runs) > 0
+        with using(made, statistics_stay=stay):
+            return function(x)
+
+    return run
+
+
+def _computation(module: tf.Module, method: Callable) -> Callable:
+    """`method` as a function of (x, conditioning, weights)."""
+    made, known = mode(), list(_weights_of(module))
+
+    def compute(x, conditioning, weights):
+        values, states = {}, []
+        for weight, tensor in zip(known, weights, strict=True):
+            if isinstance(weight, keras.Variable):
+                states.append((weight, tensor))
+            else:
+                values[id(weight)] = tensor
+        with using(made, is_within_graph=True, weights=values), _in_place(states):
+            return method(module, x, conditioning)
+
+    return compute
+
+
+def _in_place(states: list[tuple[keras.Variable, tf.Tensor]]):
+    """Lets Keras' layers compute with tensors in the place of their variables."""
+    if not states:
+        return contextlib.nullcontext()
+    return keras.StatelessScope(state_mapping=states)
+
+
+def _weights_of(module: tf.Module) -> Iterator[tf.Variable | keras.Variable]:
+    """The weights that a module can take as tensors, in a fixed order."""
+    for part in (module, *module.submodules):
+        for name, value in sorted(vars(part).items()):
+            if isinstance(value, keras.Layer):
+                yield from value.variables
+            elif isinstance(value, tf.Variable) and _is_weight(part, name):
+                yield value
+
+
+def _is_weight(module: tf.Module, name: str) -> bool:
+    return isinstance(getattr(type(module), name, None), Weight)
+
+
+def _present(module: tf.Module) -> Iterator[tf.Tensor | tf.Variable]:
+    """The present values of `_weights_of`."""
+    weights = mode().weights
+    for weight in _weights_of(module):
+        if isinstance(weight, keras.Variable):
+            yield weight.value
+        else:
+            yield weights.get(id(weight), weight)
+
+
+def _given(x, conditioning, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The tensors among the arguments: there may be no conditioning."""
+    return [t for t in (x, conditioning, *weights) if t is not None]
+
+
+# Names and caches, and where a module shows Keras' variables to TensorFlow.
+_NOT_STRUCTURE = {
+    *vars(tfp.bijectors.Identity()),
+    "_name",
+    "_name_scope",
+    "_keras_variables",
+}
+
+
+class _UnknownStructureError(Exception):
+    """Raised for what no structure is known of."""
+
+
+def structure_of(module: tf.Module) -> Hashable | None:
+    """Equal for modules that differ in their names and their weights' values only.
+
+    None if the module holds something whose equality is not known; variables that are
+    no `Weight`s; or batch norm, which in training changes its statistics, as functions
+    of tensors cannot.
+    """
+    try:
+        return _structure(module)
+    except _UnknownStructureError:
+        return None
+
+
+def _structure(value) -> Hashable:
+    if isinstance(value, tf.Module):
+        parts = [
+            (name, (one.dtype, tuple(one.shape)))
+            if isinstance(one, tf.Variable) and _is_weight(value, name)
+            else (name, _structure(one))
+            for name, one in sorted(vars(value).items())
+            if name not in _NOT_STRUCTURE and not name.startswith("_self_")
+        ]
+        return type(value), getattr(value, "dtype", None), *parts
+    if isinstance(value, keras.Layer):
+        if isinstance(value, keras.layers.BatchNormalization):
+            raise _UnknownStructureError
+        settings = {k: v for k, v in value.get_config().items() if k != "name"}
+        shapes = (tuple(variable.shape) for variable in value.variables)
+        return type(value), repr(settings), *shapes
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_structure, value))
+    unknown = tf.Tensor, tf.Variable
+    if isinstance(value, unknown) or not isinstance(value, Hashable):
+        raise _UnknownStructureError
+    return value
