@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from testing import assert_valid_bijector, float64_init, random_images, randomize
 from tfp_vaeflow import bijectors as tfvb
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import CouplingConfig, FlowConfig
 from tfp_vaeflow.networks import Network
 from tfp_vaeflow.noise import Initializer
@@ -147,6 +148,54 @@ def test_a_coupling_with_a_network_of_ones_own(given):
         layer.initialize(x, conditioning), layer.inverse_and_log_det(x, conditioning)[0]
     )
     assert_valid_bijector(layer, (2, 2, 4), z)
+    assert len(layer.trainable_variables) == (0 if given == "function" else 2)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_networks_of_ones_own_share_no_graph(recompute):
+    """Nothing says that two of them compute the same."""
+    factors = iter((1.0, 2.0))
+
+    def scaled(_, outputs):
+        factor = next(factors)
+        return keras.layers.Lambda(lambda x: tf.concat([x] * 2, -1) * factor)
+
+    def convolution(_, outputs):
+        return keras.layers.Conv2D(outputs, 3, padding="same")
+
+    split = tfvb.ChannelSplit()
+    layers = [
+        tfvb.Coupling(4, split, tfvb.Affine(), make)
+        for make in (scaled, scaled, convolution, convolution)
+    ]
+    flow = tfvb.Sequential(layers)
+    x = tf.constant(np.random.default_rng(0).standard_normal((2, 2, 2, 4)), tf.float32)
+    expected = flow.inverse_and_log_det(x)[0]
+    graphs = compute.SharedGraphs(recompute)
+
+    @tf.function
+    def run():
+        with compute.using(graphs=graphs), tf.GradientTape() as tape:
+            v, _ = flow.inverse_and_log_det(x)
+            loss = tf.reduce_sum(v**2)
+        return v, tape.gradient(loss, flow.trainable_variables)
+
+    v, gradients = run()
+    np.testing.assert_allclose(v, expected, rtol=1e-5, atol=1e-5)
+    assert len(gradients) == 4 and all(np.abs(g).max() > 0 for g in gradients)
+
+
+def test_one_conditioning_for_all_examples():
+    layer = tfvb.make_coupling(
+        4, coupling_config(), tfvb.ChannelSplit(), float64_init()
+    )
+    randomize(layer)
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 4))
+    expected = layer.inverse(x, conditioning=np.ones((3, 2)))
+    for z in (np.ones((1, 2)), np.ones(2), [1.0, 1.0]):
+        np.testing.assert_allclose(
+            layer.inverse(tf.identity(x), conditioning=z), expected
+        )
 
 
 def test_coupling_on_vectors():

@@ -147,6 +147,13 @@ def test_imports_go_up_only(module):
         assert not (room in ENTRY_POINTS and target[0] in ENTRY_POINTS)
 
 
+def test_compute_has_one_door():
+    """Its functions are called as `compute.linear(...)`: so they can be replaced."""
+    for module in MODULES:
+        targets = {t for t in imported(module) if t[0] == "compute"}
+        assert module[0] == "compute" or targets <= {("compute",)}, (module, targets)
+
+
 def test_only_experiment_knows_gin():
     for module in MODULES:
         text = (PACKAGE.joinpath(*module)).with_suffix(".py").read_text()

@@ -24,7 +24,9 @@ class UniformDequantizer(tf.Module):
     def __init__(self):
         super().__init__(name="dequantizer")
 
-    def statistics(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+    def statistics(
+        self, x: tf.Tensor, *, training: bool = False
+    ) -> dict[str, tf.Tensor]:
         """What is known of u before any noise: nothing."""
         return {}
 
@@ -72,8 +74,10 @@ class FlowDequantizer(tf.Module):
         self.encoder = encoder
         self.flow = flow
 
-    def statistics(self, x: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """What is known of u before any noise, and all that batch norm has a part in.
+    def statistics(
+        self, x: tf.Tensor, *, training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """What is known of u before any noise, and depends on the batch by batch norm.
 
         Args:
           x: `[B, H, W, C]` in [-1, 1), without noise.

@@ -17,12 +17,16 @@ from tfp_vaeflow.priors import (
     log_ratio,
 )
 
+# Tensors `[B, ...]` by name.
+Statistics = dict[str, tf.Tensor]
+
 
 class GlobalCode(tf.Module, abc.ABC):
     """The global code z of images: K samples of it are `[B, K, D]`.
 
-    It begins with the statistics of a batch, tensors `[B, ...]` by name: all that is
-    known of z before any noise, and all that batch norm of an encoder has a part in.
+    It begins with the statistics of a batch, tensors `[B, ...]` by name: what is known
+    of z before any noise, and everything that depends on the whole batch through batch
+    norm.
 
     Attributes:
       encoder: gives `q(z | x)`; None where z is not inferred.
@@ -34,8 +38,12 @@ class GlobalCode(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def statistics(
-        self, x: tf.Tensor, labels: tf.Tensor | None = None, training: bool = False
-    ) -> dict[str, tf.Tensor]:
+        self,
+        x: tf.Tensor,
+        *,
+        labels: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> Statistics:
         """The statistics of images.
 
         Args:
@@ -45,23 +53,21 @@ class GlobalCode(tf.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def mean(self, statistics: dict[str, tf.Tensor]) -> tf.Tensor | None:
+    def mean(self, statistics: Statistics) -> tf.Tensor | None:
         """The mean of `q(z | x)`, or the code of the label: `[B, D]`."""
 
     @abc.abstractmethod
     def sample(
-        self, statistics: dict[str, tf.Tensor], drawn: tf.Tensor | None
+        self, statistics: Statistics, drawn: tf.Tensor | None
     ) -> tf.Tensor | None:
-        """z `[B, K, D]` for noise of `draw`; `[B, 1, D]` where it knows no noise."""
+        """z `[B, K, D]` for noise of `draw`; `[B, 1, D]` where z is deterministic."""
 
     @abc.abstractmethod
-    def kl(self, statistics: dict[str, tf.Tensor], z: tf.Tensor | None) -> tf.Tensor:
+    def kl(self, statistics: Statistics, z: tf.Tensor | None) -> tf.Tensor:
         """`KL(q(z | x) || p(z))` in nats, `[B]`, or its estimate at samples z."""
 
     @abc.abstractmethod
-    def log_ratio(
-        self, statistics: dict[str, tf.Tensor], z: tf.Tensor | None
-    ) -> tf.Tensor:
+    def log_ratio(self, statistics: Statistics, z: tf.Tensor | None) -> tf.Tensor:
         """`log q(z | x) - log p(z)` in nats at samples z, `[B, K]` or `[B, 1]`."""
 
     def draw(
@@ -124,7 +130,7 @@ class NoCode(GlobalCode):
     def __init__(self):
         super().__init__(name="global_code")
 
-    def statistics(self, x, labels=None, training=False):
+    def statistics(self, x, *, labels=None, training=False):
         return {"kl": tf.zeros(tf.shape(x)[:1], x.dtype)}
 
     def mean(self, statistics):
@@ -154,7 +160,7 @@ class InferredCode(GlobalCode):
         super().__init__(name="global_code")
         self.encoder, self.prior = encoder, prior
 
-    def statistics(self, x, labels=None, training=False):
+    def statistics(self, x, *, labels=None, training=False):
         return {"posterior": self.encoder.statistics(x, training)}
 
     def _posterior(self, statistics):
@@ -210,7 +216,7 @@ class CodeOfLabel(GlobalCode):
         super().__init__(name="global_code")
         self.prior = prior
 
-    def statistics(self, x, labels=None, training=False):
+    def statistics(self, x, *, labels=None, training=False):
         return {"z": self.prior.codes(labels), "kl": self.prior.kl(labels)}
 
     def mean(self, statistics):

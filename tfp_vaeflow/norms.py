@@ -75,7 +75,7 @@ class Norm(tf.Module):
     """An affine norm inside a coupling network, on images `[B, H, W, C]`.
 
     Args:
-      kind: `batch`, `group` or `instance` (a group a channel).
+      norm: `batch`, `group` or `instance` (one group per channel).
       channels: C.
       groups: (`group`) how many.
       init: gives the dtype.
@@ -84,14 +84,14 @@ class Norm(tf.Module):
       is_batch: whether it is batch norm.
     """
 
-    def __init__(self, kind: str, channels: int, groups: int, init: Initializer):
+    def __init__(self, norm: str, channels: int, groups: int, init: Initializer):
         super().__init__()
         dtype = init.dtype.name
-        self.is_batch = kind == "batch"
+        self.is_batch = norm == "batch"
         if self.is_batch:
             self.layer = BatchNormalization(dtype=dtype)
         else:
-            groups = channels if kind == "instance" else groups
+            groups = channels if norm == "instance" else groups
             self.layer = keras.layers.GroupNormalization(
                 groups, epsilon=NORM_EPSILON, dtype=dtype
             )

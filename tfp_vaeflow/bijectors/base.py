@@ -6,11 +6,11 @@ each position of an image; the sum over positions is its log-det.
 """
 
 import abc
+import contextlib
 import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
@@ -125,13 +125,17 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     def _flattened(self, method, value, conditioning):
         """Calls `method` with all leading dimensions flattened to one."""
         event_ndims, ndims = self.forward_min_event_ndims, self.conditioning_ndims
-        plain = conditioning is None or len(conditioning.shape) == 1 + ndims
-        if plain and value.shape.rank == event_ndims + 1:
+        if conditioning is not None:
+            conditioning = tf.convert_to_tensor(conditioning, self.dtype)
+        if value.shape.rank == event_ndims + 1 and (
+            conditioning is None
+            or conditioning.shape.rank == 1 + ndims
+            and conditioning.shape[0] == value.shape[0]
+        ):
             return method(value, conditioning)
         shape = tf.shape(value)
         lead, event = shape[:-event_ndims], shape[-event_ndims:]
         if conditioning is not None:
-            conditioning = tf.convert_to_tensor(conditioning, self.dtype)
             one = tf.shape(conditioning)[-ndims:]
             conditioning = tf.broadcast_to(conditioning, tf.concat([lead, one], 0))
             conditioning = tf.reshape(conditioning, tf.concat([[-1], one], 0))
@@ -140,7 +144,7 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         result, log_det = method(flat, conditioning)
         return tf.reshape(result, shape), tf.reshape(log_det, lead)
 
-    # TFP looks up attributes under the very keyword arguments that it was called with.
+    # TFP's cache must be given exactly the keyword arguments of the call.
     def _forward(self, v, **kwargs):
         x, log_det = self._flattened(
             self.forward_and_log_det, v, kwargs.get("conditioning")
@@ -251,13 +255,13 @@ def replace(values: list[tf.Tensor], function: Callable) -> None:
         values[number] = function(values[number])
 
 
-@contextmanager
+@contextlib.contextmanager
 def watched(
     layers: Sequence[object], note: Callable, method: str = "inverse_and_log_det_map"
 ) -> Iterator[None]:
     """Lets `note(layer, *results)` see what a method of each layer gives.
 
-    A layer that runs others is seen after them.
+    Inner layers are seen before the layer that contains them.
 
     Args:
       layers: bijectors, or other objects with this method.
@@ -265,23 +269,19 @@ def watched(
       method: which one.
     """
 
-    def watch(layer):
-        run = getattr(layer, method)
-
-        def watching(*args):
+    def watching(layer, run):
+        def run_and_note(*args):
             results = run(*args)
             note(layer, *results)
             return results
 
-        setattr(layer, method, watching)
+        return run_and_note
 
-    for layer in layers:
-        watch(layer)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for layer in layers:
-            delattr(layer, method)
+            setattr(layer, method, watching(layer, getattr(layer, method)))
+            stack.callback(delattr, layer, method)
+        yield
 
 
 def added(log_det_maps: Sequence[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
@@ -303,30 +303,3 @@ def total_log_det(log_det_map: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         positions = tf.cast(math.prod(sizes), log_det_map.dtype)
         return tf.fill([batch], positions * log_det_map)
     return tf.reduce_sum(log_det_map, list(range(1, log_det_map.shape.rank)))
-
-
-def check_conditioning(
-    name: str, expected: bool | None, conditioning: tf.Tensor | None
-) -> None:
-    """Checks that a layer gets a conditioning if, and only if, it was built for one.
-
-    Args:
-      name: of the layer.
-      expected: whether it was built for one; None if both will do.
-      conditioning: what it gets.
-
-    Raises:
-      ValueError: naming the layer.
-    """
-    if expected is None:
-        return
-    if expected and conditioning is None:
-        raise ValueError(
-            f"{name}: conditioning is missing; this layer was built to be conditioned, "
-            "pass conditioning="
-        )
-    if not expected and conditioning is not None:
-        raise ValueError(
-            f"{name}: got conditioning of shape {tuple(conditioning.shape)}, but this "
-            "layer was built without; leave conditioning= out"
-        )

@@ -18,7 +18,7 @@ class Conv1x1(FlowBijector):
         forward:  x = v W^-1
         inverse log-det:  H W log |det W|     (times `heads` for `split`)
 
-    W starts as a random orthogonal matrix. Kinds:
+    W starts as a random orthogonal matrix. It is parametrized as:
 
     - `dense`: W itself is learned.
     - `lu`: `W = P L U` with P fixed, L unit lower triangular and U upper triangular,
@@ -35,7 +35,7 @@ class Conv1x1(FlowBijector):
     Args:
       channels: C.
       init: source of initial weights.
-      kind: `dense`, `lu` or `split`.
+      parametrization: of W: `dense`, `lu` or `split`.
       heads: (`split`) number of groups; must divide C.
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
@@ -52,7 +52,7 @@ class Conv1x1(FlowBijector):
         self,
         channels: int,
         init: Initializer,
-        kind: str = "dense",
+        parametrization: str = "dense",
         heads: int = 1,
         event_ndims: int = 3,
         name: str = "conv1x1",
@@ -63,11 +63,11 @@ class Conv1x1(FlowBijector):
                 f"{name}: {heads} heads cannot share {channels} channels; expected a "
                 "divisor of the number of channels (FlowConfig.heads)"
             )
-        self._kind = kind
+        self._parametrization = parametrization
         self._heads = heads
         self._size = channels // heads
         weight = init.orthogonal(self._size)
-        if kind == "lu":
+        if parametrization == "lu":
             lu, permutation = tf.linalg.lu(weight)
             diagonal = tf.linalg.diag_part(lu)
             # Rows of L U in the order of `permutation` are the rows of W.
@@ -80,7 +80,7 @@ class Conv1x1(FlowBijector):
 
     def matrix(self) -> tf.Tensor:
         """W, `[C / heads, C / heads]`."""
-        if self._kind != "lu":
+        if self._parametrization != "lu":
             return tf.convert_to_tensor(self.weight)
         ones = tf.ones([self._size], self.weight.dtype)
         strictly_lower = tf.linalg.band_part(self.weight, -1, 0)
@@ -96,7 +96,7 @@ class Conv1x1(FlowBijector):
         return tf.linalg.LinearOperatorKronecker([heads, matrix]).to_dense()
 
     def _log_det_per_position(self) -> tf.Tensor:
-        if self._kind == "lu":
+        if self._parametrization == "lu":
             return tf.reduce_sum(tf.linalg.diag_part(self.weight))
         # |det W| by QR: unlike `slogdet` it has an XLA kernel on every device.
         triangular = tf.linalg.qr(self.weight)[1]

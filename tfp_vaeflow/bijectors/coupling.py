@@ -30,10 +30,17 @@ class Coupling(Parametrized):
 
     Example, with a network of one's own:
 
-        def make_network(in_channels, out_channels):
-            return keras.layers.Conv2D(out_channels, 3, padding="same")
+        class Conditioned(tf.Module):
+            def __init__(self, in_channels, out_channels):
+                super().__init__()
+                self.of_x = tf.Variable(tf.random.normal([in_channels, out_channels]))
+                self.of_z = tf.Variable(tf.random.normal([64, out_channels]))
 
-        coupling = Coupling(6, ChannelSplit(), Affine(), make_network)
+            def __call__(self, x, z):
+                return tf.tanh(x @ self.of_x + (z @ self.of_z)[:, None, None])
+
+        coupling = Coupling(6, ChannelSplit(), Affine(), Conditioned)
+        v = coupling.inverse(x, conditioning=z)  # z [B, 64]
 
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803; conditioned on z as in the
     paper, section 3.2.
@@ -42,8 +49,8 @@ class Coupling(Parametrized):
       channels: C.
       split: which channels condition.
       transform: the elementwise transform.
-      make_network: (in_channels, out_channels) -> a `Network`, or a function of x and,
-        if there is one, the conditioning.
+      make_network: (in_channels, out_channels) -> a `Network`; or a Keras layer, a
+        `tf.Module` or a function, see `AnyNetwork`.
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
       dtype: of inputs.
@@ -68,25 +75,23 @@ class Coupling(Parametrized):
                 f"{name}: {channels} channels cannot be split with factor "
                 f"{split.factor}; expected at least one channel on either side"
             )
-        network = make_network(
-            channels - transformed, transform.num_parameters * transformed
-        )
+        inputs = channels - transformed
+        network = make_network(inputs, transform.num_parameters * transformed)
         if not isinstance(network, Network):
-            network = AnyNetwork(network)
+            network = AnyNetwork(network, (*[None] * event_ndims, inputs))
         super().__init__(transform, network, event_ndims, name, dtype)
         self._channels = channels
         self._split = split
 
-    def _run(self, transform, value, conditioning):
-        """Either direction, `transform` being that of the elementwise transform."""
+    def _run(self, apply, value, conditioning):
+        """Either direction: `apply` is `forward_by` or `inverse_by`."""
         self.check_conditioning(conditioning)
-        condition, rest = self._split.split(value)
-        params = compute.shared(
-            self.network, type(self.network).__call__, condition, conditioning
-        )
-        rest, log_derivative = transform(rest, params)
-        joined = self._split.join(condition, rest)
-        return joined, tf.reduce_sum(log_derivative, axis=-1)
+        part_a, part_b = self._split.split(value)
+        call = type(self.network).__call__
+        params = compute.shared(self.network, call, part_a, conditioning)
+        part_b, log_derivative = apply(part_b, params)
+        log_det_map = tf.reduce_sum(log_derivative, axis=-1)
+        return self._split.join(part_a, part_b), log_det_map
 
     def forward_and_log_det_map(self, v, conditioning=None):
         return self._run(self.forward_by, v, conditioning)

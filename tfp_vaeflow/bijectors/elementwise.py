@@ -215,5 +215,5 @@ _WITHOUT_OPTIONS = {
 
 
 def make_transform(name: str, alpha: float) -> Transform:
-    """The transform of that name (`config.model.TRANSFORMS`); alpha is Affine's."""
+    """The transform of that name (`config.flow.TRANSFORMS`); alpha is Affine's."""
     return Affine(alpha) if name == "affine" else _WITHOUT_OPTIONS[name]()

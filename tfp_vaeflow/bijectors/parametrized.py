@@ -2,20 +2,20 @@
 
 import tensorflow as tf
 
-from tfp_vaeflow.bijectors.base import FlowBijector, check_conditioning
+from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.elementwise import Transform
 from tfp_vaeflow.networks import Network, RowNetwork
 
 
 class Parametrized(FlowBijector):
-    """An elementwise transform whose parameters a network says.
+    """An elementwise transform whose parameters a network outputs.
 
     Data-dependent initialisation scales the network's output to zero if it can, so that
     a fresh layer is the identity; then the network need not run.
 
     Attributes:
       transform: the elementwise transform.
-      network: says its parameters.
+      network: outputs its parameters.
 
     Args:
       transform, network: these.
@@ -42,7 +42,21 @@ class Parametrized(FlowBijector):
         Raises:
           ValueError: naming the layer.
         """
-        check_conditioning(self.name, self.network.is_conditioned, conditioning)
+        expected = self.network.is_conditioned
+        if expected is None:
+            return
+        if expected and conditioning is None:
+            raise ValueError(
+                f"{self.name}: conditioning is missing; this layer was built to be "
+                "conditioned, pass conditioning="
+            )
+        if not expected and conditioning is not None:
+            raise ValueError(
+                f"{self.name}: got conditioning of shape {tuple(conditioning.shape)}, "
+                "but this layer was built without; leave conditioning= out"
+            )
+
+    # Both directions by parameters: summaries watch them.
 
     def forward_by(
         self, v: tf.Tensor, params: tf.Tensor

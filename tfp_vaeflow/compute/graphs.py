@@ -10,7 +10,7 @@ also the unit that recomputation and XLA work on.
 
 import contextlib
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 
 import keras
 import tensorflow as tf
@@ -50,38 +50,40 @@ class SharedGraphs:
             now.is_within_graph,
         )
         if key not in self._functions:
-            # Computing a part of a step again is up to the step.
-            make = self._make_part if now.is_within_graph else self._make
-            self._functions[key] = make(_computation(module, method))
-        weights = [tf.convert_to_tensor(weight) for weight in _present(module)]
+            computation = _computation(module, method)
+            if now.is_within_graph:  # of a step, which does the recomputation
+                function = self._function(computation, inlined=True)
+            elif self.recompute:
+                function = self._function(self._with_recomputation(computation))
+            else:
+                function = self._function(computation)
+            self._functions[key] = function
+        weights = [tf.convert_to_tensor(weight) for weight in _values_of(module)]
         return self._functions[key](x, conditioning, weights)
 
-    def _make(self, compute):
+    def _with_recomputation(self, computation):
         def gradient(x, conditioning, weights, upstream):
-            inputs = _given(x, conditioning, weights)
+            inputs = _without_none(x, conditioning, *weights)
             with tf.GradientTape() as tape:
                 tape.watch(inputs)
-                outputs = compute(x, conditioning, weights)
+                outputs = computation(x, conditioning, weights)
             return tape.gradient(outputs, inputs, upstream)
 
         gradient = self._function(gradient)
 
-        def recomputed(x, conditioning, weights):
+        def run(x, conditioning, weights):
             @tf.custom_gradient
             def with_gradient(*_):
-                return compute(x, conditioning, weights), (
+                return computation(x, conditioning, weights), (
                     lambda *upstream: gradient(x, conditioning, weights, upstream)
                 )
 
-            return with_gradient(*_given(x, conditioning, weights))
+            return with_gradient(*_without_none(x, conditioning, *weights))
 
-        return self._function(recomputed if self.recompute else compute)
-
-    def _make_part(self, compute):
-        return self._function(compute, inlined=True)
+        return run
 
     def _function(self, function, inlined=False):
-        # Not inlined: the runtime, too, prepares each function once.
+        # Kept as a call, so that the runtime prepares its kernels once for all callers.
         attributes = None if self._jit_compile or inlined else {"_noinline": True}
         return tf.function(
             function,
@@ -100,7 +102,7 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
       x, conditioning: its arguments.
     """
     graphs = mode().graphs
-    # What runs eagerly is no graph to share, nor to put tensors of a graph into.
+    # In eager mode there is no graph to share, and none's tensors may get out.
     if graphs is None or tf.config.functions_run_eagerly():
         return method(module, x, conditioning)
     structure = structure_of(module)
@@ -117,12 +119,12 @@ def is_recomputing() -> bool:
 
 def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
     """A function of one tensor that is computed again for its gradient."""
-    made, runs = mode(), itertools.count()
+    outer, runs = mode(), itertools.count()
 
     @tf.recompute_grad
     def run(x):
-        stay = made.statistics_stay or next(runs) > 0
-        with using(made, statistics_stay=stay):
+        stay = outer.statistics_stay or next(runs) > 0
+        with using(outer, statistics_stay=stay):
             return function(x)
 
     return run
@@ -130,22 +132,22 @@ def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
 
 def _computation(module: tf.Module, method: Callable) -> Callable:
     """`method` as a function of (x, conditioning, weights)."""
-    made, known = mode(), list(_weights_of(module))
+    outer, places = mode(), list(_weights_of(module))
 
-    def compute(x, conditioning, weights):
+    def computation(x, conditioning, weights):
         values, states = {}, []
-        for weight, tensor in zip(known, weights, strict=True):
+        for weight, tensor in zip(places, weights, strict=True):
             if isinstance(weight, keras.Variable):
                 states.append((weight, tensor))
             else:
                 values[id(weight)] = tensor
-        with using(made, is_within_graph=True, weights=values), _in_place(states):
+        with using(outer, is_within_graph=True, weights=values), _keras_with(states):
             return method(module, x, conditioning)
 
-    return compute
+    return computation
 
 
-def _in_place(states: list[tuple[keras.Variable, tf.Tensor]]):
+def _keras_with(states: list[tuple[keras.Variable, tf.Tensor]]):
     """Lets Keras' layers compute with tensors in the place of their variables."""
     if not states:
         return contextlib.nullcontext()
@@ -166,8 +168,8 @@ def _is_weight(module: tf.Module, name: str) -> bool:
     return isinstance(getattr(type(module), name, None), Weight)
 
 
-def _present(module: tf.Module) -> Iterator[tf.Tensor | tf.Variable]:
-    """The present values of `_weights_of`."""
+def _values_of(module: tf.Module) -> Iterator[tf.Tensor | tf.Variable]:
+    """The weights of a module as they are now: variables, or tensors in their place."""
     weights = mode().weights
     for weight in _weights_of(module):
         if isinstance(weight, keras.Variable):
@@ -176,9 +178,8 @@ def _present(module: tf.Module) -> Iterator[tf.Tensor | tf.Variable]:
             yield weights.get(id(weight), weight)
 
 
-def _given(x, conditioning, weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The tensors among the arguments: there may be no conditioning."""
-    return [t for t in (x, conditioning, *weights) if t is not None]
+def _without_none(*tensors: tf.Tensor | None) -> list[tf.Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 # Names and caches, and where a module shows Keras' variables to TensorFlow.
@@ -197,9 +198,12 @@ class _UnknownStructureError(Exception):
 def structure_of(module: tf.Module) -> Hashable | None:
     """Equal for modules that differ in their names and their weights' values only.
 
-    None if the module holds something whose equality is not known; variables that are
-    no `Weight`s; or batch norm, which in training changes its statistics, as functions
-    of tensors cannot.
+    None where that is not known, because the module holds
+
+    - a Keras layer other than group norm: its configuration need not say all; and batch
+      norm changes its statistics, which a function of tensors cannot;
+    - variables that are no `Weight`s;
+    - a function that closes over something, or an object without a hash.
     """
     try:
         return _structure(module)
@@ -217,15 +221,17 @@ def _structure(value) -> Hashable:
             if name not in _NOT_STRUCTURE and not name.startswith("_self_")
         ]
         return type(value), getattr(value, "dtype", None), *parts
-    if isinstance(value, keras.Layer):
-        if isinstance(value, keras.layers.BatchNormalization):
-            raise _UnknownStructureError
+    if type(value) is keras.layers.GroupNormalization:
         settings = {k: v for k, v in value.get_config().items() if k != "name"}
         shapes = (tuple(variable.shape) for variable in value.variables)
         return type(value), repr(settings), *shapes
     if isinstance(value, (list, tuple)):
         return tuple(map(_structure, value))
-    unknown = tf.Tensor, tf.Variable
-    if isinstance(value, unknown) or not isinstance(value, Hashable):
+    unknown = keras.Layer, tf.Tensor, tf.Variable
+    if (
+        isinstance(value, unknown)
+        or not isinstance(value, Hashable)
+        or getattr(value, "__closure__", None)
+    ):
         raise _UnknownStructureError
     return value

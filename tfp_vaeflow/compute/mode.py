@@ -15,8 +15,8 @@ class Mode:
     Attributes:
       training: whether batch norm in coupling networks uses (and updates from) the
         batch, not its running statistics.
-      statistics_stay: whether the running statistics of batch norm stay even then, for
-        the same batch was there before.
+      statistics_stay: whether the running statistics of batch norm are not updated even
+        then, because the batch is being computed again.
       mixed_precision: whether networks compute in bfloat16; what they take and give is
         float32, and so are weights, norms and conditioners.
       graphs: the `SharedGraphs` of modules of one structure; None for none.
@@ -49,8 +49,8 @@ def using(base: Mode | None = None, **changes) -> Iterator[None]:
     """Within, layers compute in another mode.
 
     Args:
-      base: the mode to change; None for the present one. A gradient needs it: it is
-        computed when its forward pass is over, and with it the mode of that.
+      base: the mode to change; None for the present one. A gradient gives that of its
+        forward pass, which is no longer set when the gradient is built.
       **changes: fields of `Mode`.
     """
     token = _mode.set(dataclasses.replace(base or mode(), **changes))

@@ -13,7 +13,7 @@ PRIORS = ("normal", "flow", "categorical")
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Settings):
-    """A ResNet: of the global code's posterior, or of a dequantizer's features.
+    """A ResNet: of the global code's posterior, or of a dequantizer's map.
 
     Attributes:
       planes: channels of the residual blocks, one entry a level; each level halves
@@ -117,11 +117,11 @@ class PriorConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class DequantizerConfig(Settings):
-    """A variational dequantizer: q(u | x) is a flow, given features of the image.
+    """A variational dequantizer: q(u | x) is a flow, given a map of the image.
 
     Attributes:
       flow: from noise to u, conditioned `local_linear`.
-      encoder: gives the features, a map of `out_planes` channels.
+      encoder: gives the map, of `out_planes` channels.
     """
 
     flow: FlowConfig

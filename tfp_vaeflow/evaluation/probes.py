@@ -106,7 +106,9 @@ def at_most(split: Split, count: int, seed: int) -> Split:
     return split.subset(np.sort(chosen))
 
 
-def features(model: VAEFlow, split: Split, name: str, batch_size: int) -> np.ndarray:
+def representation(
+    model: VAEFlow, split: Split, name: str, batch_size: int
+) -> np.ndarray:
     """`z`, `v` (float32) or `pixels` (uint8) of a split, flattened to `[N, F]`."""
     rows = None
     for batch in labelled_batches(model, split, batch_size):
@@ -149,7 +151,7 @@ def probes(
       batch_size: images at a time.
 
     Returns:
-      By classifier and features: `mean` and `stddev` over seeds of the accuracy.
+      By classifier and representation: `mean` and `stddev` over seeds of the accuracy.
     """
     train, test = (at_most(split, max_images, seed=0) for split in (train, test))
     names = ["v", "pixels"]
@@ -158,8 +160,10 @@ def probes(
     scores = {kind: {name: [] for name in names} for kind in CLASSIFIERS}
     for name in names:
         # Rows of all pixels are large: only those of one part are held at a time.
-        fitted = _fitted(features(model, train, name, batch_size), train, num_seeds)
-        rows = features(model, test, name, batch_size)
+        fitted = _fitted(
+            representation(model, train, name, batch_size), train, num_seeds
+        )
+        rows = representation(model, test, name, batch_size)
         for reduce, classifiers in fitted:
             known = reduce(rows)
             for kind, classifier in classifiers.items():
@@ -214,7 +218,7 @@ def sample_check(
       gives the label they were asked for.
     """
     classifier = logistic_probe(
-        features(model, train, "pixels", batch_size), train.labels
+        representation(model, train, "pixels", batch_size), train.labels
     )
     labels = None
     if model.config.is_class_conditional:

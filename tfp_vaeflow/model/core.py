@@ -7,14 +7,12 @@ from tfp_vaeflow import compute, noise, quantization
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.dequantizers import build_dequantizer
-from tfp_vaeflow.global_codes import build_global_code
+from tfp_vaeflow.global_codes import Statistics, build_global_code
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.noise import Initializer, Stream
 from tfp_vaeflow.objective import Losses
 
 tfd = tfp.distributions
-
-Statistics = dict[str, tf.Tensor]
 
 
 class VAEFlowCore(tf.Module):
@@ -62,26 +60,28 @@ class VAEFlowCore(tf.Module):
     def statistics(
         self,
         images: tf.Tensor,
-        training: bool = False,
+        *,
         labels: tf.Tensor | None = None,
+        training: bool = False,
     ) -> Statistics:
         """What encoders say of images before any noise: the parameters of q(z, u | x).
 
-        All that batch norm of an encoder has a part in. A step that takes its batch in
-        pieces computes this on the whole batch, so that the pieces add up to the whole.
+        Everything that depends on the whole batch through batch norm. A step that takes
+        its batch in pieces computes this on the whole batch, so that the pieces add up
+        to the whole.
 
         Args:
           images: uint8 `[B, H, W, C]`.
-          training: whether batch norm uses (and updates from) the batch.
           labels: `[B]`; for class-conditional models, ignored by others.
+          training: whether batch norm uses (and updates from) the batch.
 
         Returns:
           Tensors `[B, ...]` by name, of `GlobalCode` and of the dequantizer.
         """
         x = self.noise_free(images)
         return {
-            **self.global_code.statistics(x, labels, training),
-            **self.dequantizer.statistics(x, training),
+            **self.global_code.statistics(x, labels=labels, training=training),
+            **self.dequantizer.statistics(x, training=training),
         }
 
     def losses_given_statistics(
@@ -128,7 +128,7 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, each term `[B]`.
         """
-        statistics = self.statistics(images, training, labels)
+        statistics = self.statistics(images, labels=labels, training=training)
         return self.losses_given_statistics(images, statistics, draws, training)
 
     def losses_of_samples(
@@ -180,7 +180,8 @@ class VAEFlowCore(tf.Module):
           x: `[B, K, H, W, C]`.
           z: `[B, K, D]`, or `[B, 1, D]` for the same z K times; None without z.
         """
-        # The flow takes one batch dimension; the K samples of an image are neighbours.
+        # One batch dimension, whose size is known: the K samples of an image are
+        # neighbours.
         flat_x = tf.reshape(x, [-1, *self.config.image_shape])
         kwargs = {}
         if z is not None:
@@ -203,7 +204,8 @@ class VAEFlowCore(tf.Module):
         Returns:
           Nats, `[B, K]`.
         """
-        x, _ = self.dequantized(images, self.statistics(images), draws)
+        statistics = self.dequantizer.statistics(self.noise_free(images))
+        x, _ = self.dequantized(images, statistics, draws)
         return self.log_prob(tf.repeat(x, tf.shape(z)[1], axis=1), z)
 
     def losses_batch(
@@ -214,7 +216,10 @@ class VAEFlowCore(tf.Module):
         num_samples: int,
         labels: tf.Tensor | None = None,
     ) -> Losses:
-        """`losses` for one batch from position `first` on; works inside tf.function."""
+        """`VAEFlow.losses` for one batch, from position `first` on.
+
+        It works inside tf.function.
+        """
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return self.losses_given_noise(images, draws, labels=labels)
 
@@ -223,9 +228,9 @@ class VAEFlowCore(tf.Module):
     def encode_batch(
         self, images: tf.Tensor, u: tf.Tensor, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """`encode` for one batch; works inside tf.function."""
+        """`VAEFlow.encode` for one batch; works inside tf.function."""
         x = self.noise_free(images)
-        z = self.global_code.mean(self.global_code.statistics(x, labels))
+        z = self.global_code.mean(self.global_code.statistics(x, labels=labels))
         return z, self.local_code(images, z, u)
 
     def local_code(
@@ -235,7 +240,7 @@ class VAEFlowCore(tf.Module):
         return self.flow.inverse_and_log_det_map(self.placed(images, u), z)[0]
 
     def decode_batch(self, z: tf.Tensor | None, v: tf.Tensor) -> tf.Tensor:
-        """`decode` for one batch; works inside tf.function."""
+        """`VAEFlow.decode` for one batch; works inside tf.function."""
         return self.to_pixels(self.flow.forward_and_log_det_map(v, z)[0])
 
     def encode_given_noise(
@@ -310,9 +315,10 @@ class VAEFlowCore(tf.Module):
         draws: list[LossNoise],
         labels: tf.Tensor | None = None,
     ) -> None:
-        """`initialize` with given noise, of one sample per image.
+        """`VAEFlow.initialize` with given noise, of one sample per image.
 
-        It holds the present value of all images; networks see one batch at a time.
+        It keeps one activation of every image, but runs networks on one batch at a
+        time. The flow sees images without noise; u only initialises the dequantizer.
 
         Args:
           images: batches of uint8 `[B, H, W, C]`.
@@ -330,8 +336,8 @@ class VAEFlowCore(tf.Module):
 
     def variables_by_use(self) -> tuple[list[tf.Variable], list[tf.Variable]]:
         """The trainable variables that `statistics` uses, and the others."""
-        used = self.global_code.statistics_variables()
-        used += self.dequantizer.statistics_variables()
+        parts = self.global_code, self.dequantizer
+        used = [v for part in parts for v in part.statistics_variables()]
         known = {variable.ref() for variable in used}
         return used, [v for v in self.trainable_variables if v.ref() not in known]
 

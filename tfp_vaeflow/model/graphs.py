@@ -34,8 +34,8 @@ class VAEFlowGraphs(VAEFlowCore):
         z = [tf.TensorSpec([None, config.latent_dim], tf.float32)]
         codes = [*(z if config.latent_dim else []), values]
         self._statistics_of_z = self.traced(
-            lambda images, *label: self.global_code.statistics(
-                self.noise_free(images), *label
+            lambda images, labels=None: self.global_code.statistics(
+                self.noise_free(images), labels=labels
             ),
             [pixels, *label],
         )

@@ -1,9 +1,10 @@
-"""What a transform asks of the network that says its parameters."""
+"""What a transform asks of the network that outputs its parameters."""
 
 import abc
 import dataclasses
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from tfp_vaeflow.networks.conditioners import (
@@ -35,7 +36,7 @@ class Folding:
 
 
 class Network(tf.Module, abc.ABC):
-    """Says the parameters of a transform, given x and a conditioning.
+    """Outputs the parameters of a transform, given x and a conditioning.
 
     A subclass has to implement `__call__`.
 
@@ -67,22 +68,31 @@ class Network(tf.Module, abc.ABC):
 
 
 class AnyNetwork(Network):
-    """A plain function as a network, such as a Keras model.
+    """A Keras layer or model, a `tf.Module` or a plain function as a network.
+
+    Variables are found in a Keras layer or a `tf.Module`, not in what a function closes
+    over. A Keras layer is called without `training=`. For a map as conditioning,
+    subclass `Network`.
 
     Args:
       function: `[B, (H, W,) in_channels]` -> `[B, (H, W,) out_channels]`. It is called
         with x and, if there is one, the conditioning.
+      input_shape: of x, to build a Keras layer that is not built yet.
     """
 
-    def __init__(self, function: Callable[..., tf.Tensor]):
+    def __init__(
+        self,
+        function: Callable[..., tf.Tensor],
+        input_shape: tuple[int | None, ...],
+    ):
         super().__init__()
         self.is_conditioned = None
         self._function = function
-        # tf.Module does not look into Keras models for variables.
-        self._keras_variables = [
-            getattr(variable, "value", variable)
-            for variable in getattr(function, "variables", ())
-        ]
+        if isinstance(function, keras.Layer):
+            if not function.built:
+                function.build(input_shape)
+            # tf.Module does not look into Keras models for variables.
+            self._keras_variables = [v.value for v in function.variables]
 
     def __call__(self, x, conditioning=None):
         if conditioning is None:

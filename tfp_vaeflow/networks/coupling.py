@@ -58,7 +58,7 @@ class CouplingNetwork(Network):
         self.is_conditioned = conditioner is not None
         self.conditioning_ndims = conditioning_ndims
 
-    def _hidden(self, x: tf.Tensor, conditioning: tf.Tensor | None) -> tf.Tensor:
+    def __call__(self, x, conditioning=None):
         dtype = compute.network_dtype(x.dtype)
         y = self.first(tf.cast(x, dtype))
         if self.norm1 is not None:
@@ -68,10 +68,7 @@ class CouplingNetwork(Network):
             y = self.norm2(y)
         if self.conditioner is not None:
             y = y + tf.cast(self.conditioner(x, conditioning), dtype)
-        return self.act(y)
-
-    def __call__(self, x, conditioning=None):
-        return self.last(self._hidden(x, conditioning))
+        return self.last(self.act(y))
 
     def initialize_to_zero(self):
         self.last.initialize_to_zero()

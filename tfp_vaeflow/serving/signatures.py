@@ -235,7 +235,7 @@ class Signatures:
     def _codes(self, image, label, checks):
         model, outputs = self._model, {}
         label = self._known(label, checks)
-        statistics = model.global_code.statistics(model.noise_free(image), label)
+        statistics = model.global_code.statistics(model.noise_free(image), labels=label)
         z = model.global_code.mean(statistics)
         v = model.local_code(image, z, 0.5)
         if self._config.has_posterior:

@@ -20,16 +20,18 @@ def loss_and_gradients(
 ) -> tuple[Losses, list[tf.Tensor]]:
     """The losses of a batch, and the gradient of what training minimises.
 
-    A batch may be a part of the global one: then both are this part's summands.
+    A batch may be a part of the global one: then both are its contribution, to be
+    summed.
 
-    Encoders see the whole batch, for batch norm has a part in what they say. Prior and
-    flow may take it in micro-batches: for both to give one gradient, the encoders'
-    comes from that by their statistics.
+    Encoders see the whole batch at once, because of batch norm; prior and flow may take
+    it in micro-batches. The encoders' gradient is then one backward pass of the whole
+    batch, from the gradient of the micro-batches by the statistics.
 
     Args:
       model: in training.
       config: the experiment.
-      batch: images, and their positions in the global batch.
+      batch: images at consecutive positions of the global batch, which micro-batches
+        share evenly.
       step: steps so far, which the noise goes by.
 
     Returns:
@@ -40,7 +42,7 @@ def loss_and_gradients(
     seed = noise.step_seed(training.seed, step)
     encoder_variables, others = model.variables_by_use()
     with tf.name_scope(PARTS[0]), tf.GradientTape() as tape:
-        statistics = model.statistics(batch.images, True, batch.labels)
+        statistics = model.statistics(batch.images, labels=batch.labels, training=True)
 
     def of_piece(first, images, given):
         with tf.name_scope(PARTS[1]), tf.GradientTape() as piece_tape:
@@ -55,9 +57,12 @@ def loss_and_gradients(
         with tf.name_scope(PARTS[1] + GRADIENT):
             return sums, *piece_tape.gradient(loss, [others, given])
 
-    sums, gradients, by_statistics = _in_micro_batches(
-        of_piece, training.micro_batches, batch.images, statistics, others
-    )
+    if training.micro_batches == 1:
+        sums, gradients, by_statistics = of_piece(0, batch.images, statistics)
+    else:
+        sums, gradients, by_statistics = _in_micro_batches(
+            of_piece, training.micro_batches, batch.images, statistics, others
+        )
     with tf.name_scope(PARTS[0] + GRADIENT):
         encoder_gradients = tape.gradient(
             statistics, encoder_variables, output_gradients=by_statistics
@@ -65,7 +70,9 @@ def loss_and_gradients(
     of = {
         variable.ref(): gradient
         for variable, gradient in zip(
-            [*others, *encoder_variables], [*gradients, *encoder_gradients]
+            [*others, *encoder_variables],
+            [*gradients, *encoder_gradients],
+            strict=True,
         )
     }
     return sums, [of[variable.ref()] for variable in model.trainable_variables]
@@ -87,8 +94,6 @@ def _in_micro_batches(
       images, statistics: of the batch.
       variables: these.
     """
-    if count == 1:
-        return of_piece(0, images, statistics)
     size = images.shape[0] // count
     arrays = {
         name: tf.TensorArray(value.dtype, count, element_shape=[size, *value.shape[1:]])

@@ -241,29 +241,33 @@ class Trainer:
         )
 
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
-        # XLA crashes on operations without stack traces.
-        compiled = self._config.training.jit_compile
-        with contextlib.nullcontext() if compiled else compute.WithoutStackTraces():
-            return self._step_in_sync(batch, stop_request)
-
-    def _step_in_sync(self, batch: data.Batch, stop_request: tf.Tensor):
         """The step on a replica's share of the batch, in step with the others."""
-        # The forward pass moves the statistics of batch norm.
-        before = [tf.identity(v) for v in self.model.non_trainable_variables]
-        mixed = self._config.training.mixed_precision
-        with compute.using(mixed_precision=mixed, graphs=self._graphs):
+        with self._mode_of_step():
+            # The forward pass moves the statistics of batch norm.
+            before = [tf.identity(v) for v in self.model.non_trainable_variables]
             losses, gradients = loss_and_gradients(
                 self.model, self._config, batch, tf.identity(self.counts.taken)
             )
-        # The identity of the request is on the replica's device.
-        losses, gradients, stop_requests = _summed_over_replicas(
-            [losses, gradients, tf.identity(stop_request)]
-        )
-        norm = global_norm(gradients)
-        made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
-        self._update_if(made, gradients, norm, before)
-        skipped_in_a_row = tf.identity(self.counts.skipped_in_a_row)
-        return StepResult(losses, norm, skipped_in_a_row, stop_requests)
+            # The identity of the request is on the replica's device.
+            losses, gradients, stop_requests = _summed_over_replicas(
+                [losses, gradients, tf.identity(stop_request)]
+            )
+            norm = global_norm(gradients)
+            made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
+            self._update_if(made, gradients, norm, before)
+            skipped_in_a_row = tf.identity(self.counts.skipped_in_a_row)
+            return StepResult(losses, norm, skipped_in_a_row, stop_requests)
+
+    @contextlib.contextmanager
+    def _mode_of_step(self):
+        training = self._config.training
+        # XLA crashes on operations without stack traces.
+        traces = contextlib.nullcontext()
+        if not training.jit_compile:
+            traces = compute.WithoutStackTraces()
+        mixed = training.mixed_precision
+        with traces, compute.using(mixed_precision=mixed, graphs=self._graphs):
+            yield
 
     def _update_if(self, made: tf.Tensor, gradients, norm: tf.Tensor, before) -> None:
         """Makes the step's update, or leaves all but the counts as it was.
