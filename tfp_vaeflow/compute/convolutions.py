@@ -35,11 +35,12 @@ def as_fast_as_float32(
 
     A processor without instructions for bfloat16 takes up to forty times as long for
     it. There it is computed in float32, of the same rounded values, and the result and
-    the gradients are rounded again.
+    the gradients are rounded again. The kernel is cast to the precision of x.
     """
 
     @functools.wraps(linear)
     def run(x, kernel):
+        kernel = tf.cast(kernel, x.dtype)
         if x.dtype != tf.bfloat16 or multiplies_bfloat16():
             return linear(x, kernel)
         y = linear(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
@@ -66,17 +67,12 @@ def _elu_by_float32(x):
     return y, gradient
 
 
+@as_fast_as_float32
 def linear(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """`x @ kernel` for a kernel `[in, out]`; a convolution for `[kh, kw, in, out]`.
 
     Convolutions have stride 1, an odd kernel and zero padding, so the resolution stays.
-    The kernel is cast to the precision of x.
     """
-    return _linear(x, tf.cast(kernel, x.dtype))
-
-
-@as_fast_as_float32
-def _linear(x, kernel):
     if kernel.shape.rank == 2:
         return tf.matmul(x, kernel)
     *size, inputs, outputs = kernel.shape

@@ -38,13 +38,19 @@ class SharedGraphs:
         self._jit_compile = jit_compile
         self._functions = {}
 
-    def run(self, module, structure: Hashable, method: Callable, x, conditioning):
-        """`method(module, x, conditioning)` by the graph of this structure."""
+    def function(
+        self,
+        module: tf.Module,
+        structure: Hashable,
+        method: Callable,
+        is_conditioned: bool,
+    ) -> Callable:
+        """A function of (x, conditioning, weights), for modules of this structure."""
         now = mode()
         key = (
             structure,
             method,
-            conditioning is not None,
+            is_conditioned,
             now.mixed_precision,
             now.training,
             now.is_within_graph,
@@ -58,8 +64,7 @@ class SharedGraphs:
             else:
                 function = self._function(computation)
             self._functions[key] = function
-        weights = [tf.convert_to_tensor(weight) for weight in _values_of(module)]
-        return self._functions[key](x, conditioning, weights)
+        return self._functions[key]
 
     def _with_recomputation(self, computation):
         def gradient(x, conditioning, weights, upstream):
@@ -108,7 +113,9 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
     structure = structure_of(module)
     if structure is None:
         return method(module, x, conditioning)
-    return graphs.run(module, structure, method, x, conditioning)
+    function = graphs.function(module, structure, method, conditioning is not None)
+    weights = [tf.convert_to_tensor(weight) for weight in _values_of(module)]
+    return function(x, conditioning, weights)
 
 
 def is_recomputing() -> bool:
