@@ -185,6 +185,20 @@ def test_networks_of_ones_own_share_no_graph(recompute):
     assert len(gradients) == 4 and all(np.abs(g).max() > 0 for g in gradients)
 
 
+def test_initialisation_runs_no_network(monkeypatch):
+    """Their outputs are set to zero, whatever the data is."""
+
+    def fail(*_):
+        raise AssertionError("a network runs")
+
+    step = tfvb.MaCowStep(4, step_config(), float64_init())
+    x = np.random.default_rng(0).standard_normal((8, 2, 2, 4))
+    for name in ("linear", "conv2d_valid"):
+        monkeypatch.setattr(compute, name, fail)
+    v = step.initialize(x, np.ones((8, 2)))
+    np.testing.assert_allclose(tf.math.reduce_std(v, [0, 1, 2]), 1, atol=0.1)
+
+
 def test_one_conditioning_for_all_examples():
     layer = tfvb.make_coupling(
         4, coupling_config(), tfvb.ChannelSplit(), float64_init()

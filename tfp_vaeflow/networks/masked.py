@@ -22,7 +22,7 @@ from tfp_vaeflow.noise import Initializer
 
 
 class RowNetwork(tf.Module):
-    """Says the parameters of a row of pixels, given the rows above it.
+    """Outputs the parameters of a row of pixels, given the rows above it.
 
     A convolution (no bias) -> + h(conditioning) -> act -> conv1x1 with weight norm and
     bias. The convolution has no padding: it gives kh - 1 rows and kw - 1 columns less
@@ -76,9 +76,10 @@ class RowNetwork(tf.Module):
 
         return run
 
-    def initialize_to_zero(self) -> None:
-        """Makes the output 0, whatever the input is."""
+    def initialize_to_zero(self) -> bool:
+        """Makes the output 0, whatever the input is; returns whether it could."""
         self.last.initialize_to_zero()
+        return True
 
     def folded(self, folding: Folding) -> "RowNetwork":
         """The same function with less to compute; see `Folding`."""
