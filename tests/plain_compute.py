@@ -39,6 +39,7 @@ FORMS = {
     "recomputed": lambda function: function,
     "run_model": lambda model, parts, x, training: model(x, training=training),
     "shared": lambda module, method, x, conditioning: method(module, x, conditioning),
+    "summed_over_replicas": lambda values: values,
     "sizes": lambda x: keras.ops.shape(x)[1:-1],
     "tune_process": lambda save_memory=False: None,
     "WithoutStackTraces": contextlib.nullcontext,

@@ -39,12 +39,12 @@ INNER = {
     "compute": [
         "stack_traces",
         "convolutions",
+        "updates",
         "batch_norm",
         "mode",
         "graphs",
         "keras_models",
         "memory",
-        "updates",
     ],
     "networks": ["linear", "conditioners", "base", "coupling", "masked"],
     "bijectors": [

@@ -26,6 +26,7 @@ from tfp_vaeflow.compute.updates import (
     handles,
     in_groups,
     read_handle,
+    summed_over_replicas,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "run_model",
     "shared",
     "sizes",
+    "summed_over_replicas",
     "tune_process",
     "using",
 ]

@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow.compute.updates import summed_over_replicas
+
 
 def normalized_by_batch(
     x: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, epsilon: float
@@ -30,7 +32,7 @@ def normalized_by_batch(
     def run(x, offset, scale):
         axes = list(range(x.shape.rank - 1))
         here = tf.cast(math.prod(keras.ops.shape(x)[:-1]), x.dtype)
-        sum_x, sum_squares, count = _over_replicas(
+        sum_x, sum_squares, count = summed_over_replicas(
             [tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes), here]
         )
         mean = sum_x / count
@@ -40,7 +42,7 @@ def normalized_by_batch(
             inverse_std = tf.math.rsqrt(variance + epsilon)
             doffset = tf.reduce_sum(dy, axes)
             dscale = (tf.reduce_sum(dy * x, axes) - mean * doffset) * inverse_std
-            all_doffset, all_dscale = _over_replicas([doffset, dscale])
+            all_doffset, all_dscale = summed_over_replicas([doffset, dscale])
             slope = inverse_std * all_dscale / count
             common = slope * x + (all_doffset / count - slope * mean)
             return scale * inverse_std * (dy - common), doffset, dscale
@@ -49,11 +51,3 @@ def normalized_by_batch(
         return (y, mean, variance, count), gradient
 
     return run(x, offset, scale)
-
-
-def _over_replicas(sums: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The sums of all replicas' values."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return sums
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)

@@ -54,3 +54,11 @@ def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:
     """
     value = tf.convert_to_tensor(value)
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+
+
+def summed_over_replicas(values):
+    """The sums over all replicas of tensors in any nest; called on each replica."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)

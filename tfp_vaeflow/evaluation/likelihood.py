@@ -131,16 +131,19 @@ def z_gaps(
     seed = noise.as_seed(seed)
     dim = model.config.latent_dim
 
+    def sample_z(images, drawn):
+        statistics = model.global_code.statistics(model.noise_free(images))
+        return model.global_code.sample(statistics, drawn)
+
     @model.traced
     def log_probs(batch, others):
         count, first = tf.shape(batch.images)[0], batch.positions[0]
         draws = model.draw_loss_noise(seed, count, 1, first)
-        statistics = model.statistics(batch.images)
-        own = model.global_code.sample(statistics, draws.posterior)
+        own = sample_z(batch.images, draws.posterior)
         shuffled = noise.normal(seed, Stream.SHUFFLED, count, (1, dim), first)
         from_prior = noise.normal(seed, Stream.PRIOR, count, (dim,), first)
         codes = {
-            "shuffled": model.global_code.sample(model.statistics(others), shuffled),
+            "shuffled": sample_z(others, shuffled),
             "prior": model.global_code.from_noise(from_prior)[:, tf.newaxis],
             "zeros": tf.zeros_like(own),
         }

@@ -249,7 +249,7 @@ class Trainer:
                 self.model, self._config, batch, tf.identity(self.counts.taken)
             )
             # The identity of the request is on the replica's device.
-            losses, gradients, stop_requests = _summed_over_replicas(
+            losses, gradients, stop_requests = compute.summed_over_replicas(
                 [losses, gradients, tf.identity(stop_request)]
             )
             norm = global_norm(gradients)
@@ -325,11 +325,3 @@ class Trainer:
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))
-
-
-def _summed_over_replicas(values):
-    """The sums over all replicas, where there is more than one."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
