@@ -23,8 +23,8 @@ class Coupling(Parametrized):
                   x_b = transform^-1(v_b; network(v_a, conditioning))
         inverse log-det:  sum over b of the transform's log-derivative
 
-    Data-dependent initialisation scales the network's output to zero if it can, so that
-    a fresh coupling is the identity.
+    Data-dependent initialisation makes the network's output 0 if it can, so that
+    training starts from the identity. A `Network` says how; others start as they are.
 
     Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning as the network takes it.
 
@@ -87,7 +87,7 @@ class Coupling(Parametrized):
         """Either direction: `apply` is `forward_by` or `inverse_by`."""
         self.check_conditioning(conditioning)
         part_a, part_b = self._split.split(value)
-        call = type(self.network).__call__
+        call = type(self.network).__call__  # one for all networks of the class
         params = compute.shared(self.network, call, part_a, conditioning)
         part_b, log_derivative = apply(part_b, params)
         log_det_map = tf.reduce_sum(log_derivative, axis=-1)

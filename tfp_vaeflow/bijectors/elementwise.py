@@ -11,10 +11,30 @@ transform is the identity.
 import abc
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+
+class Transform(Protocol):
+    """What a coupling asks of a transform; anything with these will do.
+
+    Attributes:
+      num_parameters: per transformed channel.
+    """
+
+    num_parameters: int
+
+    def forward_and_log_derivative(
+        self, v: tf.Tensor, params: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """v -> x, and log |dx/dv| of each element."""
+
+    def inverse_and_log_derivative(
+        self, x: tf.Tensor, params: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """x -> v, and log |dv/dx| of each element."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +225,8 @@ def _slope(size, slope_at_zero):
     return slope_at_zero * tf.exp(-size) - tf.math.expm1(-size)
 
 
-Transform = Additive | Affine | Relu | Nlsq | SymmElu
-_WITHOUT_OPTIONS = {
+_BY_NAME = {
+    "affine": Affine,
     "additive": Additive,
     "relu": Relu,
     "nlsq": Nlsq,
@@ -216,4 +236,4 @@ _WITHOUT_OPTIONS = {
 
 def make_transform(name: str, alpha: float) -> Transform:
     """The transform of that name (`config.flow.TRANSFORMS`); alpha is Affine's."""
-    return Affine(alpha) if name == "affine" else _WITHOUT_OPTIONS[name]()
+    return Affine(alpha) if name == "affine" else _BY_NAME[name]()

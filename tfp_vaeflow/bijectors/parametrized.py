@@ -10,8 +10,8 @@ from tfp_vaeflow.networks import Network, RowNetwork
 class Parametrized(FlowBijector):
     """An elementwise transform whose parameters a network outputs.
 
-    Data-dependent initialisation scales the network's output to zero if it can, so that
-    a fresh layer is the identity; then the network need not run.
+    Data-dependent initialisation makes the network's output 0 if it can, so that
+    training starts from the identity; then the network need not run.
 
     Attributes:
       transform: the elementwise transform.
@@ -53,7 +53,8 @@ class Parametrized(FlowBijector):
         if not expected and conditioning is not None:
             raise ValueError(
                 f"{self.name}: got conditioning of shape {tuple(conditioning.shape)}, "
-                "but this layer was built without; leave conditioning= out"
+                "but its network takes none (Network.is_conditioned); leave "
+                "conditioning= out"
             )
 
     # Both directions by parameters: summaries watch them.

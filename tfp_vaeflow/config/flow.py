@@ -30,8 +30,7 @@ class CouplingConfig(Settings):
       transform: elementwise transform of the second part: `affine`, `additive`,
         `relu`, `nlsq` or `symm_elu`; see `bijectors/elementwise.py`.
       alpha: range of the affine scale, `1 + alpha tanh(s / 2)`.
-      dense: whether inputs are vectors `[B, D]` instead of images `[B, H, W, C]`; then
-        there is no norm and no conditioning.
+      dense: whether inputs are vectors `[B, D]` instead of images `[B, H, W, C]`.
     """
 
     hidden: int

@@ -38,10 +38,13 @@ class Folding:
 class Network(tf.Module, abc.ABC):
     """Outputs the parameters of a transform, given x and a conditioning.
 
-    A subclass has to implement `__call__`.
+    A subclass has to implement `__call__`. Its variables are `tf.Variable`s, Keras'
+    layers or modules. Where all variables are `compute.Weight`s, networks that are
+    built alike share a graph, which takes less time to build.
 
     Attributes:
-      is_conditioned: whether it needs a conditioning; None if both will do.
+      is_conditioned: whether it needs a conditioning; None if both will do. A network
+        that uses a conditioning has to set it.
       conditioning_ndims: 1 where the conditioning of one example is a vector, 3 where
         it is a map.
     """

@@ -11,7 +11,7 @@ from tfp_vaeflow.noise import Initializer
 
 
 class GlobalLinear(Linear):
-    """`h`: a dense layer of a conditioning vector, the same at every position.
+    """`h = z W + b`: a dense layer of a vector, the same at every position.
 
     Its weight and bias start from U(-b, b), b = 1 / sqrt(conditioning_dim). Paper,
     section 3.2.
@@ -26,7 +26,7 @@ class GlobalLinear(Linear):
         super().__init__((conditioning_dim, hidden), init, bias="uniform")
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
-        """x `[B, (H, W,) C]`, conditioning `[B, D]` -> `[B, (1, 1,) hidden]`."""
+        """conditioning `[B, D]` -> `[B, (1, 1,) hidden]`; x is not looked at."""
         h = super().__call__(conditioning)
         return tf.reshape(h, [-1, *[1] * (x.shape.rank - 2), h.shape[-1]])
 
@@ -130,8 +130,9 @@ class PartOfProduct(tf.Module):
         super().__init__()
         self._number = number
 
-    def __call__(self, x: tf.Tensor, conditioning: list[tf.Tensor]) -> tf.Tensor:
-        return conditioning[self._number]
+    def __call__(self, x: tf.Tensor, parts: list[tf.Tensor]) -> tf.Tensor:
+        """The part of `parts`, a folded flow's conditioning: see `serving.folding`."""
+        return parts[self._number]
 
 
 Conditioner = GlobalLinear | LocalLinear | GlobalAttention | PartOfProduct
