@@ -23,21 +23,33 @@ def _normalized_by_batch(x, offset, scale, epsilon):
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance), count
 
 
+def _in_turn(modules, method, x, conditioning):
+    maps = []
+    for module in modules:
+        x, log_det_map = method(module, x, conditioning)
+        maps.append(log_det_map)
+    return x, maps
+
+
 FORMS = {
     "as_fast_as_float32": lambda function: function,
     "assign_on_replica": lambda variable, value: variable.assign(value),
+    "compiled": lambda function: function,
     "conv2d_same": lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"),
     "conv2d_valid": lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "VALID"),
     "elu": tf.nn.elu,
     "give_memory_back": lambda: None,
     "in_groups": lambda function, lists, *others: [function(*lists, *others)],
-    "is_recomputing": lambda: False,
+    "in_turn": _in_turn,
+    "inverse": tf.linalg.inv,
     "linear": _linear,
+    "log_abs_det": lambda matrix: tf.linalg.slogdet(matrix)[1],
     "network_dtype": lambda dtype: dtype,
     "normalized_by_batch": _normalized_by_batch,
     "of_any_batch": lambda y: y,
     "recomputed": lambda function: function,
     "run_model": lambda model, parts, x, training: model(x, training=training),
+    "stacked": lambda modules: [],
     "shared": lambda module, method, x, conditioning: method(module, x, conditioning),
     "summed_over_replicas": lambda values: values,
     "sizes": lambda x: keras.ops.shape(x)[1:-1],
@@ -46,10 +58,13 @@ FORMS = {
 }
 # These say how to compute, or look at something, and compute nothing.
 KEPT = {
+    "Derived",
     "SharedGraphs",
     "Weight",
     "handles",
+    "has_gpu",
     "mode",
+    "parts_of_variables",
     "peak_memory_mib",
     "read_handle",
     "using",

@@ -171,11 +171,11 @@ def test_networks_of_ones_own_share_no_graph(recompute):
     flow = tfvb.Sequential(layers)
     x = tf.constant(np.random.default_rng(0).standard_normal((2, 2, 2, 4)), tf.float32)
     expected = flow.inverse_and_log_det(x)[0]
-    graphs = compute.SharedGraphs(recompute)
+    mode = {"graphs": compute.SharedGraphs(), "recompute": recompute}
 
     @tf.function
     def run():
-        with compute.using(graphs=graphs), tf.GradientTape() as tape:
+        with compute.using(**mode), tf.GradientTape() as tape:
             v, _ = flow.inverse_and_log_det(x)
             loss = tf.reduce_sum(v**2)
         return v, tape.gradient(loss, flow.trainable_variables)

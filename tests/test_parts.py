@@ -123,12 +123,12 @@ def test_encoder_kernels_start_within_their_fan_in():
 
 def test_weight_norm():
     layer = WeightNormLinear((3, 4), Initializer())
-    np.testing.assert_allclose(layer.kernel(), layer.direction, rtol=1e-6)
+    np.testing.assert_allclose(layer.kernel, layer.direction, rtol=1e-6)
     x = noise.normal(0, Stream.PRIOR, 100, (3,))
     y = layer.initialize(x, 0.3)
     np.testing.assert_allclose(np.mean(y, 0), 0, atol=1e-6)
     np.testing.assert_allclose(np.std(y, 0, ddof=1), 0.3, rtol=1e-4)
-    np.testing.assert_allclose(np.linalg.norm(layer.kernel(), axis=0), layer.gain)
+    np.testing.assert_allclose(np.linalg.norm(layer.kernel, axis=0), layer.gain)
 
 
 def posterior(batch=5, dim=3):

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors import GlowStep, Sequential, StepConfig
+from tfp_vaeflow.bijectors import GlowStep, Repeated, Sequential, StepConfig
 from tfp_vaeflow.config import PriorConfig
 from tfp_vaeflow.networks import ACTIVATIONS, Folding, Linear
 from tfp_vaeflow.noise import Initializer
@@ -161,4 +161,4 @@ def build_prior(
         GlowStep(dim, StepConfig(config.coupling()), init, name=f"prior_step{step}")
         for step in range(config.num_steps)
     ]
-    return FlowPrior(dim, Sequential(steps, 1, "prior_flow", init.dtype))
+    return FlowPrior(dim, Repeated(steps, 1, "prior_flow", init.dtype))

@@ -1,7 +1,13 @@
 """The invertible layers of the decoder, each a `tfb.Bijector`."""
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential, total_log_det, watched
+from tfp_vaeflow.bijectors.base import (
+    FlowBijector,
+    Repeated,
+    Sequential,
+    total_log_det,
+    watched,
+)
 from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import Coupling, make_coupling
@@ -36,6 +42,7 @@ __all__ = [
     "OnChannels",
     "Parametrized",
     "Relu",
+    "Repeated",
     "Sequential",
     "SplitPrior",
     "Squeezed",

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.networks import Folding
 
 tfb = tfp.bijectors
@@ -219,6 +220,42 @@ class Sequential(FlowBijector):
                 members[-1] = joined
         ndims = self.forward_min_event_ndims
         return Sequential(members, ndims, self.name, self.dtype)
+
+
+class Repeated(Sequential):
+    """Bijectors that are built alike, one after another.
+
+    Their weights are stored stacked, and where XLA compiles, they are one loop.
+
+    Args:
+      members, event_ndims, name, dtype: see `Sequential`.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[FlowBijector],
+        event_ndims: int = 3,
+        name: str = "repeated",
+        dtype: tf.DType = tf.float32,
+    ):
+        super().__init__(members, event_ndims, name, dtype)
+        self._stacks = compute.stacked(self.members)
+
+    def forward_and_log_det_map(self, v, conditioning=None):
+        x, maps = compute.in_turn(self.members[::-1], _forward, v, conditioning)
+        return x, added(maps, self.dtype)
+
+    def inverse_and_log_det_map(self, x, conditioning=None):
+        v, maps = compute.in_turn(self.members, _inverse, x, conditioning)
+        return v, added(maps, self.dtype)
+
+
+def _forward(member, v, conditioning):
+    return member.forward_and_log_det_map(v, conditioning)
+
+
+def _inverse(member, x, conditioning):
+    return member.inverse_and_log_det_map(x, conditioning)
 
 
 class Layers(Sequential):

@@ -82,12 +82,13 @@ class Conv1x1(FlowBijector):
         """W, `[C / heads, C / heads]`."""
         if self._parametrization != "lu":
             return tf.convert_to_tensor(self.weight)
-        ones = tf.ones([self._size], self.weight.dtype)
-        strictly_lower = tf.linalg.band_part(self.weight, -1, 0)
-        lower = tf.linalg.set_diag(strictly_lower, ones)
-        diagonal = self._sign * tf.exp(tf.linalg.diag_part(self.weight))
-        upper = tf.linalg.set_diag(tf.linalg.band_part(self.weight, 0, -1), diagonal)
-        return tf.gather(tf.matmul(lower, upper), self._permutation)
+        log_diagonal = tf.linalg.diag_part(self.weight)
+        lower = tf.linalg.band_part(self.weight, -1, 0)
+        lower = tf.linalg.set_diag(lower, tf.ones_like(log_diagonal))
+        upper = tf.linalg.band_part(self.weight, 0, -1)
+        upper = tf.linalg.set_diag(upper, self._sign * tf.exp(log_diagonal))
+        rows = tf.convert_to_tensor(self._permutation)
+        return tf.gather(tf.matmul(lower, upper), rows, batch_dims=rows.shape.rank - 1)
 
     def channel_matrix(self) -> tf.Tensor:
         """What `inverse` multiplies all channels with, `[C, C]`."""
@@ -95,25 +96,25 @@ class Conv1x1(FlowBijector):
         matrix = tf.linalg.LinearOperatorFullMatrix(self.matrix())
         return tf.linalg.LinearOperatorKronecker([heads, matrix]).to_dense()
 
+    @compute.Derived
     def _log_det_per_position(self) -> tf.Tensor:
         if self._parametrization == "lu":
-            return tf.reduce_sum(tf.linalg.diag_part(self.weight))
-        # |det W| by QR: unlike `slogdet` it has an XLA kernel on every device.
-        triangular = tf.linalg.qr(self.weight)[1]
-        diagonal = tf.abs(tf.linalg.diag_part(triangular))
-        return self._heads * tf.reduce_sum(tf.math.log(diagonal))
+            return tf.reduce_sum(tf.linalg.diag_part(self.weight), -1)
+        return self._heads * compute.log_abs_det(tf.convert_to_tensor(self.weight))
+
+    @compute.Derived
+    def _inverse_matrix(self) -> tf.Tensor:
+        return compute.inverse(self.matrix())
 
     def _multiply(self, x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
         flat = tf.matmul(tf.reshape(x, [-1, self._size]), matrix)
         return tf.reshape(flat, keras.ops.shape(x))
 
     def forward_and_log_det_map(self, v, conditioning=None):
-        inverse = tf.linalg.inv(tf.cast(self.matrix(), tf.float64))
-        x = self._multiply(v, tf.cast(inverse, v.dtype))
-        return x, -self._log_det_per_position()
+        return self._multiply(v, self._inverse_matrix), -self._log_det_per_position
 
     def inverse_and_log_det_map(self, x, conditioning=None):
-        return self._multiply(x, self.matrix()), self._log_det_per_position()
+        return self._multiply(x, self.matrix()), self._log_det_per_position
 
     def initialize_on(self, values, conditioning):
         matrix = self.matrix()  # without the log-det, which takes longer

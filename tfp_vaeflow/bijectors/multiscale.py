@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tfp_vaeflow.bijectors.base import FlowBijector, Sequential
+from tfp_vaeflow.bijectors.base import FlowBijector, Repeated, Sequential
 from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.steps import (
@@ -100,18 +100,20 @@ class MultiScaleFlow(Sequential):
     @staticmethod
     def _assemble(levels, init, name) -> list[FlowBijector]:
         """Nests the levels into one another, from the top level down."""
-        (bottom, _), *_ = levels[0]
+
+        def repeated(level, number=0):
+            steps, _ = levels[level][number]
+            label = f"{name}_level{level}_block{number}_steps"
+            return Repeated(steps, 3, label, init.dtype)
+
         if len(levels) == 1:
-            return bottom
-        (top_steps, _), *_ = levels[-1]
-        inner = Sequential(top_steps, 3, f"{name}_top", init.dtype)
+            return [repeated(0)]
+        inner = repeated(len(levels) - 1)
         for level in range(len(levels) - 2, 0, -1):
             inner = Squeezed(inner, f"{name}_squeezed{level + 1}")
-            for number, (steps, split_prior) in reversed(
-                list(enumerate(levels[level]))
-            ):
+            for number, (_, split_prior) in reversed(list(enumerate(levels[level]))):
                 label = f"{name}_level{level}_block{number}"
                 kept = OnChannels(inner, 0, split_prior.kept, f"{label}_kept")
-                members = [*steps, split_prior, kept]
+                members = [repeated(level, number), split_prior, kept]
                 inner = Sequential(members, 3, label, init.dtype)
-        return [*bottom, Squeezed(inner, f"{name}_squeezed1")]
+        return [repeated(0), Squeezed(inner, f"{name}_squeezed1")]

@@ -56,7 +56,7 @@ class FlowStep(Layers):
         Recomputation keeps the input of each part, and while its gradient is computed
         all that is inside it. Inputs are small, insides large.
         """
-        if not compute.is_recomputing():
+        if not compute.mode().recompute:
             return [self]
         groups, rest = [], []
         for member in self.members:

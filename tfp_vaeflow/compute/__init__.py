@@ -7,6 +7,7 @@ functions as `compute.linear(...)` and do not know more of the machinery.
 """
 
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch
+from tfp_vaeflow.compute.compilation import compiled
 from tfp_vaeflow.compute.convolutions import (
     as_fast_as_float32,
     conv2d_same,
@@ -16,11 +17,15 @@ from tfp_vaeflow.compute.convolutions import (
     of_any_batch,
     sizes,
 )
-from tfp_vaeflow.compute.graphs import SharedGraphs, is_recomputing, recomputed, shared
+from tfp_vaeflow.compute.devices import has_gpu
+from tfp_vaeflow.compute.graphs import SharedGraphs, recomputed, shared
 from tfp_vaeflow.compute.keras_models import run_model
+from tfp_vaeflow.compute.loops import in_turn
+from tfp_vaeflow.compute.matrices import inverse, log_abs_det
 from tfp_vaeflow.compute.memory import give_memory_back, peak_memory_mib, tune_process
-from tfp_vaeflow.compute.mode import Weight, mode, network_dtype, using
+from tfp_vaeflow.compute.mode import mode, network_dtype, using
 from tfp_vaeflow.compute.stack_traces import WithoutStackTraces
+from tfp_vaeflow.compute.stacks import stacked
 from tfp_vaeflow.compute.updates import (
     assign_on_replica,
     handles,
@@ -28,31 +33,39 @@ from tfp_vaeflow.compute.updates import (
     read_handle,
     summed_over_replicas,
 )
+from tfp_vaeflow.compute.weights import Derived, Weight, parts_of_variables
 
 __all__ = [
+    "Derived",
     "SharedGraphs",
     "Weight",
     "WithoutStackTraces",
     "as_fast_as_float32",
     "assign_on_replica",
+    "compiled",
     "conv2d_same",
     "conv2d_valid",
     "elu",
     "give_memory_back",
     "handles",
+    "has_gpu",
     "in_groups",
-    "is_recomputing",
+    "in_turn",
+    "inverse",
     "linear",
+    "log_abs_det",
     "mode",
     "network_dtype",
     "normalized_by_batch",
     "of_any_batch",
+    "parts_of_variables",
     "peak_memory_mib",
     "read_handle",
     "recomputed",
     "run_model",
     "shared",
     "sizes",
+    "stacked",
     "summed_over_replicas",
     "tune_process",
     "using",

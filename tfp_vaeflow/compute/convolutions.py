@@ -1,31 +1,23 @@
-"""Linear maps of channels: products, and convolutions that a CPU runs fast.
+"""Linear maps of channels: products, and convolutions that a device runs fast.
 
 TensorFlow's convolutions, and even more their gradients, reach the speed of its matrix
 products on a CPU only for some shapes. For those of coupling networks, with many
 channels on one side or on both, this module says the same in operations that do:
-`tools/benchmark.py` shows what it gives.
+`tools/benchmark.py` shows what it gives. On a GPU that is so for what XLA compiles.
 """
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow.compute.devices import has_gpu, multiplies_bfloat16
+from tfp_vaeflow.compute.mode import mode
+
 _BAND = 32  # rows
 _WIDENED = 50  # as many times the channels are worth a copy of all neighbours
-
-
-@functools.cache
-def multiplies_bfloat16() -> bool:
-    """Whether what runs products here has instructions for bfloat16."""
-    if any(map(tf.config.list_logical_devices, ("GPU", "TPU"))):
-        return True
-    try:
-        return "bf16" in Path("/proc/cpuinfo").read_text()  # avx512_bf16, amx_bf16
-    except OSError:
-        return True
+_MANY_COMPILED = 4  # the same on a GPU, whose convolutions start many small kernels
 
 
 def as_fast_as_float32(
@@ -51,7 +43,7 @@ def as_fast_as_float32(
 
 def elu(x: tf.Tensor) -> tf.Tensor:
     """`x` where it is positive, `exp(x) - 1` elsewhere."""
-    if x.dtype != tf.bfloat16 or tf.config.list_logical_devices("GPU"):
+    if x.dtype != tf.bfloat16 or has_gpu() or mode().compiled:
         return tf.nn.elu(x)
     return _elu_by_float32(x)
 
@@ -76,10 +68,16 @@ def linear(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     if kernel.shape.rank == 2:
         return tf.matmul(x, kernel)
     *size, inputs, outputs = kernel.shape
-    if tf.config.list_logical_devices("GPU"):
-        return _conv2d(x, kernel)
     if size == [1, 1]:
         return _at_every_position(x, tf.reshape(kernel, [inputs, outputs]))
+    if mode().compiled:
+        if _MANY_COMPILED * inputs <= outputs:
+            return _widening_conv2d(x, kernel)
+        if _MANY_COMPILED * outputs <= inputs:
+            return _products_to_neighbours(x, kernel)
+        return _conv2d(x, kernel)
+    if has_gpu():
+        return _conv2d(x, kernel)
     if _WIDENED * inputs <= outputs:
         return _widening_conv2d(x, kernel)
     if inputs <= outputs:
@@ -142,11 +140,16 @@ def _product(x, matrix):
 
 
 @as_fast_as_float32
-@tf.custom_gradient
 def conv2d_same(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """A convolution between like numbers of channels, on images of a known height.
+    """A convolution between like numbers of channels, on images of a known height."""
+    if has_gpu() or mode().compiled:
+        return _conv2d(x, kernel)
+    return _conv2d_of_a_cpu(x, kernel)
 
-    Its gradient by x is the convolution that goes back: TensorFlow's own takes up to
+
+@tf.custom_gradient
+def _conv2d_of_a_cpu(x, kernel):
+    """Its gradient by x is the convolution that goes back: TensorFlow's own takes up to
     twice the time on a CPU. That by the kernel goes over bands of rows, for it copies
     all neighbours of each position that it is given.
     """
@@ -200,10 +203,6 @@ def _narrowing_conv2d(x, kernel):
     Backward, both gradients are those of a convolution from the few channels to the
     many, that of dy with the kernel seen from the other side.
     """
-    rows, columns, inputs, outputs = kernel.shape
-    matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, -1])
-    y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
-    y = _from_neighbours(y, columns, axis=2)
 
     def gradient(dy):
         back = _other_side(kernel)
@@ -216,7 +215,15 @@ def _narrowing_conv2d(x, kernel):
         )
         return _conv2d(dy, back), _other_side(dback)
 
-    return y, gradient
+    return _products_to_neighbours(x, kernel), gradient
+
+
+def _products_to_neighbours(x, kernel):
+    """A convolution by one product: what each position has for each neighbour."""
+    rows, columns, inputs, _ = kernel.shape
+    matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, -1])
+    y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
+    return _from_neighbours(y, columns, axis=2)
 
 
 def _with_neighbours(x: tf.Tensor, size: int, axis: int) -> tf.Tensor:

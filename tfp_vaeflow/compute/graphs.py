@@ -5,37 +5,31 @@ graph of tens of thousands of operations, which takes longer to build and to opt
 than hundreds of training steps take to run. Here all steps of one structure are one
 function of (input, conditioning, weights), traced once and called by each step with its
 own weights; and so are, within it, networks of one structure. The function of a step is
-also the unit that recomputation and XLA work on.
+also the unit that recomputation works on.
 """
 
 import contextlib
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.compute.mode import Weight, mode, using
+# Not public, though `tf.recompute_grad` uses it.
+from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_optimization_barrier
+
+from tfp_vaeflow.compute.mode import Mode, mode, using
+from tfp_vaeflow.compute.weights import Place, is_weight, places_of, value_of
 
 
 class SharedGraphs:
     """Graphs, each traced once for all modules of its structure.
 
     They are used within `using(graphs=...)`.
-
-    Args:
-      recompute: whether the gradient computes the inside of each network of a step
-        again from its input, so that between the passes only the inputs are kept.
-      jit_compile: whether XLA compiles them.
-
-    Reference: Chen et al., *Training Deep Nets with Sublinear Memory Cost*,
-    arXiv 1604.06174 (recomputation).
     """
 
-    def __init__(self, recompute: bool = False, jit_compile: bool = False):
-        self.recompute = recompute
-        self._jit_compile = jit_compile
+    def __init__(self):
         self._functions = {}
 
     def function(
@@ -53,49 +47,54 @@ class SharedGraphs:
             is_conditioned,
             now.mixed_precision,
             now.training,
+            now.recompute,
             now.is_within_graph,
         )
         if key not in self._functions:
-            computation = _computation(module, method)
+            function = _computation(module, method)
             if now.is_within_graph:  # of a step, which does the recomputation
-                function = self._function(computation, inlined=True)
-            elif self.recompute:
-                function = self._function(self._with_recomputation(computation))
+                function = _graph(function, inlined=True)
+            elif now.recompute:
+                function = _graph(_with_recomputation(function, _graph))
             else:
-                function = self._function(computation)
+                function = _graph(function)
             self._functions[key] = function
         return self._functions[key]
 
-    def _with_recomputation(self, computation):
-        def gradient(x, conditioning, weights, upstream):
-            inputs = _without_none(x, conditioning, *weights)
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                outputs = computation(x, conditioning, weights)
-            return tape.gradient(outputs, inputs, upstream)
 
-        gradient = self._function(gradient)
+def _graph(function, inlined=False):
+    # Kept as a call, so that the runtime prepares its kernels once for all callers.
+    attributes = None if inlined else {"_noinline": True}
+    return tf.function(function, autograph=False, experimental_attributes=attributes)
 
-        def run(x, conditioning, weights):
-            @tf.custom_gradient
-            def with_gradient(*_):
-                return computation(x, conditioning, weights), (
-                    lambda *upstream: gradient(x, conditioning, weights, upstream)
-                )
 
-            return with_gradient(*_without_none(x, conditioning, *weights))
+def _with_recomputation(computation: Callable, graph: Callable) -> Callable:
+    """The same function of (x, conditioning, weights), computed again for its gradient.
 
-        return run
+    Args:
+      computation: this function.
+      graph: makes a graph of its gradient.
+    """
 
-    def _function(self, function, inlined=False):
-        # Kept as a call, so that the runtime prepares its kernels once for all callers.
-        attributes = None if self._jit_compile or inlined else {"_noinline": True}
-        return tf.function(
-            function,
-            autograph=False,
-            jit_compile=self._jit_compile or None,
-            experimental_attributes=attributes,
-        )
+    def gradient(x, conditioning, weights, upstream):
+        inputs = _without_none(x, conditioning, *weights)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = computation(x, conditioning, weights)
+        return tape.gradient(outputs, inputs, upstream)
+
+    gradient = graph(gradient)
+
+    def run(x, conditioning, weights):
+        @tf.custom_gradient
+        def with_gradient(*_):
+            return computation(x, conditioning, weights), (
+                lambda *upstream: gradient(x, conditioning, weights, upstream)
+            )
+
+        return with_gradient(*_without_none(x, conditioning, *weights))
+
+    return run
 
 
 def shared(module: tf.Module, method: Callable, x, conditioning):
@@ -106,22 +105,34 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
       method: of the module; gives tensors.
       x, conditioning: its arguments.
     """
-    graphs = mode().graphs
+    now = mode()
+    again = now.compiled and now.recompute and not now.is_within_graph
     # In eager mode there is no graph to share, and none's tensors may get out.
-    if graphs is None or tf.config.functions_run_eagerly():
+    if not again and (now.graphs is None or tf.config.functions_run_eagerly()):
         return method(module, x, conditioning)
     structure = structure_of(module)
     if structure is None:
         return method(module, x, conditioning)
-    function = graphs.function(module, structure, method, conditioning is not None)
-    weights = [tf.convert_to_tensor(weight) for weight in _values_of(module)]
-    return function(x, conditioning, weights)
+    if again:
+        function = _with_recomputation(_computation(module, method), _compiled_apart)
+    else:
+        function = now.graphs.function(
+            module, structure, method, conditioning is not None
+        )
+    values = [value_of(place) for place in places_of(module)]
+    return function(x, conditioning, values)
 
 
-def is_recomputing() -> bool:
-    """Whether the insides of steps are computed again for their gradient."""
-    graphs = mode().graphs
-    return graphs is not None and graphs.recompute
+def _compiled_apart(function):
+    """A function that XLA does not join with what was computed before it."""
+
+    def run(*args):
+        leaves = tf.nest.flatten(args)
+        apart = iter(xla_optimization_barrier(input=_without_none(*leaves)))
+        leaves = [leaf if leaf is None else next(apart) for leaf in leaves]
+        return function(*tf.nest.pack_sequence_as(args, leaves))
+
+    return run
 
 
 def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
@@ -138,51 +149,38 @@ def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
 
 
 def _computation(module: tf.Module, method: Callable) -> Callable:
-    """`method` as a function of (x, conditioning, weights)."""
-    outer, places = mode(), list(_weights_of(module))
+    """`method` as a function of (x, conditioning, values of `places_of(module)`)."""
+    outer, places = mode(), places_of(module)
 
-    def computation(x, conditioning, weights):
-        values, states = {}, []
-        for weight, tensor in zip(places, weights, strict=True):
-            if isinstance(weight, keras.Variable):
-                states.append((weight, tensor))
-            else:
-                values[id(weight)] = tensor
-        with using(outer, is_within_graph=True, weights=values), _keras_with(states):
+    def computation(x, conditioning, values):
+        with with_values(places, values, outer), using(is_within_graph=True):
             return method(module, x, conditioning)
 
     return computation
 
 
-def _keras_with(states: list[tuple[keras.Variable, tf.Tensor]]):
-    """Lets Keras' layers compute with tensors in the place of their variables."""
-    if not states:
-        return contextlib.nullcontext()
-    return keras.StatelessScope(state_mapping=states)
+@contextlib.contextmanager
+def with_values(
+    places: Sequence[Place], values: Sequence[tf.Tensor], outer: Mode
+) -> Iterator[None]:
+    """Within, tensors are in the place of weights.
 
-
-def _weights_of(module: tf.Module) -> Iterator[tf.Variable | keras.Variable]:
-    """The weights that a module can take as tensors, in a fixed order."""
-    for part in (module, *module.submodules):
-        for name, value in sorted(vars(part).items()):
-            if isinstance(value, keras.Layer):
-                yield from value.variables
-            elif isinstance(value, tf.Variable) and _is_weight(part, name):
-                yield value
-
-
-def _is_weight(module: tf.Module, name: str) -> bool:
-    return isinstance(getattr(type(module), name, None), Weight)
-
-
-def _values_of(module: tf.Module) -> Iterator[tf.Tensor | tf.Variable]:
-    """The weights of a module as they are now: variables, or tensors in their place."""
-    weights = mode().weights
-    for weight in _weights_of(module):
-        if isinstance(weight, keras.Variable):
-            yield weight.value
-        else:
-            yield weights.get(id(weight), weight)
+    Args:
+      places: of these.
+      values: the tensors.
+      outer: the mode otherwise.
+    """
+    pairs = list(zip(places, values, strict=True))
+    states = [pair for pair in pairs if isinstance(pair[0], keras.Variable)]
+    others = {
+        place if isinstance(place, tuple) else id(place): value
+        for place, value in pairs
+        if not isinstance(place, keras.Variable)
+    }
+    # Keras' layers compute with tensors in the place of their variables.
+    scope = keras.StatelessScope(states) if states else contextlib.nullcontext()
+    with using(outer, weights={**outer.weights, **others}), scope:
+        yield
 
 
 def _without_none(*tensors: tf.Tensor | None) -> list[tf.Tensor]:
@@ -222,7 +220,7 @@ def _structure(value) -> Hashable:
     if isinstance(value, tf.Module):
         parts = [
             (name, (one.dtype, tuple(one.shape)))
-            if isinstance(one, tf.Variable) and _is_weight(value, name)
+            if is_weight(value, name)
             else (name, _structure(one))
             for name, one in sorted(vars(value).items())
             if name not in _NOT_STRUCTURE and not name.startswith("_self_")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfp_vaeflow.compute.graphs import is_recomputing, recomputed
-from tfp_vaeflow.compute.mode import network_dtype
+from tfp_vaeflow.compute.graphs import recomputed
+from tfp_vaeflow.compute.mode import mode, network_dtype
 
 
 def run_model(
@@ -41,7 +41,7 @@ def run_model(
             for layer, policy in zip(part.layers, policies):
                 layer.dtype_policy = policy
 
-    if not is_recomputing():
+    if not mode().recompute:
         return run(model, x)
     for part in parts():
         x = recomputed(lambda x, part=part: run(part, x))(x)

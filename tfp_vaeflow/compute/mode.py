@@ -19,20 +19,27 @@ class Mode:
         then, because the batch is being computed again.
       mixed_precision: whether networks compute in bfloat16; what they take and give is
         float32, and so are weights, norms and conditioners.
+      recompute: whether the insides of networks are computed again for their gradient,
+        so that between the passes only their inputs are kept.
+      compiled: whether this is the inside of what XLA compiles.
       graphs: the `SharedGraphs` of modules of one structure; None for none.
       is_within_graph: whether this is the inside of one.
-      weights: tensors in the place of variables, by the variables' `id`.
+      weights: tensors in the place of variables, by the variables' `id`, and of what is
+        `Derived` from them, by the module's `id` and the attribute's name.
 
     Reference: Micikevicius et al., arXiv 1710.03740; Kalamkar et al., arXiv 1905.12322
-    (bfloat16, which needs no scaling of the loss).
+    (bfloat16, which needs no scaling of the loss); Chen et al., *Training Deep Nets
+    with Sublinear Memory Cost*, arXiv 1604.06174 (recomputation).
     """
 
     training: bool = False
     statistics_stay: bool = False
     mixed_precision: bool = False
+    recompute: bool = False
+    compiled: bool = False
     graphs: object | None = None
     is_within_graph: bool = False
-    weights: Mapping[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+    weights: Mapping[object, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
 _DEFAULT = Mode()
@@ -63,33 +70,3 @@ def using(base: Mode | None = None, **changes) -> Iterator[None]:
 def network_dtype(dtype: tf.DType) -> tf.DType:
     """What networks compute in, whose inputs and weights are of this type."""
     return tf.bfloat16 if mode().mixed_precision else dtype
-
-
-class Weight:
-    """A weight of a `tf.Module`, as an attribute of its class.
-
-    It is set to a `tf.Variable`. Reading it gives that, or what `Mode.weights` has in
-    its place: so a module is a function of its weights, too.
-
-        class Scale(tf.Module):
-            factor = compute.Weight()
-
-            def __init__(self):
-                super().__init__()
-                self.factor = tf.Variable(2.0)
-    """
-
-    def __set_name__(self, owner: type, name: str):
-        self._name = name
-
-    def __get__(self, module: tf.Module | None, owner: type | None = None):
-        if module is None:
-            return self
-        try:
-            variable = vars(module)[self._name]
-        except KeyError as error:
-            raise AttributeError(self._name) from error
-        return mode().weights.get(id(variable), variable)
-
-    def __set__(self, module: tf.Module, variable: tf.Variable | None):
-        vars(module)[self._name] = variable

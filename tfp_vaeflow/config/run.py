@@ -123,7 +123,9 @@ class TrainingConfig(Settings):
         another, to save memory. The result is that of the whole batch.
       recompute: compute the insides of encoders and of the flow's networks again for
         their gradients, rather than keep them: half the memory for a third more time.
-      jit_compile: compile the steps of the flow with XLA.
+      jit_compile: compile the step with XLA; None for where there is a GPU. With
+        several replicas the encoders stay outside, as batch norm joins the replicas
+        there.
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
         For processors and GPUs that have bfloat16: on others nothing gets faster.
@@ -147,7 +149,7 @@ class TrainingConfig(Settings):
     batch_size: int = 64
     micro_batches: int = 1
     recompute: bool = False
-    jit_compile: bool = False
+    jit_compile: bool | None = None
     mixed_precision: bool = False
     num_steps: int = 1000
     seed: int = 0
@@ -242,14 +244,11 @@ class ExperimentConfig(Settings):
                 f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
                 f"expected less than {side}"
             )
-        dequantizer = self.model.dequantizer
-        flows = [self.model.flow, *([dequantizer.flow] if dequantizer else [])]
-        if "batch" not in [flow.norm for flow in flows]:
+        if not self.has_batch_norm_in_flow:
             return
         for field, without in (
             ("micro_batches", 1),
             ("recompute", False),
-            ("jit_compile", False),
         ):
             value = getattr(self.training, field)
             if value != without:
@@ -258,3 +257,10 @@ class ExperimentConfig(Settings):
                     "'batch', which has to see the whole batch, and once; "
                     f"expected {without}, or another norm"
                 )
+
+    @property
+    def has_batch_norm_in_flow(self) -> bool:
+        """Whether a coupling network looks at the whole batch."""
+        dequantizer = self.model.dequantizer
+        flows = [self.model.flow, *([dequantizer.flow] if dequantizer else [])]
+        return "batch" in [flow.norm for flow in flows]

@@ -109,21 +109,25 @@ class WeightNormLinear(tf.Module):
         super().__init__()
         direction = init.normal(kernel_shape, 0.05)
         self.direction = tf.Variable(direction, name="direction")
+        self._rank = len(kernel_shape)
         self.gain = tf.Variable(self._norm(direction), name="gain")
         self.bias = tf.Variable(init.zeros(kernel_shape[-1:]), name="bias")
 
-    @staticmethod
-    def _norm(direction: tf.Tensor) -> tf.Tensor:
+    def _norm(self, direction: tf.Tensor) -> tf.Tensor:
+        """Of each output channel."""
         return tf.sqrt(
-            tf.reduce_sum(tf.square(direction), list(range(len(direction.shape) - 1)))
+            tf.reduce_sum(tf.square(direction), list(range(-self._rank, -1)))
         )
 
+    @compute.Derived
     def kernel(self) -> tf.Tensor:
-        return self.direction * (self.gain / self._norm(self.direction))
+        scale = self.gain / self._norm(self.direction)
+        ones = [tf.newaxis] * (self._rank - 1)
+        return self.direction * scale[..., *ones, :]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """x of any precision; the result has that of the weights."""
-        return tf.cast(compute.linear(x, self.kernel()), self.bias.dtype) + self.bias
+        return tf.cast(compute.linear(x, self.kernel), self.bias.dtype) + self.bias
 
     def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
         """Makes the output on `x` have mean 0 and std `scale` in each channel."""
@@ -139,7 +143,7 @@ class WeightNormLinear(tf.Module):
             variable.assign(tf.zeros_like(variable))
 
     def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
-        return FixedLinear(self.kernel(), self.bias, kernel_dtype, self.bias.dtype)
+        return FixedLinear(self.kernel, self.bias, kernel_dtype, self.bias.dtype)
 
 
 def fixed(value: tf.Tensor, dtype: tf.DType) -> tf.Variable:
@@ -157,7 +161,7 @@ class FixedLinear(tf.Module):
       result_dtype: the precision of the result; None for that of x.
     """
 
-    weight = compute.Weight()
+    kernel = compute.Weight()
     bias = compute.Weight()
 
     def __init__(
@@ -169,13 +173,10 @@ class FixedLinear(tf.Module):
     ):
         super().__init__()
         self._result_dtype = result_dtype
-        self.weight = fixed(kernel, kernel_dtype)
+        self.kernel = fixed(kernel, kernel_dtype)
         self.bias = None if bias is None else fixed(bias, kernel.dtype)
 
-    def kernel(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.weight)
-
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        y = compute.linear(x, self.weight)
+        y = compute.linear(x, self.kernel)
         y = tf.cast(y, self._result_dtype or x.dtype)
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)

@@ -65,7 +65,7 @@ class RowNetwork(tf.Module):
         hidden]` or None, and gives `[B, R, W, out_channels]`.
         """
         shifted = tf.convert_to_tensor(self.shifted.kernel)
-        last, bias = self.last.kernel(), tf.convert_to_tensor(self.last.bias)
+        last, bias = map(tf.convert_to_tensor, (self.last.kernel, self.last.bias))
 
         def run(rows, h):
             dtype = compute.network_dtype(rows.dtype)

@@ -38,9 +38,13 @@ class StepProfile:
             return tf.profiler.experimental.Trace("train", step_num=number, _r=1)
         return nullcontext()
 
+    def ends_with(self, number: int) -> bool:
+        """Whether this step, which is to have ended by then, is its last one."""
+        return self._running and number >= self._last
+
     def after(self, number: int) -> bool:
         """Ends the profile after its last step; whether it did."""
-        ended = self._running and number >= self._last
+        ended = self.ends_with(number)
         if ended:
             self.stop()
         return ended

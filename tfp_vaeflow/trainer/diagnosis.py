@@ -47,11 +47,22 @@ def _check_resnet(model: VAEFlow, name: str, resnet, images: tf.Tensor) -> None:
             raise _NotFiniteError(f"{name} layer {layer.name}")
 
 
-def _layer_of(model: VAEFlow, variable: tf.Variable, passed: list[FlowBijector]):
-    """(place in the order of the data, name) of the layer that owns a variable."""
+def _layer_of(
+    model: VAEFlow,
+    variable: tf.Variable,
+    gradient: tf.Tensor,
+    passed: list[FlowBijector],
+):
+    """(place in the order of the data, name) of the last layer whose part of a
+    variable has a gradient that is not finite."""
+    owners = {}  # of each part, the innermost layer, which passed first
     for place, layer in enumerate(passed):
-        if any(variable is one for one in layer.trainable_variables):
-            return place, f"layer {layer.name}"
+        for one, part in compute.parts_of_variables(layer):
+            if one is variable:
+                owners.setdefault(part, (place, f"layer {layer.name}"))
+    bad = [owner for part, owner in owners.items() if not _is_finite(gradient[part])]
+    if bad:
+        return max(bad)
     parts = {"the encoder": model.encoder, "the prior": model.prior}
     for name, part in parts.items():
         if part is not None and any(variable is v for v in part.trainable_variables):
@@ -107,7 +118,7 @@ def _check_gradients(model, config, batch, step, passed) -> None:
     if not _is_finite(*losses):
         raise _NotFiniteError("the objective, of finite layers")
     variables = model.trainable_variables
-    bad = [v for v, g in zip(variables, gradients) if not _is_finite(g)]
+    bad = [(v, g) for v, g in zip(variables, gradients) if not _is_finite(g)]
     if bad:
-        _, name = max(_layer_of(model, variable, passed) for variable in bad)
+        _, name = max(_layer_of(model, *pair, passed) for pair in bad)
         raise _NotFiniteError(f"the gradient of {name}")

@@ -16,7 +16,11 @@ GRADIENT = "_gradient"
 
 
 def loss_and_gradients(
-    model: VAEFlowCore, config: ExperimentConfig, batch: Batch, step: int | tf.Tensor
+    model: VAEFlowCore,
+    config: ExperimentConfig,
+    batch: Batch,
+    step: int | tf.Tensor,
+    compiled: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[Losses, list[tf.Tensor]]:
     """The losses of a batch, and the gradient of what training minimises.
 
@@ -33,6 +37,8 @@ def loss_and_gradients(
       batch: images at consecutive positions of the global batch, which micro-batches
         share evenly.
       step: steps so far, which the noise goes by.
+      compiled: gives the form in which a function of tensors is run that needs no other
+        replica: the losses of a (micro-)batch given its statistics, and their gradient.
 
     Returns:
       Each loss term, summed over the batch and divided by `TrainingConfig.batch_size`;
@@ -44,6 +50,7 @@ def loss_and_gradients(
     with tf.name_scope(PARTS[0]), tf.GradientTape() as tape:
         statistics = model.statistics(batch.images, labels=batch.labels, training=True)
 
+    @compiled
     def of_piece(first, images, given):
         with tf.name_scope(PARTS[1]), tf.GradientTape() as piece_tape:
             piece_tape.watch(given)

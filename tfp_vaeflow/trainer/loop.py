@@ -67,16 +67,63 @@ class _Window:
         return values
 
 
-def _check_update(trainer, config, progress, batch, result: StepResult) -> bool:
+class _Results:
+    """Looks at what steps tell, one step late: so a device always has one to do.
+
+    Where a step made no update, the next ones are looked at at once.
+
+    Attributes:
+      stopping: whether a worker was asked to stop; the same on every worker.
+
+    Args:
+      trainer, config, progress: of the run.
+    """
+
+    def __init__(self, trainer, config: ExperimentConfig, progress: Progress):
+        self._trainer, self._config, self._progress = trainer, config, progress
+        self._unseen = []
+        self.stopping = False
+        self.window = _Window(config.training.batch_size)
+
+    def add(self, step: int, batch: data.Batch, result: StepResult) -> None:
+        """Takes a step in, and looks at the one before."""
+        made = all(self._look(*each) for each in self._unseen)
+        self._unseen = [(step, batch, result)]
+        if not made:
+            self.look()
+
+    def look(self) -> None:
+        """Looks at all steps so far."""
+        for each in self._unseen:
+            self._look(*each)
+        self._unseen = []
+
+    def _look(self, step, batch, result) -> bool:
+        made = _check_update(
+            self._trainer, self._config, self._progress, step, batch, result
+        )
+        self.stopping |= bool(result.stop_requests > 0)
+        self.window.add(result, made)
+        self._progress.advance()
+        return made
+
+    def scalars(self) -> dict[str, float]:
+        """The metrics of the steps since the last call; see `_Window.scalars`."""
+        scalars = self.window.scalars(self._config)
+        self.window = _Window(self._config.training.batch_size)
+        return scalars
+
+
+def _check_update(trainer, config, progress, step, batch, result: StepResult) -> bool:
     """Whether a step made its update; says so if not, and ends the run in time."""
     in_a_row = int(result.skipped_in_a_row)
     if not in_a_row:
         return True
-    step, limit = trainer.step, config.training.max_skipped_steps
+    limit = config.training.max_skipped_steps
     what = result.what_is_not_finite()
     progress.note(
         f"step {step}: no update, for {what} ({in_a_row} in a row, "
-        f"{int(trainer.counts.skipped.numpy())} in all)"
+        f"{int(result.skipped)} in all)"
     )
     if in_a_row >= limit:
         layer = first_layer_not_finite(trainer.model, config, batch, step - 1)
@@ -113,8 +160,8 @@ def train(
 ) -> Trainer:
     """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
 
-    Ctrl-C or SIGTERM, to any of the workers, ends the run after the next step and saves
-    it. Each worker calls this; what the chief begins with is what all begin with.
+    Ctrl-C or SIGTERM, to any of the workers, ends the run two steps later at most and
+    saves it. Each worker calls this; what the chief begins with is what all begin with.
 
     Args:
       config: the experiment.
@@ -183,33 +230,40 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
         grid_labels = shown.labels[: len(grid_images)]
     batches = iter(trainer.training_batches(splits.train, first_step))
     progress = Progress(first_step, last_step)
-    window = _Window(training.batch_size)
+    results = _Results(trainer, config, progress)
 
     def due(step, every):
         return every > 0 and (step % every == 0 or step == last_step)
 
+    rhythms = (
+        training.log_every,
+        training.images_every,
+        training.evaluate_every,
+        training.checkpoint_every,
+    )
     for step in range(first_step + 1, last_step + 1):
         batch = next(batches)
         with profile.step(step):
             result = trainer.train_step(batch, stop.requested)
-        stopping = bool(result.stop_requests > 0)  # the same on every worker
         if step == 1:
             writer.graph(trainer.graph(batch))
+        results.add(step, batch, result)
+        beside = any(due(step, every) for every in rhythms)
+        if beside or results.stopping or profile.ends_with(step):
+            results.look()
+        stopping = results.stopping
         if profile.after(step):
             progress.note(f"step {step}: profile written to {profile.folder}")
-        window.add(result, _check_update(trainer, config, progress, batch, result))
-        progress.advance()
         if due(step, training.log_every):
             scalars = {
-                **window.scalars(config),
+                **results.scalars(),
                 "epoch": step * training.batch_size / splits.train.num_images,
                 "peak_memory_mib": compute.peak_memory_mib(),
                 "learning_rate": float(trainer.optimizer.learning_rate),
-                "skipped_steps": int(trainer.counts.skipped.numpy()),
+                "skipped_steps": int(result.skipped),
             }
             writer.scalars("train", step, scalars)
             progress.show(step, scalars)
-            window = _Window(training.batch_size)
         pause = time.monotonic()
         if due(step, training.images_every):
             compute.give_memory_back()
@@ -235,7 +289,9 @@ def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
             )
             writer.flush()
             compute.give_memory_back()
-        window.pause(time.monotonic() - pause)  # the rate is that of training alone
+        results.window.pause(
+            time.monotonic() - pause
+        )  # the rate is that of training alone
         if stopping:
             break
     progress.close()

@@ -40,12 +40,14 @@ class StepResult(NamedTuple):
       gradient_norm: global L2 norm of the gradient, before clipping.
       skipped_in_a_row: how many steps up to this one made no update; 0 if this one
         made one.
+      skipped: how many steps of the run made no update.
       stop_requests: on how many replicas the run was asked to stop.
     """
 
     losses: Losses
     gradient_norm: tf.Tensor
     skipped_in_a_row: tf.Tensor
+    skipped: tf.Tensor
     stop_requests: tf.Tensor
 
     def what_is_not_finite(self) -> str | None:
@@ -115,9 +117,11 @@ class Trainer:
         self.images_at_a_time = micro_batch // strategy.num_replicas_in_sync
         self._config = config
         self._strategy = strategy
+        self._has_replicas = strategy.num_replicas_in_sync > 1
         self.share = share_of(strategy)
         self.average = None
-        self._graphs = compute.SharedGraphs(training.recompute, training.jit_compile)
+        self._compiled = _is_compiled(config, strategy.num_replicas_in_sync)
+        self._graphs = compute.SharedGraphs()
         self._evaluation_graphs = compute.SharedGraphs()
         with strategy.scope():
             self.model = build_model(config.model, training.seed)
@@ -234,7 +238,10 @@ class Trainer:
     # Without AutoGraph, which has nothing to convert here and takes its time.
     @tf.function(autograph=False)
     def _train_step(self, batch: data.Batch, stop_request: tf.Tensor) -> StepResult:
-        results = self._strategy.run(self._step_on_replica, [batch, stop_request])
+        step = self._step_on_replica
+        if self._compiled and not self._has_replicas:
+            step = compute.compiled(step)
+        results = self._strategy.run(step, [batch, stop_request])
         # They are the same on every replica.
         return tf.nest.map_structure(
             lambda result: self._strategy.experimental_local_results(result)[0], results
@@ -245,9 +252,12 @@ class Trainer:
         with self._mode_of_step():
             # The forward pass moves the statistics of batch norm.
             before = [tf.identity(v) for v in self.model.non_trainable_variables]
-            losses, gradients = loss_and_gradients(
-                self.model, self._config, batch, tf.identity(self.counts.taken)
-            )
+            taken = tf.identity(self.counts.taken)
+            inputs = self.model, self._config, batch, taken
+            if self._compiled and self._has_replicas:
+                losses, gradients = loss_and_gradients(*inputs, compute.compiled)
+            else:
+                losses, gradients = loss_and_gradients(*inputs)
             # The identity of the request is on the replica's device.
             losses, gradients, stop_requests = compute.summed_over_replicas(
                 [losses, gradients, tf.identity(stop_request)]
@@ -255,19 +265,25 @@ class Trainer:
             norm = global_norm(gradients)
             made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
             self._update_if(made, gradients, norm, before)
-            skipped_in_a_row = tf.identity(self.counts.skipped_in_a_row)
-            return StepResult(losses, norm, skipped_in_a_row, stop_requests)
+            counts = self.counts.skipped_in_a_row, self.counts.skipped
+            return StepResult(losses, norm, *map(tf.identity, counts), stop_requests)
 
     @contextlib.contextmanager
     def _mode_of_step(self):
         training = self._config.training
-        # XLA crashes on operations without stack traces.
-        traces = contextlib.nullcontext()
-        if not training.jit_compile:
-            traces = compute.WithoutStackTraces()
-        mixed = training.mixed_precision
-        with traces, compute.using(mixed_precision=mixed, graphs=self._graphs):
-            yield
+        mode = {
+            "mixed_precision": training.mixed_precision,
+            "recompute": training.recompute,
+        }
+        if self._compiled:
+            with compute.using(**mode):  # XLA crashes on operations without traces
+                yield
+        else:
+            with (
+                compute.WithoutStackTraces(),
+                compute.using(graphs=self._graphs, **mode),
+            ):
+                yield
 
     def _update_if(self, made: tf.Tensor, gradients, norm: tf.Tensor, before) -> None:
         """Makes the step's update, or leaves all but the counts as it was.
@@ -325,3 +341,27 @@ class Trainer:
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))
+
+
+def _is_compiled(config: ExperimentConfig, num_replicas: int) -> bool:
+    """Whether XLA compiles the step.
+
+    Raises:
+      UserError: if that is asked for and cannot be.
+    """
+    asked = config.training.jit_compile
+    if asked is None and not compute.has_gpu():
+        return False
+    if asked is not False and num_replicas > 1 and config.has_batch_norm_in_flow:
+        reason = (
+            f"FlowConfig.norm = 'batch' on {num_replicas} devices, which meet in each "
+            "coupling"
+        )
+        if asked:
+            raise UserError(
+                f"TrainingConfig.jit_compile is True with {reason}; expected None or "
+                "False, another norm, or one device"
+            )
+        print(f"the step is not compiled by XLA, because of {reason}", flush=True)
+        return False
+    return asked is not False

@@ -1,0 +1,195 @@
+"""Weights of modules: variables, parts of stacked ones, tensors in their place."""
+
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow.compute.mode import mode
+
+
+class StackedWeight:
+    """One module's part of a variable that modules alike share; see `compute.stacked`.
+
+    It is read like a `tf.Variable`.
+
+    Args:
+      stack: `[N, ...]`.
+      index: of the part.
+    """
+
+    def __init__(self, stack: tf.Variable, index: int):
+        self.stack = stack
+        self.index = index
+        self.shape = stack.shape[1:]
+        self.dtype = stack.dtype
+        self.trainable = stack.trainable
+        self.name = f"{stack.name}[{index}]"
+
+    def value(self) -> tf.Tensor:
+        return self.stack[self.index]
+
+    def numpy(self) -> np.ndarray:
+        return self.value().numpy()
+
+    def assign(self, value) -> None:
+        value = tf.convert_to_tensor(value, self.dtype)[tf.newaxis]
+        self.stack.assign(
+            tf.tensor_scatter_nd_update(self.stack, [[self.index]], value)
+        )
+
+    def assign_add(self, change) -> None:
+        self.assign(self.value() + change)
+
+    def assign_sub(self, change) -> None:
+        self.assign(self.value() - change)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.numpy(), dtype)
+
+
+tf.register_tensor_conversion_function(
+    StackedWeight,
+    lambda weight, dtype=None, name=None, as_ref=False: tf.convert_to_tensor(
+        weight.value(), dtype, name=name
+    ),
+)
+
+
+def _overload(name: str) -> None:
+    operator = getattr(tf.Tensor, name)
+    setattr(StackedWeight, name, lambda weight, *args: operator(weight.value(), *args))
+
+
+for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
+    _overload(_name)
+
+
+class Weight:
+    """A weight of a `tf.Module`, as an attribute of its class.
+
+    It is set to a `tf.Variable` or `StackedWeight`. Reading it gives that, or what
+    `Mode.weights` has in its place: so a module is a function of its weights, too.
+
+        class Scale(tf.Module):
+            factor = compute.Weight()
+
+            def __init__(self):
+                super().__init__()
+                self.factor = tf.Variable(2.0)
+    """
+
+    def __set_name__(self, owner: type, name: str):
+        self._name = name
+
+    def __get__(self, module: tf.Module | None, owner: type | None = None):
+        if module is None:
+            return self
+        try:
+            variable = vars(module)[self._name]
+        except KeyError as error:
+            raise AttributeError(self._name) from error
+        return mode().weights.get(id(variable), variable)
+
+    def __set__(self, module: tf.Module, variable: tf.Variable | StackedWeight | None):
+        vars(module)[self._name] = variable
+
+    def __delete__(self, module: tf.Module):
+        del vars(module)[self._name]
+
+
+class Derived:
+    """What follows from a module's weights alone, as an attribute of its class.
+
+        log_det = compute.Derived(function of the module)
+
+    For modules alike that are one loop, it is computed for all of them at once before
+    the loop: the function has to take weights with a leading dimension more.
+
+    Args:
+      function: (module) -> tensor.
+    """
+
+    def __init__(self, function: Callable[[tf.Module], tf.Tensor]):
+        self.function = function
+
+    def __set_name__(self, owner: type, name: str):
+        self._name = name
+
+    def __get__(self, module: tf.Module | None, owner: type | None = None):
+        if module is None:
+            return self
+        known = mode().weights.get((id(module), self._name))
+        return self.function(module) if known is None else known
+
+
+# Where a tensor can be in the place of a weight.
+Place = tf.Variable | StackedWeight | keras.Variable | tuple[int, str]
+
+
+def places_of(module: tf.Module) -> list[Place]:
+    """The weights that a module can take as tensors, in a fixed order.
+
+    And what is `Derived` from them, if that is given in the present mode.
+    """
+    parts = (module, *module.submodules)
+    keras_layers = [
+        value
+        for part in parts
+        for _, value in sorted(vars(part).items())
+        if isinstance(value, keras.Layer)
+    ]
+    return [
+        *(vars(part)[name] for part, name in weights_by_place(module)),
+        *(variable for layer in keras_layers for variable in layer.variables),
+        *(place for place in derived_of(module) if place in mode().weights),
+    ]
+
+
+def value_of(place: Place) -> tf.Tensor:
+    """What is in a place now."""
+    if isinstance(place, keras.Variable):
+        return tf.convert_to_tensor(place.value)
+    if isinstance(place, tuple):
+        return mode().weights[place]
+    return tf.convert_to_tensor(mode().weights.get(id(place), place))
+
+
+def derived_of(module: tf.Module) -> dict[tuple[int, str], tf.Module]:
+    """The places of what is `Derived` in a module, and which one inside it does."""
+    return {
+        (id(part), name): part
+        for part in (module, *module.submodules)
+        for name in dir(type(part))
+        if isinstance(getattr(type(part), name, None), Derived)
+    }
+
+
+def weights_by_place(module: tf.Module) -> list[tuple[tf.Module, str]]:
+    """The `Weight`s that a module and those inside hold: by which module, and name."""
+    return [
+        (part, name)
+        for part in (module, *module.submodules)
+        for name in sorted(vars(part))
+        if is_weight(part, name)
+    ]
+
+
+def is_weight(module: tf.Module, name: str) -> bool:
+    """Whether an attribute is a `Weight` that is there."""
+    declared = isinstance(getattr(type(module), name, None), Weight)
+    return declared and vars(module)[name] is not None
+
+
+def parts_of_variables(module: tf.Module) -> Iterator[tuple[tf.Variable, object]]:
+    """The variables that a module computes with, each with the index of its part.
+
+    The index is that of a stack, or `...` for all of a variable.
+    """
+    for variable in module.variables:
+        yield variable, ...
+    for part, name in weights_by_place(module):
+        weight = vars(part)[name]
+        if isinstance(weight, StackedWeight):
+            yield weight.stack, weight.index
