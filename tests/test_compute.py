@@ -16,13 +16,13 @@ def test_every_function_has_a_plain_form():
     assert plain_compute.FORMS.keys() | plain_compute.KEPT == set(compute.__all__)
 
 
-def losses_and_gradients(model, vectors, **mode):
-    """Those of a training step, in a graph."""
+def losses_and_gradients(model, vectors, wrap=tf.function, **mode):
+    """Those of a training step, in a graph that `wrap` makes."""
     draws = loss_noise(vectors, "train_loss_k1")
     labels = labels_of(model, vectors)
     variables = model.trainable_variables
 
-    @tf.function(autograph=False)
+    @wrap
     def run(images, draws):
         with compute.using(**mode), tf.GradientTape() as tape:
             losses = model.losses_given_noise(images, draws, True, labels)

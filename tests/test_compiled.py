@@ -1,0 +1,88 @@
+"""What XLA compiles, on a CPU here, gives what graphs give."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_vaeflow as vf
+import whole_list
+from test_compute import distance, losses_and_gradients
+from test_parity import FOLDERS, load_model, load_vectors
+from test_variants import VARIANTS
+from testing import randomize, tiny_model_config
+from tfp_vaeflow import compute
+from tfp_vaeflow.objective import Losses
+
+QUICK = ("5 bits",)
+
+
+def build(name: str):
+    """A model of a variant with two steps alike, images, and their labels if any."""
+    config = tiny_model_config(**VARIANTS[name])
+    steps = [(2,) if isinstance(n, tuple) else n for n in config.flow.num_steps]
+    if len(steps) == 3:
+        flow = dataclasses.replace(config.flow, num_steps=steps)
+        config = dataclasses.replace(config, flow=flow)
+    model = vf.build_model(config, seed=1)
+    images, labels = whole_list.data_for(config)
+    model.initialize(images, labels=labels)
+    randomize(model, scale=0.1)
+    return model, images[:4], labels if labels is None else labels[:4]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in VARIANTS
+    ],
+)
+def test_losses_gradients_and_codes(name):
+    model, images, labels = build(name)
+    variables = model.trainable_variables
+    statistics = [v for v in model.variables if not v.trainable]
+    before = [v.numpy() for v in statistics]
+
+    def learn(images):
+        with tf.GradientTape() as tape:
+            draws = model.draw_loss_noise(1, images.shape[0], 2)
+            losses = model.losses_given_noise(images, draws, True, labels)
+            loss = tf.reduce_mean(losses.total)
+        return Losses(*losses), tape.gradient(loss, variables)
+
+    results = []
+    for wrap in (tf.function, compute.compiled):
+        for variable, value in zip(statistics, before):
+            variable.assign(value)
+        losses, gradients = wrap(learn)(tf.constant(images))
+        moved = [v.numpy() for v in statistics]
+        results.append((np.array(losses), list(map(np.array, gradients)), moved))
+    (losses, gradients, moved), (ours, our_gradients, our_moved) = results
+    np.testing.assert_allclose(ours, losses, rtol=1e-5, atol=1e-5)
+    assert distance(our_gradients, gradients) < 1e-5
+    for a, b in zip(our_moved, moved):
+        np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=1e-5, atol=1e-5)
+
+    encode = compute.compiled(lambda x: model.encode_batch(x, 0.5, labels))
+    z, v = encode(tf.constant(images))
+    pixels = whole_list.quantised(images, model.config.n_bins)
+    decode = compute.compiled(lambda v: model.decode_batch(z, v))
+    np.testing.assert_array_equal(decode(v), pixels)
+    expected_z, expected_v = model.encode(images, labels=labels)
+    np.testing.assert_allclose(v, expected_v, rtol=1e-3, atol=1e-3)
+    if z is not None:
+        np.testing.assert_allclose(z, expected_z, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_golden_vectors(folder):
+    """Losses and gradients of the reference's models."""
+    vectors = load_vectors(folder)
+    model = load_model(folder, vectors=vectors)
+    plain = losses_and_gradients(model, vectors)
+    ours = losses_and_gradients(model, vectors, wrap=compute.compiled)
+    np.testing.assert_allclose(ours[0], plain[0], rtol=1e-5, atol=1e-4)
+    assert distance(ours[1], plain[1]) < 1e-5
