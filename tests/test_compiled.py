@@ -77,6 +77,31 @@ def test_losses_gradients_and_codes(name):
 
 
 @pytest.mark.slow
+def test_use_is_compiled_for_few_sizes(monkeypatch, capsys):
+    """Where there is a GPU, as it seems here: the public methods."""
+    model, images, _ = build("5 bits")
+    expected = model.losses(images[:3], seed=1), model.encode(images[:3])
+    samples = model.sample(3, seed=1)
+    for module in (compute, compute.compilation):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    compiled = vf.build_model(model.config)
+    for ours, theirs in zip(compiled.variables, model.variables, strict=True):
+        ours.assign(theirs)
+    losses = compiled.losses(images[:3], seed=1)
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-5, atol=1e-4)
+    z, v = compiled.encode(images[:3])
+    np.testing.assert_allclose(z, expected[1][0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        compiled.decode(z, v), whole_list.quantised(images[:3], 32)
+    )
+    assert np.abs(np.float32(compiled.sample(3, seed=1)) - samples).max() <= 8
+    compiled.decode(z[:2], v[:2])
+    said = capsys.readouterr().err
+    assert said.count("from codes to images for batches of 8:") == 1
+    assert "batches of 2:" not in said and "batches of 3:" not in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_golden_vectors(folder):
     """Losses and gradients of the reference's models."""

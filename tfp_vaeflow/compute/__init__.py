@@ -7,7 +7,7 @@ functions as `compute.linear(...)` and do not know more of the machinery.
 """
 
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch
-from tfp_vaeflow.compute.compilation import compiled
+from tfp_vaeflow.compute.compilation import compiled, compiled_for_use, padded
 from tfp_vaeflow.compute.convolutions import (
     as_fast_as_float32,
     conv2d_same,
@@ -43,6 +43,7 @@ __all__ = [
     "as_fast_as_float32",
     "assign_on_replica",
     "compiled",
+    "compiled_for_use",
     "conv2d_same",
     "conv2d_valid",
     "elu",
@@ -58,6 +59,7 @@ __all__ = [
     "network_dtype",
     "normalized_by_batch",
     "of_any_batch",
+    "padded",
     "parts_of_variables",
     "peak_memory_mib",
     "read_handle",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 
@@ -143,11 +144,17 @@ def batched(
     Raises:
       UserError: if `batch_size` is not positive.
     """
+
+    def first_of(size):
+        return lambda value: None if value is None else value[:size]
+
     results = []
     for first, *arguments in in_batches(inputs, batch_size):
+        size = arguments[-1].shape[0]
+        arguments = compute.padded(arguments, batch_size)
         if position:
             arguments.insert(0, tf.constant(first, tf.int64))
-        results.append(function(*arguments))
+        results.append(tf.nest.map_structure(first_of(size), function(*arguments)))
     return tf.nest.map_structure(
         lambda *parts: None if parts[0] is None else tf.concat(parts, 0), *results
     )

@@ -320,14 +320,19 @@ class Trainer:
     def _evaluation_step(self, batch: data.Batch, num_samples: int):
         seed = noise.fold_in(self._config.training.seed, int(Stream.VALIDATION))
 
+        def losses_of(images, first, labels):
+            return self.evaluated.losses_batch(images, seed, first, num_samples, labels)
+
         def replica_step(batch):
-            with (
-                compute.WithoutStackTraces(),
-                compute.using(graphs=self._evaluation_graphs),
-            ):
-                losses = self.evaluated.losses_batch(
-                    batch.images, seed, batch.positions[0], num_samples, batch.labels
-                )
+            inputs = batch.images, batch.positions[0], batch.labels
+            if self._compiled:
+                losses = compute.compiled(losses_of)(*inputs)
+            else:
+                with (
+                    compute.WithoutStackTraces(),
+                    compute.using(graphs=self._evaluation_graphs),
+                ):
+                    losses = losses_of(*inputs)
             return [tf.reduce_sum(batch.weights * term) for term in losses]
 
         return self._sum(self._strategy.run(replica_step, [batch]))
