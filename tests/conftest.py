@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Some tests count devices, or the operations that a CPU runs; others start processes,
 # each of which would take all of a GPU's memory.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# No test depends on what the user's runs have left, or adds to it.
+os.environ["TFP_VAEFLOW_XLA_CACHE"] = "0"
 
 import pytest
 import tensorflow as tf

@@ -27,7 +27,7 @@ ROWS = [
         "trainer",
     ],
     ["experiment"],
-    ["command"],
+    ["compilation_cache", "command"],
     ["transports", "client", "exploration"],
     ["train", "evaluate", "synthesize", "export", "explore"],
 ]

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tfp_vaeflow import command
 
-command.start_tensorflow()  # before anything imports it: it is leaner so
+# Before anything imports it: it is leaner so. First steps are measured: no cache.
+command.start_tensorflow(cached=False)
 
 import numpy as np
 import tensorflow as tf

@@ -69,7 +69,7 @@ def _count(variables) -> int:
 def _ours(sizes: Sizes) -> _Model:
     from tfp_vaeflow import __version__, command, config
 
-    command.start_tensorflow()
+    command.start_tensorflow(cached=False)
     import tensorflow as tf
 
     from tfp_vaeflow import compute, data
@@ -117,7 +117,7 @@ def _ours(sizes: Sizes) -> _Model:
 def _tfp(sizes: Sizes) -> _Model:
     from tfp_vaeflow import command
 
-    command.start_tensorflow()
+    command.start_tensorflow(cached=False)
     import tensorflow as tf
     import tensorflow_probability as tfp
     import tf_keras  # what TFP's own networks are made of
