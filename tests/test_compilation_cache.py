@@ -16,7 +16,7 @@ import pytest
 
 from surroundings import NOT_TO_BE_HAD
 from testing import start_server
-from tfp_vaeflow import compilation_cache
+from tfp_vaeflow import command, compilation_cache
 
 ROOT = Path(__file__).parents[1]
 KEY = "0" * 32
@@ -106,6 +106,16 @@ def assert_sound(store: Path) -> None:
     for path in kept(store):
         content = path.read_bytes()
         assert path.name.endswith(".pb." + hashlib.sha256(content).hexdigest())
+
+
+def put(store: Path, key: str, name: str, size: int, age: float) -> Path:
+    """An entry that was used some time ago."""
+    content = name.encode() * size
+    path = store / key / f"{name}.pb.{hashlib.sha256(content).hexdigest()}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
 
 
 def test_a_later_process_uses_what_one_compiled(compiler, store):
@@ -281,6 +291,25 @@ def test_kept_while_it_runs(store, monkeypatch):
     assert len(kept(store)) == 1
 
 
+def test_a_run_that_fails_leaves_nothing(store, monkeypatch):
+    """What it used may be the reason."""
+    used = put(store, KEY, "a", 400, 300)
+    another = put(store, "f" * 32, "b", 400, 300)
+    run = compilation_cache.Run(store, KEY)
+    (run.directory / "c.pb").write_bytes(b"some")
+    monkeypatch.setattr(compilation_cache, "_run", run)
+
+    def main():
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(ValueError, match="a bug"):
+        command.run_main(main, "", with_tensorflow=False)
+    assert used.exists()
+    run.close()
+    assert kept(store) == [another]
+
+
 def test_without_links(store, monkeypatch):
     def link(*_):
         raise PermissionError
@@ -315,16 +344,12 @@ def quoted(store):
     return {"setting": f'{store}/a"b'}, "quotation mark"
 
 
-def homeless(store):
-    return {"setting": "", "environment": {"HOME": "relative"}}, "no home directory"
-
-
 @pytest.mark.parametrize("trouble", [place_is_taken, read_only, elsewhere, quoted])
-def test_directory_that_cannot_be_used(compiler, store, trouble, server):
+def test_directory_that_cannot_be_used(compiler, store, trouble):
     order, reason = trouble(store)
-    process = compiler(["started"], **order)
-    if "read_only" in order and not can_mount(server):
+    if "read_only" in order and not can_mount():
         pytest.skip("no mounts in namespaces here")
+    process = compiler(["started"], **order)
     assert process.reached("started")["directory"] is None
     process.let_go("started")
     assert (process.how, process.result) == ("compiled", RIGHT)
@@ -332,17 +357,17 @@ def test_directory_that_cannot_be_used(compiler, store, trouble, server):
     assert reason in line and compilation_cache.SWITCH in line
 
 
-def can_mount(server) -> bool:
+def can_mount() -> bool:
     code = f"import surroundings; surroundings.apply({{'read_only': '{ROOT}/tests'}})"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests")
     return process.returncode != NOT_TO_BE_HAD
 
 
-def test_no_home(compiler):
-    order, reason = homeless(None)
-    process = compiler(**order)
-    assert process.result == RIGHT
-    assert reason in process.said[0]
+def test_no_home(monkeypatch):
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    with pytest.raises(OSError, match="no home directory"):
+        compilation_cache._default_store()
 
 
 def test_no_room(compiler, store):
@@ -418,16 +443,6 @@ def test_key_goes_by_the_project(tmp_path):
     assert key() != before
 
 
-def put(store: Path, key: str, name: str, size: int, age: float) -> Path:
-    """An entry that was used some time ago."""
-    content = name.encode() * size
-    path = store / key / f"{name}.pb.{hashlib.sha256(content).hexdigest()}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    os.utime(path, (time.time() - age,) * 2)
-    return path
-
-
 def test_size_limit(store):
     other = "f" * 32
     old = put(store, other, "a", 400, 300)
@@ -466,9 +481,11 @@ import sys
 from tfp_vaeflow import command
 def main():
     import tensorflow as tf
-    function = tf.function(lambda x: tf.reduce_sum(tf.matmul(x, x) + 1), jit_compile=True)
+    @tf.function(jit_compile=True)
+    def function(x):
+        return tf.reduce_sum(tf.matmul(x, x) + 1.0)
     print(float(function(tf.reshape(tf.range(16.0), (4, 4)))))
-    sys.exit(int(sys.argv[1:] != []))
+    sys.exit(42)
 command.run_main(main, "a command")
 """
 
@@ -482,6 +499,7 @@ def test_command(store):
         text=True,
     )
     assert (process.stdout, process.stderr) == (f"{RIGHT}\n", "")
+    assert process.returncode == 42
     assert len(kept(store)) == 1
     assert_sound(store)
     assert not os.listdir(store / "in_use")

@@ -209,6 +209,7 @@ def run_main(
     except Exception as error:
         # By its name: TensorFlow may not be there.
         if type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):
+            compilation_cache.distrust()
             raise
         first = (str(error).splitlines() or [""])[0]
         _fail(f"out of memory: {first}; {_SMALLER}")

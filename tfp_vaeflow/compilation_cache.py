@@ -45,6 +45,7 @@ _ENTRY = re.compile(r"(.+\.pb)\.([0-9a-f]{64})")
 _VARIABLES = ["XLA_FLAGS", _FLAGS, "TF_DETERMINISTIC_OPS", "NVIDIA_TF32_OVERRIDE"]
 
 _offered = False  # in this process
+_run: "Run | None" = None  # of this process
 
 
 def _checksum(path: Path) -> str:
@@ -163,6 +164,7 @@ class Run:
     Attributes:
       directory: for TensorFlow alone.
       writable: whether there is room to write in it.
+      suspect: whether none of its entries may stay; to be set.
 
     Raises:
       OSError: if it cannot be made.
@@ -176,6 +178,7 @@ class Run:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_abandoned()
         self.directory = Path(tempfile.mkdtemp(prefix="run-", dir=store / "in_use"))
+        self.suspect = False
         self._process = os.getpid()
         self._kept: dict[str, Path] = {}  # by name in `directory`
         self._one_at_a_time = threading.Lock()
@@ -250,7 +253,12 @@ class Run:
         if os.getpid() != self._process:  # a fork
             return
         self._over.set()
-        self._keep_new()
+        if self.suspect:
+            for path in self._kept.values():
+                _discard(path)
+            self._kept.clear()
+        else:
+            self._keep_new()
         for name, path in self._kept.items():
             with contextlib.suppress(OSError):  # deleted by another run
                 if (self.directory / name).stat().st_atime_ns > 0:
@@ -315,10 +323,10 @@ def offered() -> Iterator[Run | None]:
     Yields:
       The run; None without a cache, and where it was offered before.
     """
-    global _offered
+    global _offered, _run
     before = os.environ.get(_FLAGS)
     run = None if _offered else _start()
-    _offered = True
+    _offered, _run = True, run or _run
     if run:
         os.environ[_FLAGS] = " ".join(filter(None, [before, _flags(run)]))
     try:
@@ -328,3 +336,13 @@ def offered() -> Iterator[Run | None]:
             del os.environ[_FLAGS]
         elif run:
             os.environ[_FLAGS] = before
+
+
+def distrust() -> None:
+    """Has all entries of this process deleted at its end.
+
+    For an end that nobody understands: were it an entry that TensorFlow wrote and
+    cannot read, no run would come past it again.
+    """
+    if _run:
+        _run.suspect = True
