@@ -1,6 +1,8 @@
 """What XLA compiles, on a CPU here, gives what graphs give."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,28 @@ from tfp_vaeflow import compute
 from tfp_vaeflow.objective import Losses
 
 QUICK = ("5 bits",)
+
+
+TOOL = Path(__file__).parents[1] / "tools" / "operations.py"
+
+
+def test_operations_are_counted():
+    """A product and a tanh a turn, whatever XLA joins with them."""
+    count = runpy.run_path(str(TOOL))["count_in_program"]
+
+    def program(turns):
+        @compute.compiled
+        def run(x):
+            def body(x):
+                return (tf.tanh(x @ x) + tf.transpose(x),)
+
+            return tf.while_loop(lambda _: True, body, (x,), maximum_iterations=turns)
+
+        return run.experimental_get_compiler_ir(tf.ones([8, 8]))("optimized_hlo")
+
+    one, ten, twenty = (count(program(turns)) for turns in (1, 10, 20))
+    assert 2 <= one <= 12
+    assert twenty - ten >= 10 * 2 and (twenty - ten) % 10 == 0
 
 
 def build(name: str):

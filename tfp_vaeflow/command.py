@@ -158,7 +158,9 @@ def start_tensorflow(cached: bool = True) -> None:
                 import tensorflow_probability as tfp
 
                 tfp.bijectors  # noqa: B018 - imports the rest of it, and tf_keras
-            tf.config.list_physical_devices()
+            for gpu in tf.config.list_physical_devices("GPU"):
+                # So that processes can share it. TensorFlow would take all of it.
+                tf.config.experimental.set_memory_growth(gpu, True)
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
