@@ -72,7 +72,9 @@ def _looped(modules, method, x, conditioning):
     first, outer = modules[0], mode()
     # Each turn takes the last values off; the gradient puts its own ones on.
     places, stacks = places_of(first), _stacks(modules[::-1])
-    with with_values(places, stacks, outer):
+    # Keras' layers derive nothing, and refuse what is stacked.
+    pairs = [p for p in zip(places, stacks) if not isinstance(p[0], keras.Variable)]
+    with with_values(*zip(*pairs), outer):
         for place, part in derived_of(first).items():
             places.append(place)
             stacks.append(getattr(part, place[1]))
