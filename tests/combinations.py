@@ -89,7 +89,7 @@ def experiment(**row) -> cfg.ExperimentConfig:
     if row["prior"] != "none":
         prior = cfg.PriorConfig(
             row["prior"],
-            num_steps=1,
+            num_steps=2,
             hidden=4,
             activation=row["activation"],
             transform=row["z_transform"],
@@ -103,8 +103,9 @@ def experiment(**row) -> cfg.ExperimentConfig:
             (*row["sides"], row["channels"]),
             row["n_bins"],
             latent_dim=0 if prior is None else 4,
-            # One step and one split prior hold all that a setting changes.
-            flow=make_flow([0, [1], 0], row["conditioning"], factors=[4]),
+            # Two steps, whose weights are stacked, and one split prior hold all that a
+            # setting changes.
+            flow=make_flow([0, [2], 0], row["conditioning"], factors=[4]),
             encoder=encoder,
             prior=prior,
             dequantizer=dequantizer,

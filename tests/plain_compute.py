@@ -70,6 +70,7 @@ KEPT = {
     "peak_memory_mib",
     "read_handle",
     "using",
+    "variable_of",
 }
 
 

@@ -65,7 +65,8 @@ def gradient_error(model, vectors) -> tuple[float, dict[str, float]]:
         terms = losses(model, vectors, prefix, training=True)
         loss = tf.reduce_mean(terms.total)
     named = [weight for weight in wolf.weights(model) if weight[1].trainable]
-    gradients = tape.gradient(loss, [variable for _, variable, _ in named])
+    weights = [weight for _, weight, _ in named]
+    gradients = parity.gradients_by(tape, loss, weights)
     errors = []
     for (name, _, layout), gradient in zip(named, gradients):
         expected = layout(vectors[f"train_grad/{name}"])

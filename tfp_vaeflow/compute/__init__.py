@@ -33,7 +33,7 @@ from tfp_vaeflow.compute.updates import (
     read_handle,
     summed_over_replicas,
 )
-from tfp_vaeflow.compute.weights import Derived, Weight, parts_of_variables
+from tfp_vaeflow.compute.weights import Derived, Weight, parts_of_variables, variable_of
 
 __all__ = [
     "Derived",
@@ -71,4 +71,5 @@ __all__ = [
     "summed_over_replicas",
     "tune_process",
     "using",
+    "variable_of",
 ]

@@ -182,14 +182,19 @@ def is_weight(module: tf.Module, name: str) -> bool:
     return declared and vars(module)[name] is not None
 
 
+def variable_of(weight: tf.Variable | StackedWeight) -> tuple[tf.Variable, object]:
+    """The variable that a weight lies in, and the index of its part: `...` for all."""
+    if isinstance(weight, StackedWeight):
+        return weight.stack, weight.index
+    return weight, ...
+
+
 def parts_of_variables(module: tf.Module) -> Iterator[tuple[tf.Variable, object]]:
     """The variables that a module computes with, each with the index of its part.
 
     The index is that of a stack, or `...` for all of a variable.
     """
     for variable in module.variables:
-        yield variable, ...
+        yield variable_of(variable)
     for part, name in weights_by_place(module):
-        weight = vars(part)[name]
-        if isinstance(weight, StackedWeight):
-            yield weight.stack, weight.index
+        yield variable_of(vars(part)[name])
