@@ -209,6 +209,7 @@ def test_two_processes_at_once(compiler, store):
     assert len({path.name.split(".pb")[0] for path in kept(store)}) == 1
 
 
+@pytest.mark.slow
 def test_others_take_nothing_away(compiler, store):
     assert compiler().how == "saved"
     process = compiler(["started"])
@@ -224,6 +225,7 @@ def test_others_take_nothing_away(compiler, store):
     assert (process.how, process.result) == ("saved", RIGHT + 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["started", "compiled"])
 def test_killed(compiler, store, stage):
     process = compiler([stage])
@@ -253,6 +255,7 @@ print("closed", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False])
 def test_killed_while_entries_are_kept(store, links):
     code = KEEPING
@@ -310,6 +313,7 @@ def test_a_run_that_fails_leaves_nothing(store, monkeypatch):
     assert kept(store) == [another]
 
 
+@pytest.mark.slow
 def test_without_links(store, monkeypatch):
     def link(*_):
         raise PermissionError
@@ -363,6 +367,7 @@ def can_mount() -> bool:
     return process.returncode != NOT_TO_BE_HAD
 
 
+@pytest.mark.slow
 def test_no_home(monkeypatch):
     monkeypatch.setenv("HOME", "relative")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
@@ -397,6 +402,7 @@ def test_switched_off(compiler, store, tmp_path):
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_directories(compiler, tmp_path):
     """Other flags stay; a path may have spaces."""
     spaced = tmp_path / "a b'c"
@@ -428,6 +434,7 @@ def test_key(monkeypatch):
             assert compilation_cache.key() != before
 
 
+@pytest.mark.slow
 def test_key_goes_by_the_project(tmp_path):
     shutil.copytree(ROOT / "tfp_vaeflow", tmp_path / "tfp_vaeflow")
     code = "from tfp_vaeflow import compilation_cache as c; print(c.key())"
