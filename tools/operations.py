@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tfp_vaeflow import command, files
+
 # Instructions and operations that only name or hand on what is there.
 _NOTHING = {
     "parameter",
@@ -110,11 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gin_file", required=True)
+    parser.add_argument("--gin_file", type=files.expand, default="gin/cifar10.gin")
     parser.add_argument("--gin_bindings", action="append", default=[])
     parser.add_argument("--batch_size", type=int, default=8)
     flag = parser.parse_args()
-    from tfp_vaeflow import command
 
     command.start_tensorflow(cached=False)
 

@@ -40,14 +40,15 @@ def compiled_for_use(
     """`compiled`, saying what is waited for where a batch has a new size.
 
     Args:
-      function, signature: see `compiled`; the last argument that is a batch of images
-        or codes tells the size.
+      function, signature: see `compiled`; the first tensor of rank 2 or more among the
+        arguments tells the size.
       name: of the function.
     """
     run, sizes = compiled(function, signature), set()
 
     def call(*args):
-        batch = next(arg for arg in args if tf.is_tensor(arg) and arg.shape.rank > 1)
+        tensors = filter(tf.is_tensor, tf.nest.flatten(args))
+        batch = next(tensor for tensor in tensors if tensor.shape.rank > 1)
         size = batch.shape[0]
         if size is not None and size not in sizes:
             sizes.add(size)

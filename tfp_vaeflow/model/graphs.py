@@ -34,33 +34,33 @@ class VAEFlowGraphs(VAEFlowCore):
         z = [tf.TensorSpec([None, config.latent_dim], tf.float32)]
         codes = [*(z if config.latent_dim else []), values]
         self._statistics_of_z = self.traced(
-            "the encoder",
             lambda images, labels=None: self.global_code.statistics(
                 self.noise_free(images), labels=labels
             ),
             [pixels, *label],
+            "the encoder",
         )
         self._dequantize = self.traced(
-            "dequantization", self._dequantized_once, [pixels, drawn]
+            self._dequantized_once, [pixels, drawn], "dequantization"
         )
         self._inverse_graph = self.traced(
-            "the flow from images to codes",
             lambda *z_and_x: self._inverse_by_layers(*_both(*z_and_x)),
             codes,
+            "the flow from images to codes",
         )
         self._forward_graph = self.traced(
-            "the flow from codes to images",
             lambda *codes: self.decode_batch(*_both(*codes)),
             codes,
+            "the flow from codes to images",
         )
         self._is_by_layers = False
-        self._losses = self.traced("the losses", self.losses_batch)
+        self._losses = self.traced(self.losses_batch, name="the losses")
 
     def traced(
         self,
-        name: str,
         function: Callable,
         signature: list[tf.TensorSpec] | None = None,
+        name: str = "what is measured",
     ) -> Callable:
         """A `tf.function` that uses this model, not to train it.
 
@@ -68,9 +68,9 @@ class VAEFlowGraphs(VAEFlowCore):
         that are made here. Where there is a GPU, XLA compiles it instead.
 
         Args:
-          name: says what it computes.
           function: of tensors.
           signature: of its arguments, if one trace is to do for all shapes.
+          name: says what it computes.
         """
         if compute.has_gpu():
             return compute.compiled_for_use(function, signature, name)
