@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from testing import load_digits, tiny_experiment
+from tfp_vaeflow import compute, data, noise
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import data, noise
 from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.optimization import clipping_scale, moving_average_decay
@@ -250,6 +250,23 @@ def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypa
         statistics, [v for v in run.model.variables if not v.trainable]
     ):
         np.testing.assert_array_equal(variable, before)
+
+
+def test_batch_norm_in_the_flow_is_not_compiled_on_several_devices(monkeypatch, capsys):
+    config = tiny_experiment(jit_compile=True, micro_batches=1)
+    flow = dataclasses.replace(config.model.flow, norm="batch")
+    model = dataclasses.replace(config.model, flow=flow)
+    asked = dataclasses.replace(config, model=model)
+    left = dataclasses.replace(
+        asked, training=dataclasses.replace(asked.training, jit_compile=None)
+    )
+    with pytest.raises(UserError, match="jit_compile is True with FlowConfig.norm"):
+        Trainer(asked, tf.distribute.MirroredStrategy(TWO))
+    assert step._is_compiled(asked, 1) and not step._is_compiled(left, 1)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(compute, "has_gpu", lambda: True)
+    assert step._is_compiled(left, 1) and not step._is_compiled(left, 2)
+    assert "is not compiled by XLA, because of Flow" in capsys.readouterr().out
 
 
 def test_uneven_batches_are_refused():

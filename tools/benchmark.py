@@ -79,7 +79,7 @@ def _seconds(run: Callable[[], tf.Tensor], repeats: int) -> list[float]:
     return times
 
 
-def _random_split(config: ExperimentConfig) -> data.Split:
+def random_split(config: ExperimentConfig) -> data.Split:
     """As many random images as a step or the initialisation takes."""
     training = config.training
     count = max(training.batch_size, training.initialization_images)
@@ -111,7 +111,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     if from_data:
         split = data.load(config.data, config.model).train
     else:
-        split = _random_split(config)
+        split = random_split(config)
     trainer = Trainer(config, make_strategy())
     model = trainer.model
     start = time.monotonic()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import command, files
+from tfp_vaeflow import files
 
 # Instructions and operations that only name or hand on what is there.
 _NOTHING = {
@@ -117,12 +117,9 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     flag = parser.parse_args()
 
-    command.start_tensorflow(cached=False)
-
-    import numpy as np
+    from benchmark import random_split  # it starts TensorFlow
 
     from tfp_vaeflow import compute, experiment
-    from tfp_vaeflow.data.splits import in_memory
     from tfp_vaeflow.distribution import make_strategy
     from tfp_vaeflow.trainer import Trainer
 
@@ -133,10 +130,7 @@ def main() -> None:
     bindings = [*flag.gin_bindings, *sizes, "TrainingConfig.jit_compile=False"]
     config = experiment.load([flag.gin_file], bindings)
     trainer = Trainer(config, make_strategy("one_device"))
-    shape = (max(flag.batch_size, 2), *config.model.image_shape)
-    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    split = in_memory(images, np.zeros(len(images), np.int64))
-    batch = next(iter(trainer.training_batches(split, 0)))
+    batch = next(iter(trainer.training_batches(random_split(config), 0)))
     print(f"graph: {count_in_graph(trainer.graph(batch))} operations", flush=True)
     start = time.perf_counter()
     hlo = trainer.program(batch)

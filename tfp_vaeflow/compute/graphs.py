@@ -20,7 +20,7 @@ import tensorflow_probability as tfp
 from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_optimization_barrier
 
 from tfp_vaeflow.compute.mode import Mode, mode, using
-from tfp_vaeflow.compute.weights import Place, is_weight, places_of, value_of
+from tfp_vaeflow.compute.weights import Place, is_weight, key_of, places_of, value_of
 
 
 class SharedGraphs:
@@ -173,7 +173,7 @@ def with_values(
     pairs = list(zip(places, values, strict=True))
     states = [pair for pair in pairs if isinstance(pair[0], keras.Variable)]
     others = {
-        place if isinstance(place, tuple) else id(place): value
+        key_of(place): value
         for place, value in pairs
         if not isinstance(place, keras.Variable)
     }

@@ -39,9 +39,6 @@ class StackedWeight:
             tf.tensor_scatter_nd_update(self.stack, [[self.index]], value)
         )
 
-    def assign_add(self, change) -> None:
-        self.assign(self.value() + change)
-
     def assign_sub(self, change) -> None:
         self.assign(self.value() - change)
 
@@ -147,13 +144,16 @@ def places_of(module: tf.Module) -> list[Place]:
     ]
 
 
+def key_of(place: Place) -> int | tuple[int, str]:
+    """What `Mode.weights` has it by."""
+    return place if isinstance(place, tuple) else id(place)
+
+
 def value_of(place: Place) -> tf.Tensor:
     """What is in a place now."""
     if isinstance(place, keras.Variable):
         return tf.convert_to_tensor(place.value)
-    if isinstance(place, tuple):
-        return mode().weights[place]
-    return tf.convert_to_tensor(mode().weights.get(id(place), place))
+    return tf.convert_to_tensor(mode().weights.get(key_of(place), place))
 
 
 def derived_of(module: tf.Module) -> dict[tuple[int, str], tf.Module]:
