@@ -51,7 +51,7 @@ FORMS = {
     "padded": lambda inputs, batch_size: list(inputs),
     "recomputed": lambda function: function,
     "run_model": lambda model, parts, x, training: model(x, training=training),
-    "stacked": lambda modules: [],
+    "stacked": lambda make, count: (list(map(make, range(count))), []),
     "shared": lambda module, method, x, conditioning: method(module, x, conditioning),
     "summed_over_replicas": lambda values: values,
     "sizes": lambda x: keras.ops.shape(x)[1:-1],

@@ -153,6 +153,11 @@ def _drawer(convert):
     return tf.function(draw, autograph=False).get_concrete_function(*signature)
 
 
+def _on_cpu():
+    """For hundreds of small draws: a GPU would take longer to start each of them."""
+    return tf.device("CPU:0")
+
+
 class Initializer:
     """Initial weights: each call draws anew, in an order that the caller fixes.
 
@@ -163,31 +168,37 @@ class Initializer:
 
     def __init__(self, seed: int = 0, dtype: tf.DType = tf.float32):
         self.dtype = tf.as_dtype(dtype)
-        self._seed = fold_in(seed, int(Stream.WEIGHTS))
+        self._type = self.dtype.as_numpy_dtype
+        with _on_cpu():
+            self._seed = fold_in(seed, int(Stream.WEIGHTS))
         self._draws = 0
 
     def next_seed(self) -> int:
         """A fresh integer seed, for libraries that draw by themselves."""
         self._draws += 1
-        seed = fold_in(fold_in(self._seed, self._draws), 0)
-        return int(seed[0]) & 0x7FFFFFFF
+        with _on_cpu():
+            seed = fold_in(fold_in(self._seed, self._draws), 0)
+        return int(seed.numpy()[0]) & 0x7FFFFFFF
 
     def _draw(self, convert, shape):
         self._draws += 1
-        number, size = tf.constant(self._draws), tf.constant(math.prod(shape))
-        return tf.reshape(_drawer(convert)(self._seed, number, size), shape)
+        with _on_cpu():
+            number, size = tf.constant(self._draws), tf.constant(math.prod(shape))
+            draw = _drawer(convert)(self._seed, number, size)
+        return draw.numpy().reshape(shape)
 
-    def normal(self, shape: tuple[int, ...], stddev: float) -> tf.Tensor:
-        return tf.cast(stddev * self._draw(_to_normal, shape), self.dtype)
+    def normal(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
+        return (stddev * self._draw(_to_normal, shape)).astype(self._type)
 
-    def uniform(self, shape: tuple[int, ...], limit: float) -> tf.Tensor:
+    def uniform(self, shape: tuple[int, ...], limit: float) -> np.ndarray:
         draw = self._draw(_to_uniform, shape)
-        return tf.cast(limit * (2 * draw - 1), self.dtype)
+        return (limit * (2 * draw - 1)).astype(self._type)
 
-    def orthogonal(self, size: int) -> tf.Tensor:
+    def orthogonal(self, size: int) -> np.ndarray:
         """A random orthogonal matrix, uniform over the orthogonal group."""
-        q, r = tf.linalg.qr(tf.cast(self.normal((size, size), 1.0), tf.float64))
-        return tf.cast(q * tf.sign(tf.linalg.diag_part(r)), self.dtype)
+        with _on_cpu():
+            q, r = tf.linalg.qr(np.float64(self.normal((size, size), 1.0)))
+        return (q.numpy() * np.sign(np.diagonal(r))).astype(self._type)
 
-    def zeros(self, shape: tuple[int, ...]) -> tf.Tensor:
-        return tf.zeros(shape, self.dtype)
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, self._type)

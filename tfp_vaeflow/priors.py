@@ -157,8 +157,9 @@ def build_prior(
         return NormalPrior(dim, init)
     if config.kind == "categorical":
         return CategoricalPrior(dim, config, init)
-    steps = [
-        GlowStep(dim, StepConfig(config.coupling()), init, name=f"prior_step{step}")
-        for step in range(config.num_steps)
-    ]
-    return FlowPrior(dim, Repeated(steps, 1, "prior_flow", init.dtype))
+
+    def step(number):
+        coupling = StepConfig(config.coupling())
+        return GlowStep(dim, coupling, init, name=f"prior_step{number}")
+
+    return FlowPrior(dim, Repeated(step, config.num_steps, 1, "prior_flow", init.dtype))

@@ -47,8 +47,8 @@ class ActNorm(FlowBijector):
         name: str = "actnorm",
     ):
         super().__init__(event_ndims, name, init.dtype)
-        self.log_scale = tf.Variable(init.normal((channels,), 0.05), name="log_scale")
-        self.bias = tf.Variable(init.zeros((channels,)), name="bias")
+        self.log_scale = init.normal((channels,), 0.05)
+        self.bias = init.zeros((channels,))
 
     def forward_and_log_det_map(self, v, conditioning=None):
         x = (v - self.bias) * tf.exp(-self.log_scale)

@@ -228,18 +228,22 @@ class Repeated(Sequential):
     Their weights are stored stacked, and where XLA compiles, they are one loop.
 
     Args:
-      members, event_ndims, name, dtype: see `Sequential`.
+      make: (number) -> bijector.
+      count: of the bijectors.
+      event_ndims, name, dtype: see `Sequential`.
     """
 
     def __init__(
         self,
-        members: Sequence[FlowBijector],
+        make: Callable[[int], FlowBijector],
+        count: int,
         event_ndims: int = 3,
         name: str = "repeated",
         dtype: tf.DType = tf.float32,
     ):
+        members, stacks = compute.stacked(make, count)
         super().__init__(members, event_ndims, name, dtype)
-        self._stacks = compute.stacked(self.members)
+        self._stacks = stacks
 
     def forward_and_log_det_map(self, v, conditioning=None):
         x, maps = compute.in_turn(self.members[::-1], _forward, v, conditioning)

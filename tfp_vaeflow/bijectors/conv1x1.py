@@ -45,8 +45,8 @@ class Conv1x1(FlowBijector):
     """
 
     weight = compute.Weight()
-    _permutation = compute.Weight()
-    _sign = compute.Weight()
+    _permutation = compute.Weight(trainable=False)
+    _sign = compute.Weight(trainable=False)
 
     def __init__(
         self,
@@ -68,15 +68,13 @@ class Conv1x1(FlowBijector):
         self._size = channels // heads
         weight = init.orthogonal(self._size)
         if parametrization == "lu":
-            lu, permutation = tf.linalg.lu(weight)
-            diagonal = tf.linalg.diag_part(lu)
+            lu, permutation = (result.numpy() for result in tf.linalg.lu(weight))
+            diagonal = np.diagonal(lu)
             # Rows of L U in the order of `permutation` are the rows of W.
-            self._permutation = tf.Variable(
-                tf.math.invert_permutation(permutation), trainable=False, name="rows"
-            )
-            self._sign = tf.Variable(tf.sign(diagonal), trainable=False, name="sign")
-            weight = tf.linalg.set_diag(lu, tf.math.log(tf.abs(diagonal)))
-        self.weight = tf.Variable(weight, name="weight")
+            self._permutation = np.argsort(permutation).astype(permutation.dtype)
+            self._sign = np.sign(diagonal)
+            weight = np.tril(lu, -1) + np.triu(lu, 1) + np.diag(np.log(abs(diagonal)))
+        self.weight = weight
 
     def matrix(self) -> tf.Tensor:
         """W, `[C / heads, C / heads]`."""

@@ -77,10 +77,12 @@ class MultiScaleFlow(Sequential):
             leaving = channels // factor if internal else 0
             for number, count in enumerate(counts if internal else [counts]):
                 label = f"{name}_level{level}_block{number}"
-                steps = [
-                    step_class(channels, step_config, init, name=f"{label}_step{step}")
-                    for step in range(count)
-                ]
+
+                def step(number, channels=channels, label=label, config=step_config):
+                    name = f"{label}_step{number}"
+                    return step_class(channels, config, init, name=name)
+
+                steps = Repeated(step, count, 3, f"{label}_steps", init.dtype)
                 split_prior = None
                 if internal:
                     split_prior = SplitPrior(
@@ -95,25 +97,25 @@ class MultiScaleFlow(Sequential):
                 blocks.append((steps, split_prior))
             levels.append(blocks)
         super().__init__(self._assemble(levels, init, name), 3, name, init.dtype)
-        self.levels = levels
+        self.levels = [
+            [(steps.members, split_prior) for steps, split_prior in blocks]
+            for blocks in levels
+        ]
 
     @staticmethod
     def _assemble(levels, init, name) -> list[FlowBijector]:
         """Nests the levels into one another, from the top level down."""
-
-        def repeated(level, number=0):
-            steps, _ = levels[level][number]
-            label = f"{name}_level{level}_block{number}_steps"
-            return Repeated(steps, 3, label, init.dtype)
-
+        [(first, _)] = levels[0]
         if len(levels) == 1:
-            return [repeated(0)]
-        inner = repeated(len(levels) - 1)
+            return [first]
+        [(inner, _)] = levels[-1]
         for level in range(len(levels) - 2, 0, -1):
             inner = Squeezed(inner, f"{name}_squeezed{level + 1}")
-            for number, (_, split_prior) in reversed(list(enumerate(levels[level]))):
+            for number, (steps, split_prior) in reversed(
+                list(enumerate(levels[level]))
+            ):
                 label = f"{name}_level{level}_block{number}"
                 kept = OnChannels(inner, 0, split_prior.kept, f"{label}_kept")
-                members = [repeated(level, number), split_prior, kept]
+                members = [steps, split_prior, kept]
                 inner = Sequential(members, 3, label, init.dtype)
-        return [repeated(0), Squeezed(inner, f"{name}_squeezed1")]
+        return [first, Squeezed(inner, f"{name}_squeezed1")]

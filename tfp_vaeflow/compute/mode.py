@@ -24,6 +24,8 @@ class Mode:
       compiled: whether this is the inside of what XLA compiles.
       graphs: the `SharedGraphs` of modules of one structure; None for none.
       is_within_graph: whether this is the inside of one.
+      weights_wait: whether initial values of `Weight`s stay arrays, until it is known
+        which ones are stored together.
       weights: tensors in the place of variables, by the variables' `id`, and of what is
         `Derived` from them, by the module's `id` and the attribute's name.
 
@@ -39,6 +41,7 @@ class Mode:
     compiled: bool = False
     graphs: object | None = None
     is_within_graph: bool = False
+    weights_wait: bool = False
     weights: Mapping[object, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 

@@ -1,40 +1,53 @@
 """Weights of modules that are built alike, stored stacked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow.compute.loops import are_alike
+from tfp_vaeflow.compute.mode import using
 from tfp_vaeflow.compute.weights import StackedWeight, weights_by_place
 
 
-def stacked(modules: Sequence[tf.Module]) -> list[tf.Variable]:
-    """Stores the weights of modules together, if they are built alike.
+def stacked(
+    make: Callable[[int], tf.Module], count: int
+) -> tuple[list[tf.Module], list[tf.Variable]]:
+    """Makes modules; the weights of modules that are built alike are stored together.
 
     A loop over the modules (`in_turn`) and an optimizer then have one variable per
     weight, not one per weight and module: XLA takes a quarter of the time for a step.
-    Each `Weight` of a module becomes a `StackedWeight`, which behaves as before.
+    Each `Weight` of a module is then a `StackedWeight`, which behaves as a variable.
 
     Args:
-      modules: these.
+      make: (number) -> module.
+      count: of the modules.
 
     Returns:
-      The variables `[len(modules), ...]`, for the caller to hold; none where the
-      modules differ, or hold something that has to stay apart.
+      The modules, and the variables `[count, ...]`, for the caller to hold; none where
+      the modules differ, or hold something that has to stay apart.
     """
+    with using(weights_wait=True):
+        modules = [make(number) for number in range(count)]
     if not are_alike(modules):
-        return []
+        for module in modules:
+            for part, name in weights_by_place(module):
+                value = vars(part)[name]
+                delattr(part, name)  # a module ignores what it has already
+                setattr(part, name, value)  # and here a value becomes a variable
+        return modules, []
     stacks = []
     for places in zip(*map(weights_by_place, modules), strict=True):
-        variables = [getattr(part, name) for part, name in places]
-        first = variables[0]
+        values = [vars(part)[name] for part, name in places]
+        part, name = places[0]
+        declared = getattr(type(part), name).trainable
         stack = tf.Variable(
-            tf.stack(variables),
-            trainable=first.trainable,
-            name=first.name.split(":")[0],
+            np.stack(values),
+            trainable=getattr(values[0], "trainable", declared),
+            name=name,
         )
         for index, (part, name) in enumerate(places):
             delattr(part, name)  # what is set next is no longer tracked as a variable
             setattr(part, name, StackedWeight(stack, index))
         stacks.append(stack)
-    return stacks
+    return modules, stacks

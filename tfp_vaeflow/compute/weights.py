@@ -66,16 +66,23 @@ for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
 class Weight:
     """A weight of a `tf.Module`, as an attribute of its class.
 
-    It is set to a `tf.Variable` or `StackedWeight`. Reading it gives that, or what
-    `Mode.weights` has in its place: so a module is a function of its weights, too.
+    It is set to an initial value, an array, of which a variable is made; or to a
+    variable. Reading it gives that, or what `Mode.weights` has in its place: so a
+    module is a function of its weights, too.
 
         class Scale(tf.Module):
             factor = compute.Weight()
 
             def __init__(self):
                 super().__init__()
-                self.factor = tf.Variable(2.0)
+                self.factor = np.float32(2)
+
+    Args:
+      trainable: whether training changes it.
     """
+
+    def __init__(self, trainable: bool = True):
+        self.trainable = trainable
 
     def __set_name__(self, owner: type, name: str):
         self._name = name
@@ -89,8 +96,16 @@ class Weight:
             raise AttributeError(self._name) from error
         return mode().weights.get(id(variable), variable)
 
-    def __set__(self, module: tf.Module, variable: tf.Variable | StackedWeight | None):
-        vars(module)[self._name] = variable
+    def __set__(
+        self,
+        module: tf.Module,
+        value: np.ndarray | np.generic | tf.Variable | StackedWeight | None,
+    ):
+        if isinstance(value, (np.ndarray, np.generic)) and not mode().weights_wait:
+            variable = tf.Variable(value, trainable=self.trainable, name=self._name)
+            setattr(module, self._name, variable)  # by which the module tracks it
+        else:
+            vars(module)[self._name] = value
 
     def __delete__(self, module: tf.Module):
         del vars(module)[self._name]

@@ -73,12 +73,13 @@ class Linear(tf.Module):
         super().__init__()
         if limit is None:
             limit = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
-        self.kernel = tf.Variable(init.uniform(kernel_shape, limit), name="kernel")
+        self.kernel = init.uniform(kernel_shape, limit)
         self.bias = None
         if bias is not None:
             shape = kernel_shape[-1:]
-            start = init.zeros(shape) if bias == "zeros" else init.uniform(shape, limit)
-            self.bias = tf.Variable(start, name="bias")
+            self.bias = (
+                init.zeros(shape) if bias == "zeros" else init.uniform(shape, limit)
+            )
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         y = compute.linear(x, self.kernel)
@@ -107,11 +108,10 @@ class WeightNormLinear(tf.Module):
 
     def __init__(self, kernel_shape: tuple[int, ...], init: Initializer):
         super().__init__()
-        direction = init.normal(kernel_shape, 0.05)
-        self.direction = tf.Variable(direction, name="direction")
         self._rank = len(kernel_shape)
-        self.gain = tf.Variable(self._norm(direction), name="gain")
-        self.bias = tf.Variable(init.zeros(kernel_shape[-1:]), name="bias")
+        self.direction = init.normal(kernel_shape, 0.05)
+        self.gain = self._norm(self.direction).numpy()
+        self.bias = init.zeros(kernel_shape[-1:])
 
     def _norm(self, direction: tf.Tensor) -> tf.Tensor:
         """Of each output channel."""
