@@ -93,7 +93,8 @@ def test_train_resumes_with_the_same_command(run, model_dir, tmp_path):
 def test_a_signal_saves_and_exits_with_42(model_dir, tmp_path, number):
     copy = tmp_path / "digits"
     shutil.copytree(model_dir, copy)
-    arguments = train_arguments(copy, 100_000)
+    deterministic = "--gin_bindings=TrainingConfig.deterministic=True"
+    arguments = [*train_arguments(copy, 100_000), deterministic]
     process = subprocess.Popen(
         [sys.executable, "-m", "tfp_vaeflow.train", *arguments],
         cwd=tmp_path,
@@ -217,6 +218,36 @@ def test_a_second_trainer_is_refused(run, model_dir, tmp_path):
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert str(model_dir) in line and "another process" in line
+
+
+DETERMINISTIC = """
+import glob, os, sys
+from tfp_vaeflow import command
+os.environ["XLA_FLAGS"] = f"--xla_dump_to={sys.argv[1]}"
+command.start_tensorflow(cached=False, deterministic=True)
+import tensorflow as tf
+tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()
+[path] = glob.glob(sys.argv[1] + "/*debug_options")
+assert "xla_gpu_deterministic_ops: true" in open(path).read()
+try:
+    tf.random.normal([3])
+except RuntimeError as error:
+    assert "determinism is enabled" in str(error)
+else:
+    sys.exit("a draw without a seed went on")
+"""
+
+
+def test_deterministic(tmp_path):
+    """TensorFlow and XLA are told in time."""
+    result = subprocess.run(
+        [sys.executable, "-c", DETERMINISTIC, str(tmp_path / "dump")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from surroundings import NOT_TO_BE_HAD
+from test_commands import train_arguments
 from testing import start_server
 from tfp_vaeflow import command, compilation_cache
 
@@ -495,6 +496,26 @@ def main():
     sys.exit(42)
 command.run_main(main, "a command")
 """
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_compiles_nothing_new(store, tmp_path):
+    """Neither its step nor its validation."""
+    environment = {**os.environ, compilation_cache.SWITCH: str(store)}
+    found = None
+    for steps in (2, 4):
+        arguments = train_arguments(tmp_path / "run", steps)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "tfp_vaeflow.train", *arguments),
+                "--gin_bindings=TrainingConfig.jit_compile=True",
+            ],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": ROOT},
+            check=True,
+        )
+        before, found = found, kept(store)
+    assert len(found) >= 2 and found == before
 
 
 def test_command(store):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from testing import random_images
-from tfp_vaeflow import data
+from tfp_vaeflow import compute, data
 from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.splits import in_memory
@@ -114,6 +115,33 @@ def test_what_is_not_there(environment):
     with pytest.raises(UserError, match="there is no TPU 'local' here"):
         make_strategy("tpu")
     assert make_strategy("one_device").num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("all_reduce", ["auto", "hierarchical_copy", "one_device"])
+def test_ways_of_adding_up(all_reduce):
+    """On the two devices that conftest makes."""
+    strategy = make_strategy("mirrored", all_reduce)
+
+    def on_replica():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        number = tf.ones([]) + tf.cast(replica, tf.float32)
+        return compute.summed_over_replicas([number * tf.ones([3]), number * 10])
+
+    run = tf.function(lambda: strategy.run(on_replica), autograph=False)
+    for value, expected in zip(run(), ([3, 3, 3], 30)):
+        for local in strategy.experimental_local_results(value):
+            np.testing.assert_array_equal(local, expected)
+
+
+def test_ways_that_there_are_not(environment):
+    with pytest.raises(UserError, match="all_reduce is 'nccl', which there is not be"):
+        make_strategy("mirrored", "nccl")
+    with pytest.raises(UserError, match="expected auto, hierarchical_copy or one_dev"):
+        make_strategy("mirrored", "ring")
+    jobs, task = {"worker": ["a:1", "b:1"]}, {"type": "worker", "index": 0}
+    environment(TF_CONFIG=json.dumps({"cluster": jobs, "task": task}))
+    with pytest.raises(UserError, match="between machines; expected auto, nccl or r"):
+        make_strategy("multi_worker", "one_device")
 
 
 SHARES = [data.Share(index, 2) for index in range(2)]

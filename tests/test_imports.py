@@ -91,7 +91,7 @@ INNER = {
         "writer",
     ],
     "serving": ["folding", "pictures", "rows", "signatures", "warmup", "bundle"],
-    "trainer": ["gradients", "cost", "step", "diagnosis", "dry_run", "loop"],
+    "trainer": ["results", "gradients", "cost", "step", "diagnosis", "dry_run", "loop"],
     "wolf": ["archive", "schema", "mapping"],
 }
 MODULES = sorted(

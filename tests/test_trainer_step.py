@@ -105,6 +105,23 @@ def test_the_way_of_computing_changes_nothing(whole, splits, way, atol):
         np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_two_compiled_replicas_are_one(splits):
+    """Losses over 20 steps; they are added up without TensorFlow's collectives, which
+    another test of this process may use."""
+    found = []
+    for strategy, how in (
+        (tf.distribute.OneDeviceStrategy("CPU:0"), {"micro_batches": 1}),
+        (make_strategy("mirrored", "hierarchical_copy"), {"jit_compile": True}),
+    ):
+        config = clipped(tiny_experiment(**how))
+        run = Trainer(config, strategy)
+        run.initialize(splits.train)
+        results = [run.train_step(b) for b in batches_of(config, splits).take(20)]
+        found.append([[*result.losses, result.gradient_norm] for result in results])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
 def test_operations_hold_no_stack_traces(whole, splits):
     """They would be half of the memory of a large graph."""
     _, run = whole

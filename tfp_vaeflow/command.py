@@ -133,7 +133,11 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
             del sys.modules[package]
 
 
-def start_tensorflow(cached: bool = True) -> None:
+# TensorFlow's switch, and that of what XLA compiles.
+_DETERMINISTIC = "TF_DETERMINISTIC_OPS", "--xla_gpu_deterministic_ops=true"
+
+
+def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     """Imports TensorFlow and finds its devices, without the notes that it prints.
 
     Its C++ side prints them before it looks at any log level. Other lines pass. Without
@@ -141,11 +145,17 @@ def start_tensorflow(cached: bool = True) -> None:
 
     Args:
       cached: whether what XLA compiles is taken from earlier runs and kept for later.
+      deterministic: whether a GPU gives the same bits every time.
 
     Raises:
       UserError: if Keras is not set up to work with it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if deterministic:
+        # Before the cache looks, which keeps the two apart.
+        variable, flag = _DETERMINISTIC
+        os.environ[variable] = "1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     cache = compilation_cache.offered() if cached else contextlib.nullcontext()
     with cache, tempfile.TemporaryFile() as caught:
         stderr = os.dup(2)

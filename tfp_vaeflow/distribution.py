@@ -44,7 +44,22 @@ def noticing_lost_workers(count: int) -> Iterator[None]:
         raise WorkerLostError(str(error).splitlines()[0]) from error
 
 
-def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+# TensorFlow's ways of adding up: between devices of a machine, between machines.
+_BETWEEN_DEVICES = {
+    "nccl": tf.distribute.NcclAllReduce,
+    "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
+    "one_device": tf.distribute.ReductionToOneDevice,
+}
+_BETWEEN_MACHINES = {
+    "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
+    "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
+    "ring": tf.distribute.experimental.CommunicationImplementation.RING,
+}
+
+
+def make_strategy(
+    name: str = "auto", all_reduce: str = "auto"
+) -> tf.distribute.Strategy:
     """Chooses what to train on; before TensorFlow looks at its devices.
 
     Args:
@@ -53,6 +68,7 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         that `TF_CONFIG` or SLURM names, which waits for them; `tpu`; or `auto`: the
         workers where there is more than one, else a TPU where there is one, else
         `mirrored`.
+      all_reduce: how several devices add up, see `TrainingConfig`.
 
     Raises:
       UserError: if the environment does not have what was asked for.
@@ -66,7 +82,7 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
         elif "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU"):
             name = "tpu"
     if name == "multi_worker":
-        return _multi_worker(cluster)
+        return _multi_worker(cluster, all_reduce)
     if name == "tpu":
         return _tpu()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -76,21 +92,40 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     if len(devices) == 1:
         # Mirrored variables take twice the time to make.
         return tf.distribute.OneDeviceStrategy(devices[0])
-    return tf.distribute.MirroredStrategy(devices)
+    if all_reduce == "auto":
+        return tf.distribute.MirroredStrategy(devices)
+    if all_reduce not in _BETWEEN_DEVICES or (all_reduce, kind) == ("nccl", "CPU"):
+        ways = [way for way in _BETWEEN_DEVICES if (way, kind) != ("nccl", "CPU")]
+        raise _no_way(all_reduce, f"between {kind}s of one machine", ways)
+    return tf.distribute.MirroredStrategy(devices, _BETWEEN_DEVICES[all_reduce]())
 
 
-def _multi_worker(cluster: Cluster | None) -> tf.distribute.Strategy:
+def _no_way(all_reduce: str, where: str, ways: Sequence[str]) -> UserError:
+    return UserError(
+        f"TrainingConfig.all_reduce is {all_reduce!r}, which there is not {where}; "
+        f"expected auto, {' or '.join(ways)}"
+    )
+
+
+def _multi_worker(cluster: Cluster | None, all_reduce: str) -> tf.distribute.Strategy:
     if cluster is None:
         raise UserError(
             "--strategy is multi_worker, and neither TF_CONFIG nor a SLURM step names "
             "the workers; tools/launch_local.py starts some on one machine"
         )
+    if all_reduce not in _BETWEEN_MACHINES:
+        raise _no_way(all_reduce, "between machines", ["nccl", "ring"])
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=_BETWEEN_MACHINES[all_reduce]
+    )
     own, count = cluster.addresses[cluster.index], len(cluster.addresses)
     print(
         f"worker {cluster.index} of {count} at {own}: waits for the others", flush=True
     )
     with noticing_lost_workers(count):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster.resolver())
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            cluster.resolver(), options
+        )
     # TensorFlow has taken SIGTERM for itself, and would ignore it.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return strategy

@@ -90,6 +90,10 @@ def _lost(model_dir: str) -> None:
 
 
 def main() -> None:
+    # It says how to start TensorFlow, and what is wrong with it is said at once.
+    deterministic = _config().training.deterministic
+    command.start_tensorflow(deterministic=deterministic)
+
     from tfp_vaeflow.distribution import WorkerLostError
 
     try:
@@ -107,6 +111,14 @@ def _order(model_dir: str, config):
     if config.training.init_from and config.model.is_class_conditional:
         return classes.order_of(config.training.init_from)
     return classes.NATURAL
+
+
+def _config():
+    """The experiment that the flags name; gin keeps it until it reads another."""
+    from tfp_vaeflow import experiment
+
+    bindings = command.bindings_with(_SHORT_CUTS)
+    return experiment.load(command.FLAGS.gin_file, bindings)
 
 
 def _train() -> None:
@@ -132,10 +144,10 @@ def _train() -> None:
     former = (
         experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
     )
-    config = experiment.load(flag.gin_file, command.bindings_with(_SHORT_CUTS))
+    config = _config()
     checkpoints.check_description(model_dir, config.model)
     compute.tune_process(save_memory=config.training.recompute)
-    strategy = make_strategy(flag.strategy)
+    strategy = make_strategy(flag.strategy, config.training.all_reduce)
     share = share_of(strategy)
     if share.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
@@ -176,4 +188,4 @@ def _train() -> None:
 
 
 if __name__ == "__main__":
-    command.run_main(main, __doc__)
+    command.run_main(main, __doc__, with_tensorflow=False)

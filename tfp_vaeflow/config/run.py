@@ -7,6 +7,8 @@ from tfp_vaeflow.config.checks import PATH, PATH_OR_NAME, Settings
 from tfp_vaeflow.config.model import ModelConfig
 from tfp_vaeflow.errors import UserError
 
+ALL_REDUCE = ("auto", "nccl", "hierarchical_copy", "one_device", "ring")
+
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Settings):
@@ -130,6 +132,11 @@ class TrainingConfig(Settings):
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
         For processors and GPUs that have bfloat16: on others nothing gets faster.
       num_steps: updates in all.
+      deterministic: on a GPU, take only operations that give the same bits every time,
+        and no timing to choose among them; on a CPU all of them do.
+      all_reduce: how devices add up gradients: `nccl` (GPUs), `hierarchical_copy`,
+        `one_device` (one of them adds for all); between machines `nccl` or `ring`;
+        `auto` is TensorFlow's choice.
       seed: of the initial weights, the order of the images and all noise.
       init_from: model directory whose weights a new run begins with, in place of
         fresh ones; of the same architecture.
@@ -151,6 +158,8 @@ class TrainingConfig(Settings):
     recompute: bool = False
     jit_compile: bool | None = None
     mixed_precision: bool = False
+    deterministic: bool = False
+    all_reduce: str = "auto"
     num_steps: int = 1000
     seed: int = 0
     init_from: str | None = dataclasses.field(default=None, metadata=PATH)
@@ -169,6 +178,7 @@ class TrainingConfig(Settings):
         for field in dataclasses.fields(self):
             if field.type is int:
                 self._at_least(field.name, least.get(field.name, 1))
+        self._choose("all_reduce", ALL_REDUCE)
         if self.evaluation_batch_size is not None:
             self._at_least("evaluation_batch_size", 1)
 

@@ -2,6 +2,7 @@
 
 from tfp_vaeflow.trainer.dry_run import dry_run
 from tfp_vaeflow.trainer.loop import train
-from tfp_vaeflow.trainer.step import StepResult, Trainer
+from tfp_vaeflow.trainer.results import StepResult
+from tfp_vaeflow.trainer.step import Trainer
 
 __all__ = ["StepResult", "Trainer", "dry_run", "train"]

@@ -18,7 +18,8 @@ from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 from tfp_vaeflow.progress import Progress
 from tfp_vaeflow.summaries import RunWriter, StepProfile
 from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
-from tfp_vaeflow.trainer.step import REMEDY, StepResult, Trainer
+from tfp_vaeflow.trainer.results import REMEDY, StepResult
+from tfp_vaeflow.trainer.step import Trainer
 
 _IMAGES_IN_GRIDS = 32
 _PROJECTED_IMAGES = 500
@@ -181,6 +182,7 @@ def train(
     """
     checkpoints.check_description(model_dir, config.model)
     trainer = Trainer(config, strategy)
+    trainer.prepare(splits)
     keeper = checkpoints.CheckpointKeeper(
         model_dir, config.training.keep_checkpoints, trainer.state
     )

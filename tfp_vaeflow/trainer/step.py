@@ -1,7 +1,6 @@
 """The training step: losses, gradients, and an update that is made whole or not."""
 
 import contextlib
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,39 +24,7 @@ from tfp_vaeflow.optimization import (
     update_average,
 )
 from tfp_vaeflow.trainer.gradients import loss_and_gradients
-
-REMEDY = (
-    "a lower OptimizerConfig.learning_rate, a longer warm-up or "
-    "OptimizerConfig.clip_norm may help. The last checkpoint is from before that"
-)
-
-
-class StepResult(NamedTuple):
-    """What one step tells.
-
-    Attributes:
-      losses: the batch means of the loss terms, before the update.
-      gradient_norm: global L2 norm of the gradient, before clipping.
-      skipped_in_a_row: how many steps up to this one made no update; 0 if this one
-        made one.
-      skipped: how many steps of the run made no update.
-      stop_requests: on how many replicas the run was asked to stop.
-    """
-
-    losses: Losses
-    gradient_norm: tf.Tensor
-    skipped_in_a_row: tf.Tensor
-    skipped: tf.Tensor
-    stop_requests: tf.Tensor
-
-    def what_is_not_finite(self) -> str | None:
-        """Names the first term that is not finite, with its value."""
-        for name, value in self.losses._asdict().items():
-            if not np.isfinite(value):
-                return f"the {name} loss is {float(value)}"
-        if not np.isfinite(self.gradient_norm):
-            return f"the norm of the gradient is {float(self.gradient_norm)}"
-        return None
+from tfp_vaeflow.trainer.results import REMEDY, StepResult
 
 
 class StepCounts(tf.Module):
@@ -217,6 +184,21 @@ class Trainer:
                 f"invertible; {REMEDY}"
             ) from error
 
+    def prepare(self, splits: data.Splits) -> None:
+        """Makes the graphs of a step and of validation, where XLA compiles them.
+
+        What XLA has compiled is found again by the names of functions, and they count
+        the graphs that were made before: so these are to come first, in a new run as
+        in one that goes on.
+        """
+        if not self._compiled:
+            return
+        self.graph(_example_of(self.training_batches(splits.train, 0)))
+        if splits.validation.num_images:
+            batch = _example_of(self._evaluation_batches(splits.validation))
+            batch = split_over_replicas(self._strategy, batch)
+            self._evaluation_step.get_concrete_function(batch, 1)
+
     def graph(self, batch: data.Batch) -> tf.Graph:
         """The graph of a step on a batch like this."""
         arguments = self._step_arguments(batch, False)
@@ -346,15 +328,28 @@ class Trainer:
 
         return self._sum(self._strategy.run(replica_step, [batch]))
 
+    def _evaluation_batches(self, split: data.Split) -> tf.data.Dataset:
+        return data.evaluation_batches(
+            split,
+            self._evaluation_batch_size,
+            self.model.config.is_class_conditional,
+            self.share,
+        )
+
     def evaluate(self, split: data.Split, num_samples: int = 1) -> Losses:
         """The mean loss terms over a split; every image counts once."""
-        size = self._evaluation_batch_size
         sums = np.zeros(len(Losses._fields))
-        with_labels = self.model.config.is_class_conditional
-        for batch in data.evaluation_batches(split, size, with_labels, self.share):
+        for batch in self._evaluation_batches(split):
             batch = split_over_replicas(self._strategy, batch)
             sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
         return Losses(*(sums / split.num_images))
+
+
+def _example_of(batches: tf.data.Dataset) -> data.Batch:
+    """A batch of zeros, of the same shapes."""
+    return tf.nest.map_structure(
+        lambda spec: tf.zeros(spec.shape, spec.dtype), batches.element_spec
+    )
 
 
 def _is_compiled(config: ExperimentConfig, num_replicas: int) -> bool:
