@@ -25,9 +25,11 @@ def build(seed: int = 1, **changes) -> VAEFlow:
     return model
 
 
-def export_tiny(directory: Path, num_samples: int = 2, **changes) -> VAEFlow:
+def export_tiny(
+    directory: Path, num_samples: int = 2, jit_compile: bool = False, **changes
+) -> VAEFlow:
     """Exports a tiny model; returns another one with the same weights, not folded."""
-    bundle.export(build(**changes), directory, num_samples)
+    bundle.export(build(**changes), directory, num_samples, jit_compile=jit_compile)
     return build(**changes)
 
 

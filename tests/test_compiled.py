@@ -42,6 +42,19 @@ def test_operations_are_counted():
     assert twenty - ten >= 10 * 2 and (twenty - ten) % 10 == 0
 
 
+def test_in_parts():
+    """Batches of any size; how many sizes are compiled, tests/test_serving.py says."""
+    signature = tf.TensorSpec([None, 2]), tf.TensorSpec([None], tf.int64)
+    run = compute.compiled_in_parts(
+        lambda x, y: (x * x, {"more": y + 1}), signature, (1, 2, 4)
+    )
+    for rows in (0, 1, 2, 3, 9):
+        x, y = np.random.rand(rows, 2).astype(np.float32), np.arange(rows)
+        squares, more = run(x, y)
+        np.testing.assert_array_equal(squares, x * x)
+        np.testing.assert_array_equal(more["more"], y + 1)
+
+
 def build(name: str):
     """A model of a variant with two steps alike, images, and their labels if any."""
     config = tiny_model_config(**VARIANTS[name])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,49 @@ def test_warm_up_records_replay(exported, loaded):
         assert loaded.signatures[name](**inputs)["is_finite"].numpy().all()
         seen.add(name)
     assert seen == set(loaded.signatures)
+
+
+COMPILED = """
+import glob, os, sys
+os.environ["XLA_FLAGS"] = "--xla_dump_to=dump"
+from tfp_vaeflow import command
+command.start_tensorflow(cached=False)
+import numpy as np
+import tensorflow as tf
+
+found = tf.saved_model.load(sys.argv[1]).signatures
+images = np.load("images.npy")
+for size in (0, 1, 2, 3, 4, 5, len(images)):
+    codes = found["encode"](image=tf.constant(images[:size]))
+    pictures = found["decode"](z=codes["z"], v=codes["v"])["image"]
+    np.testing.assert_array_equal(pictures, images[:size])
+np.savez("codes", **codes)
+sizes = sys.argv[2].split(",")
+assert len(glob.glob("dump/*debug_options")) == 2 * len(sizes)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_by_the_server(tmp_path):
+    """For few sizes, by XLA for the CPU here: the same codes, and exact."""
+    flow = cfg.FlowConfig(num_steps=[0, [2], 2], hidden=[8, 8, 8], factors=[4])
+    model = export_tiny(tmp_path / "tiny", jit_compile=True, flow=flow)
+    images = random_images(33, model.config.image_shape)
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run(
+        [sys.executable, "-c", COMPILED, tmp_path / "tiny" / "1", "1,2,4,8,32"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        check=True,
+    )
+    z, v = model.encode(images)
+    with np.load(tmp_path / "codes.npz") as codes:
+        np.testing.assert_allclose(codes["z"], z, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(codes["v"], v, rtol=1e-3, atol=1e-3)
+    path = tmp_path / "tiny" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    signatures = tf.saved_model.load(str(tmp_path / "tiny" / "1")).signatures
+    assert len(records) == len(bundle.BATCH_SIZES) * len(signatures)
 
 
 def test_what_lies_beside_the_model(exported, loaded):

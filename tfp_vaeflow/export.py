@@ -26,6 +26,13 @@ flags.DEFINE_bool(
     "(export on a machine like the server's), but an image that is encoded and decoded "
     "comes back only nearly.",
 )
+flags.DEFINE_bool(
+    "jit_compile",
+    False,
+    "XLA compiles the flow in the server, for the batch sizes of batching.config: for "
+    "a server with a GPU. All is compiled while the server warms up, which takes it "
+    "minutes.",
+)
 
 
 def main() -> None:
@@ -42,6 +49,7 @@ def main() -> None:
         flag.num_samples,
         flag.mixed_precision,
         classes.read(flag.model_dir),
+        flag.jit_compile,
     )
     print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
     description = os.path.join(os.path.dirname(version), "signatures.md")

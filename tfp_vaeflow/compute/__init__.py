@@ -7,7 +7,12 @@ functions as `compute.linear(...)` and do not know more of the machinery.
 """
 
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch
-from tfp_vaeflow.compute.compilation import compiled, compiled_for_use, padded
+from tfp_vaeflow.compute.compilation import (
+    compiled,
+    compiled_for_use,
+    compiled_in_parts,
+    padded,
+)
 from tfp_vaeflow.compute.convolutions import (
     as_fast_as_float32,
     conv2d_same,
@@ -44,6 +49,7 @@ __all__ = [
     "assign_on_replica",
     "compiled",
     "compiled_for_use",
+    "compiled_in_parts",
     "conv2d_same",
     "conv2d_valid",
     "elu",

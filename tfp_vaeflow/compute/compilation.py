@@ -62,6 +62,49 @@ def compiled_for_use(
     return call
 
 
+def compiled_in_parts(
+    function: Callable, signature: Sequence[tf.TensorSpec], sizes: Sequence[int]
+) -> Callable:
+    """`compiled`, for batches of any size, but compiled for a few of them alone.
+
+    A batch is filled up with zeros to the next of these sizes; one that is larger than
+    all of them is computed in parts.
+
+    Args:
+      function: of batches, to batches; an example's result depends on it alone.
+      signature: of all its arguments.
+      sizes: these, rising.
+    """
+    run = compiled(function, signature)
+
+    def call(*args):
+        rows = tf.shape(args[0])[0]
+        index = tf.searchsorted(sizes, [rows])[0]
+        size = tf.gather(sizes, tf.minimum(index, len(sizes) - 1))
+        parts = tf.maximum(-(-rows // size), 1)
+
+        def in_parts(value):
+            shape = [parts, size, *value.shape[1:]]
+            filled = [[0, parts * size - rows], *[[0, 0]] * (value.shape.rank - 1)]
+            return tf.reshape(tf.pad(value, filled), shape)
+
+        def joined(value):
+            return tf.reshape(value, [parts * size, *value.shape[2:]])[:rows]
+
+        results = tf.map_fn(
+            lambda part: run(*part),
+            tuple(map(in_parts, args)),
+            fn_output_signature=tf.nest.map_structure(
+                lambda output: tf.TensorSpec(output.shape, output.dtype),
+                run.get_concrete_function().structured_outputs,
+            ),
+            parallel_iterations=1,
+        )
+        return tf.nest.map_structure(joined, results)
+
+    return tf.function(call, signature, autograph=False)
+
+
 def padded(inputs: Sequence[tf.Tensor | None], batch_size: int) -> list:
     """Batches of the same examples, with more of them where use is compiled.
 

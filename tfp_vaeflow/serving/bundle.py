@@ -154,10 +154,12 @@ def export(
     num_samples: int = 1,
     mixed_precision: bool = False,
     class_names: Sequence[str] | None = None,
+    jit_compile: bool = False,
 ) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
-    The model is folded (see `folding`) and good for nothing else afterwards.
+    The model is folded (see `folding`) and good for nothing else afterwards. One that
+    XLA is to compile is not folded: its steps have to stay alike to be a loop.
 
     Args:
       model: initialised.
@@ -167,6 +169,7 @@ def export(
         `mixed_precision`; codes and log-dets stay float32.
       class_names: of the labels, which a class-conditional model takes; None where they
         are not known.
+      jit_compile: whether XLA compiles the flow in the server, for `BATCH_SIZES`.
 
     Returns:
       The version's directory.
@@ -181,8 +184,10 @@ def export(
         raise UserError(f"{directory} is a file; expected a directory for the versions")
     files.make_dirs(directory)
     config = model.config
-    folding.fold(model, tf.bfloat16 if mixed_precision else tf.float32)
-    signatures = Signatures(model, num_samples).all()
+    if not jit_compile:
+        folding.fold(model, tf.bfloat16 if mixed_precision else tf.float32)
+    compiled_sizes = BATCH_SIZES if jit_compile else None
+    signatures = Signatures(model, num_samples, compiled_sizes).all()
     beside = None if files.is_remote(directory) else directory  # to be renamed
     with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:
         finished = Path(temporary) / "version"
@@ -190,7 +195,8 @@ def export(
         with compute.using(mixed_precision=mixed_precision):
             outputs = _save(finished, signatures)
         records = finished / warmup.RECORDS
-        warmup.write_records(records, name, config, signatures, BATCH_SIZES[:1])
+        sizes = BATCH_SIZES if jit_compile else BATCH_SIZES[:1]
+        warmup.write_records(records, name, config, signatures, sizes)
         version = publish(finished, directory)
     names = class_names if config.is_class_conditional else None
     if names is not None:

@@ -4,11 +4,12 @@ Every input and output has the batch dimension first, and row i of the outputs d
 on row i of the inputs alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
@@ -38,19 +39,34 @@ class Signature(NamedTuple):
 
 
 class _TracedFlow(FlowBijector):
-    """A flow whose two directions are one function each, that all signatures call."""
+    """A flow whose two directions are one function each, that all signatures call.
 
-    def __init__(self, flow: FlowBijector, config: ModelConfig):
+    Args:
+      flow, config: of the model.
+      sizes: of the batches that XLA compiles them for; None where it does not.
+    """
+
+    def __init__(
+        self, flow: FlowBijector, config: ModelConfig, sizes: Sequence[int] | None
+    ):
         super().__init__(3, "traced_flow", flow.dtype, flow.conditioning_ndims)
         specs = [tf.TensorSpec([None, *config.image_shape], flow.dtype)]
         if config.latent_dim:
             specs.append(tf.TensorSpec([None, config.latent_dim], flow.dtype))
-        self._forward_function = tf.function(
-            flow.forward_and_log_det_map, specs, autograph=False
-        )
-        self._inverse_function = tf.function(
-            flow.inverse_and_log_det_map, specs, autograph=False
-        )
+
+        def traced(method):
+            if sizes is None:
+                return tf.function(method, specs, autograph=False)
+
+            def run(value, *conditioning):
+                value, log_det_map = method(value, *conditioning)
+                shape = tf.shape(value)[:-1]  # a constant is one for each position
+                return value, tf.broadcast_to(log_det_map, shape)
+
+            return compute.compiled_in_parts(run, specs, sizes)
+
+        self._forward_function = traced(flow.forward_and_log_det_map)
+        self._inverse_function = traced(flow.inverse_and_log_det_map)
 
     def forward_and_log_det_map(self, v, conditioning=None):
         return self._forward_function(*_given(v, conditioning))
@@ -70,18 +86,25 @@ class Signatures:
       model: initialised; folded or not. Its flow is replaced by one that is traced
         once.
       num_samples: K, samples an image in `score`.
+      compiled_sizes: of the batches that XLA compiles the flow for; None where it does
+        not.
 
     Raises:
       UserError: if K is not positive.
     """
 
-    def __init__(self, model: VAEFlowCore, num_samples: int):
+    def __init__(
+        self,
+        model: VAEFlowCore,
+        num_samples: int,
+        compiled_sizes: Sequence[int] | None = None,
+    ):
         if num_samples < 1:
             raise UserError(f"num_samples is {num_samples}; expected at least 1")
         self._model = model
         self._config = config = model.config
         self._num_samples = num_samples
-        set_flow(model, _TracedFlow(model.flow, config))
+        set_flow(model, _TracedFlow(model.flow, config, compiled_sizes))
 
     def all(self) -> dict[str, Signature]:
         """The signatures that this kind of model has, by name."""
