@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -380,6 +381,62 @@ def test_benchmark(tmp_path):
     lines = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
     assert lines["utilisation"] == "2.00" and lines["peak_memory_mb"] == "0.50"
     assert lines["encode_images_per_s"] == "1.00"
+
+
+TAKES_TURNS = """
+import json, pathlib, sys, time
+print("ready")
+sys.stdin.readline()
+begun = time.monotonic()
+time.sleep(0.3)
+figures = json.dumps({"begun": begun, "over": time.monotonic()})
+pathlib.Path(sys.argv[1].removeprefix("--output=")).write_text(figures)
+"""
+
+
+def test_rows_take_turns(tmp_path):
+    """One at a time; one that is never warm is waited for by nobody, and ended."""
+    tool = runpy.run_path(str(ROOT / "tools" / "benchmark_gpu.py"))
+    scripts = [TAKES_TURNS] * 3 + ["import time; time.sleep(60)", "1 / 0"]
+    rows = [
+        tool["Memory"](str(number), ["-c", script], tmp_path / str(number))
+        for number, script in enumerate(scripts)
+    ]
+    tool["take_turns"](rows, time.monotonic() + 5)
+    *warm, slow, wrong = rows
+    spans = sorted((row.found["begun"], row.found["over"]) for row in warm)
+    for (_, over), (begun, _) in zip(spans, spans[1:]):
+        assert begun >= over
+    assert not any(row.error for row in warm)
+    assert slow.error.startswith("not done after") and slow.ended
+    assert wrong.error == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.slow
+def test_benchmark_gpu(tmp_path):
+    """All of its rows, here on a CPU."""
+    done = run_tool(
+        "benchmark_gpu.py",
+        "--gin_file=gin/digits.gin",
+        *("--batch_size", 16, 32),
+        *("--large_gin_file=gin/digits.gin", "--large_batch_size=4"),
+        *("--log_every=5", "--steps=2", "--limit=1000"),
+        f"--output={tmp_path / 'found.json'}",
+        *(f"--gin_bindings={binding}" for binding in TINY),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert not [row for row in rows if row["error"]]
+    for row in rows:
+        kind = row["row"].split(",")[0]
+        if kind in ("train", "memory"):
+            assert row["train_images_per_s"] > 0
+        if kind == "memory" and "float32" in row["row"]:
+            assert row["exact"] == 1
+    operations = next(row for row in rows if row["row"].startswith("count"))
+    assert 100 < operations["compiled"] < operations["graph"]
+    cold, warm = (row["seconds"] for row in rows if row["row"].startswith("start"))
+    assert 0 < warm < cold
 
 
 def test_benchmark_memory_wants_sizes_that_an_image_can_grow_by(tmp_path):

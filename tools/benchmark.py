@@ -7,6 +7,10 @@ Runs the real trainer on one batch of random images that stays in memory (or on 
 experiment's data, --input=data), then density, encoding and sampling. All rates are
 medians over --steps repeats after the first, which traces.
 
+With --turns, the program says "ready" when nothing is left to trace or compile, and
+waits for a line on its standard input: so several can warm up side by side and be timed
+one after another.
+
 Utilisation is the FLOP/s of training over those of the best of 20 float32 matrix
 products [8192, 512] x [512, 512], measured before and after. FLOPs are those of the
 float32 model: three times the convolutions and matrix products of a forward pass.
@@ -31,7 +35,7 @@ command.start_tensorflow(cached=False)
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import compute, data, experiment, files
+from tfp_vaeflow import compute, data, experiment, files, quantization
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.distribution import make_strategy
@@ -49,6 +53,7 @@ _FIGURES = {
     "seconds_to_first_step": False,
     "seconds_to_initialize": False,
     "peak_memory_mb": False,
+    "exact": True,
     "flops_per_image": False,
     "utilisation": True,
 }
@@ -79,6 +84,18 @@ def _seconds(run: Callable[[], tf.Tensor], repeats: int) -> list[float]:
     return times
 
 
+def _seconds_of_steps(step: Callable[[], tf.Tensor], repeats: int) -> list[float]:
+    """The time of each of several steps, looked at one step late as in `train`."""
+    times, last = [], step()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        last, before = step(), last
+        before.numpy()
+        times.append(time.perf_counter() - start)
+    last.numpy()
+    return times
+
+
 def random_split(config: ExperimentConfig) -> data.Split:
     """As many random images as a step or the initialisation takes."""
     training = config.training
@@ -91,13 +108,31 @@ def random_split(config: ExperimentConfig) -> data.Split:
     return in_memory(images, labels)
 
 
-def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
+def _wait_for_turn() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def _exact(model, images: tf.Tensor, **labels) -> float:
+    """Which part of a batch comes back from its codes as it was."""
+    size = len(images)
+    codes = model.encode(images, batch_size=size, **labels)
+    back = np.asarray(model.decode(*codes, batch_size=size))
+    bins = model.config.n_bins
+    pixels = quantization.to_pixels(quantization.to_levels(images, bins), bins)
+    return float((back == pixels.numpy()).all((1, 2, 3)).mean())
+
+
+def measure(
+    config: ExperimentConfig, steps: int, from_data: bool, in_turn: bool
+) -> dict:
     """Runs an experiment's model for a while.
 
     Args:
       config: the experiment.
       steps: repeats of everything after the first.
       from_data: whether training reads and augments the experiment's own data.
+      in_turn: whether to wait for one's turn when warm.
 
     Returns:
       Figures by name, as `--output` takes them.
@@ -105,9 +140,6 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
     compute.tune_process(save_memory=config.training.recompute)
     training = config.training
     size = training.batch_size
-    pause = time.monotonic()
-    products = [product_flops_per_s()]
-    apart = time.monotonic() - pause  # what is no part of the way to the first step
     if from_data:
         split = data.load(config.data, config.model).train
     else:
@@ -125,9 +157,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
         return result.gradient_norm
 
     _seconds(step, 1)
-    first = process_age() - apart - initialize
-    seconds = statistics.median(_seconds(step, steps))
-    peak = compute.peak_memory_mib()
+    first = process_age() - initialize
     labels = {}
     if config.model.is_class_conditional:
         labels["labels"] = batch.labels
@@ -136,10 +166,21 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
         "encode": lambda: model.encode(batch.images, batch_size=size, **labels),
         "sample": lambda: model.sample(size, batch_size=size, **labels),
     }
+    if in_turn:
+        _seconds(step, 1)
+        peak = compute.peak_memory_mib()
+        for run in uses.values():
+            _seconds(run, 1)
+        _wait_for_turn()
+    products = [product_flops_per_s()]
+    seconds = statistics.median(_seconds_of_steps(step, steps))
+    if not in_turn:
+        peak = compute.peak_memory_mib()
     rates = {
         f"{name}_images_per_s": size / statistics.median(_seconds(run, steps + 1)[1:])
         for name, run in uses.items()
     }
+    exact = _exact(model, batch.images, **labels)
     products.append(product_flops_per_s())
     flops = 3 * sum(part.flops for part in costs(model).values())
     return {
@@ -148,6 +189,7 @@ def measure(config: ExperimentConfig, steps: int, from_data: bool) -> dict:
         "seconds_to_first_step": first - seconds,
         "seconds_to_initialize": initialize,
         "peak_memory_mb": peak,
+        "exact": exact,
         "flops_per_image": flops,
         "product_flops_per_s": products,
         "utilisation": size / seconds * flops / max(products),
@@ -174,6 +216,8 @@ def compare(paths: list[Path]) -> str:
     a, b = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     rows = [["", str(paths[0]), str(paths[1]), "times better"]]
     for name, more_is_better in _FIGURES.items():
+        if not (a.get(name) and b.get(name)):  # of another version of this program
+            continue
         ratio = b[name] / a[name] if more_is_better else a[name] / b[name]
         rows.append([name, _shown(a[name]), _shown(b[name]), f"{ratio:.2f}"])
     return _table(rows)
@@ -205,6 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=files.user_path, help="takes the figures as JSON"
     )
+    parser.add_argument("--turns", action="store_true", help="wait when warm")
     parser.add_argument("--compare", nargs=2, type=files.user_path, metavar="JSON")
     flag = parser.parse_args()
     try:
@@ -216,7 +261,7 @@ def main() -> None:
                 "expected --gin_file or --compare, and --steps of 1 or more"
             )
         config = _experiment(flag)
-        found = measure(config, flag.steps, flag.input == "data")
+        found = measure(config, flag.steps, flag.input == "data", flag.turns)
     except (UserError, OSError, ValueError, KeyError) as error:
         parser.exit(2, f"error: {error}\n")
     settings = {

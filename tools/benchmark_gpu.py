@@ -1,0 +1,401 @@
+"""What training and use of a model cost on one GPU, in one table of some minutes.
+
+    python tools/benchmark_gpu.py --data_dir=PATH/cifar10 --output=gpu.json
+
+Its rows are commands, which start side by side, since most of their time goes into
+tracing and compiling on one core each. A row that is warm waits for its turn to be
+timed, and nobody waits for a row that still compiles. After --limit seconds the rows
+that are not done are ended and named.
+
+    train     `train` itself, from its data: images/s by its metrics, over two windows
+              of --log_every steps; while it waits, it is stopped by SIGSTOP
+    memory    tools/benchmark.py: training on one batch in memory, density, encoding,
+              sampling, the part of a batch that decode(encode(x)) gives back exactly
+    start     from the start of `train` to the end of its first step, nothing compiled
+              before; then again, alone, with what XLA compiled
+    count     tools/operations.py: operations that a step starts
+
+It runs without a GPU, too; --gin_bindings can make the model small.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tfp_vaeflow import compilation_cache, files, metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+WAYS = {
+    "mixed": ["TrainingConfig.mixed_precision=True", "ModelConfig.allow_tf32=True"],
+    "float32": [],
+    "TF32": ["ModelConfig.allow_tf32=True"],
+}
+_WINDOWS = 2  # of --log_every steps each, that a rate is taken of
+_CACHE = compilation_cache.SWITCH
+# What the table shows: name, digits, unit.
+_SHOWN = {
+    "train_images_per_s": ("training", 0, " images/s"),
+    "density_images_per_s": ("density", 0, " images/s"),
+    "encode_images_per_s": ("encoding", 0, " images/s"),
+    "sample_images_per_s": ("sampling", 0, " images/s"),
+    "exact": ("exact", 3, " of a batch"),
+    "seconds_to_first_step": ("first step after", 0, " s"),
+    "seconds": ("first step after", 0, " s"),
+    "peak_memory_mb": ("peak", 0, " MB"),
+    "graph": ("as a graph", 0, " operations"),
+    "compiled": ("compiled", 0, " operations"),
+}
+
+
+class Row:
+    """A command that is measured.
+
+    Attributes:
+      name: says what it is.
+      found: figures by name, as far as they are known.
+      error: why there are none, or None.
+
+    Args:
+      name: see above.
+      command: of Python.
+      folder: takes what it writes.
+      environment: variables beside those of this process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        environment: dict[str, str] | None = None,
+    ):
+        self.name = name
+        self.found = {}
+        self.error = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = open(folder / "log", "w+", encoding="utf-8")  # noqa: SIM115
+        self._since = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def said(self) -> str:
+        with open(self._log.name, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._since
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is warm; asked again and again."""
+        return False
+
+    def begin(self) -> None:
+        """It is its turn."""
+
+    def finish(self) -> bool:
+        """Whether its turn is over, with all figures; asked again and again."""
+        if not self.ended:
+            return False
+        if self._process.returncode:
+            last = [line for line in self.said.splitlines() if line.strip()]
+            self.error = last[-1][:200] if last else "it ended without a word"
+        return True
+
+    def kill(self) -> None:
+        if not self.ended:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+        self._log.close()
+
+
+class Training(Row):
+    """`train`, timed by what it writes to its metrics."""
+
+    def __init__(self, name, command, folder, log_every):
+        self._run = folder / "run"
+        self._every = log_every
+        self._first = None  # the window that its turn began in
+        super().__init__(
+            name, [*command, f"--model_dir={self._run}"], folder, {_CACHE: "0"}
+        )
+
+    def _rates(self) -> dict[int, float]:
+        """images/s by the last step of each window."""
+        return {
+            record["step"]: record["images_per_second"]
+            for record in metrics.read(self._run)
+            if "images_per_second" in record
+        }
+
+    @property
+    def waits(self):
+        if not self._rates():  # the first one has the first step in it
+            return False
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return True
+
+    def begin(self):
+        self._first = max(self._rates()) + self._every  # it had the pause in it
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def finish(self):
+        if super().finish():
+            return True
+        if self._first is None:
+            return False
+        rates = [rate for step, rate in self._rates().items() if step > self._first]
+        if len(rates) < _WINDOWS:
+            return False
+        self.found["train_images_per_s"] = statistics.harmonic_mean(rates)
+        return True
+
+
+class Memory(Row):
+    """tools/benchmark.py, which waits for its turn by itself."""
+
+    def __init__(self, name, command, folder):
+        self._output = folder / "figures.json"
+        super().__init__(name, [*command, f"--output={self._output}"], folder)
+
+    @property
+    def waits(self):
+        return "ready\n" in self.said
+
+    def begin(self):
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def finish(self):
+        over = super().finish()
+        if over and self._output.exists():
+            self.found = json.loads(self._output.read_text(encoding="utf-8"))
+        return over
+
+
+class Start(Row):
+    """`train`, up to the end of its first step."""
+
+    def __init__(self, name, command, folder, store):
+        command = [*command, f"--model_dir={folder / 'run'}"]
+        super().__init__(name, command, folder, {_CACHE: str(store)})
+
+    def finish(self):
+        if "step 1/1:" in self.said and "seconds" not in self.found:
+            self.found["seconds"] = self.seconds
+        return super().finish()
+
+
+class Count(Row):
+    """tools/operations.py."""
+
+    def finish(self):
+        over = super().finish()
+        pattern = r"(graph|compiled) *(?:by XLA)?: (\d+) operations"
+        for what, number in re.findall(pattern, self.said):
+            self.found[what] = int(number)
+        return over
+
+
+def take_turns(rows: Sequence[Row], end: float) -> None:
+    """Runs rows to their ends; those that wait get their turns one by one.
+
+    Args:
+      rows: started.
+      end: by `time.monotonic()`, when those that are not done are ended.
+    """
+    open_rows, waiting, current = list(rows), [], None
+    while open_rows and time.monotonic() < end:
+        for row in list(open_rows):
+            if row is current or row in waiting:
+                continue
+            if row.finish():
+                open_rows.remove(row)
+                row.kill()
+            elif row.waits:
+                waiting.append(row)
+                print(f"warm after {row.seconds:.0f} s: {row.name}", flush=True)
+        if current is not None and current.finish():
+            open_rows.remove(current)
+            current.kill()
+            current = None
+        if current is None and waiting:
+            current = waiting.pop(0)
+            current.begin()
+        time.sleep(0.1)
+    for row in open_rows:
+        row.error = f"not done after {row.seconds:.0f} s"
+        row.kill()
+
+
+def _bindings(*bindings: str) -> list[str]:
+    return [f"--gin_bindings={binding}" for binding in bindings]
+
+
+class Rows:
+    """Starts rows, each with a folder of its own.
+
+    Args:
+      flag: of the command.
+      folder: takes all that they write.
+    """
+
+    def __init__(self, flag: argparse.Namespace, folder: Path):
+        self._flag = flag
+        self._folder = folder
+        self._store = folder / "compiled"
+        self._common = [
+            f"--gin_file={flag.gin_file}",
+            *_bindings(*flag.gin_bindings),
+        ]
+        self._train = ["-m", "tfp_vaeflow.train", *self._common]
+        if flag.data_dir:
+            self._train.append(f"--data_dir={flag.data_dir}")
+        self._number = 0
+
+    def _place(self) -> Path:
+        self._number += 1
+        return self._folder / str(self._number)
+
+    def training(self, way: str, size: int) -> Training:
+        """Up to its end it writes nothing but metrics."""
+        every = 10**9
+        settings = _bindings(
+            f"TrainingConfig.batch_size={size}",
+            f"TrainingConfig.num_steps={every}",
+            f"TrainingConfig.log_every={self._flag.log_every}",
+            "TrainingConfig.images_every=0",
+            f"TrainingConfig.evaluate_every={every}",
+            f"TrainingConfig.checkpoint_every={every}",
+            *WAYS[way],
+        )
+        name = f"train, {way}, batch {size}"
+        command = [*self._train, *settings]
+        return Training(name, command, self._place(), self._flag.log_every)
+
+    def memory(self, way: str, size: int, gin_file: str | None = None) -> Memory:
+        """Of the experiment, or of another one."""
+        common = self._common if gin_file is None else [f"--gin_file={gin_file}"]
+        few = f"TrainingConfig.initialization_images={max(2, min(size, 64))}"
+        command = [
+            *("tools/benchmark.py", *common, "--turns"),
+            *(f"--batch_size={size}", f"--steps={self._flag.steps}"),
+            *_bindings(few, *WAYS[way]),
+        ]
+        stem = f"{Path(gin_file).stem}, " if gin_file else ""
+        name = f"memory, {stem}{way}, batch {size}"
+        return Memory(name, command, self._place())
+
+    def start(self, way: str, size: int, name: str) -> Start:
+        settings = _bindings(
+            f"TrainingConfig.batch_size={size}",
+            "TrainingConfig.num_steps=1",
+            "TrainingConfig.log_every=1",
+            "TrainingConfig.images_every=0",
+            *WAYS[way],
+        )
+        command = [*self._train, *settings]
+        return Start(f"start, {name}", command, self._place(), self._store)
+
+    def count(self, size: int) -> Count:
+        command = ["tools/operations.py", *self._common, f"--batch_size={size}"]
+        return Count(f"count, batch {size}", command, self._place())
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        shown = [
+            f"{name} {row.found[key]:,.{digits}f}{unit}"
+            for key, (name, digits, unit) in _SHOWN.items()
+            if row.found.get(key) is not None
+        ]
+        lines.append(f"{row.name}: {row.error or ', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def measure(flag: argparse.Namespace) -> list[Row]:
+    """All rows, at their ends."""
+    end = time.monotonic() + flag.limit
+    sizes = sorted(flag.batch_size)
+    largest = sizes[-1]
+    with tempfile.TemporaryDirectory(prefix="benchmark_gpu-") as folder:
+        rows = Rows(flag, Path(folder))
+        started = []
+        try:
+            # Those that compile longest come first.
+            if flag.large_gin_file:
+                large = flag.large_gin_file
+                started.append(rows.memory("mixed", flag.large_batch_size, large))
+            started += [rows.training("mixed", size) for size in reversed(sizes)]
+            for way in WAYS:
+                started += [rows.memory(way, size) for size in reversed(sizes)]
+            started.append(rows.start("mixed", largest, "cold, beside the others"))
+            started.append(rows.count(largest))
+            take_turns(started, end)
+            again = rows.start("mixed", largest, "with what was compiled, alone")
+            started.append(again)
+            take_turns([again], end)
+        finally:
+            for row in started:
+                row.kill()
+    return started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gin_file", type=files.expand, default="gin/cifar10.gin")
+    parser.add_argument("--gin_bindings", action="append", default=[])
+    parser.add_argument("--data_dir", type=files.expand, help="of the experiment")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[64, 256])
+    parser.add_argument(
+        "--large_gin_file",
+        type=files.expand,
+        default="gin/celeba.gin",
+        help="another experiment, whose speed and memory are measured; '' for none",
+    )
+    parser.add_argument("--large_batch_size", type=int, default=8)
+    parser.add_argument("--log_every", type=int, default=50, help="steps of a window")
+    parser.add_argument("--steps", type=int, default=10, help="repeats in memory")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for all")
+    parser.add_argument("--output", type=files.user_path, help="takes it as JSON")
+    flag = parser.parse_args()
+    rows = measure(flag)
+    print(_table(rows))
+    if flag.output is not None:
+        found = [{"row": r.name, "error": r.error, **r.found} for r in rows]
+        files.write_text(flag.output, json.dumps(found, indent=2) + "\n")
+        print(f"written to {flag.output}")
+    if all(row.error for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
