@@ -13,12 +13,13 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data, figures
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import (
-    illustrations,
     likelihood,
     page,
     probes,
     report,
+    samples,
 )
+from tfp_vaeflow.evaluation.measure import Drawing
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +118,11 @@ class Copies:
 
 def test_sample_check(splits):
     images, labels = splits.train.first(400), splits.train.labels
-    real = probes.sample_check(Copies(images), splits.train, 400, 0.7, 0, 50)
+    real = samples.sample_check(Copies(images), splits.train, 400, 0.7, 0, 50)
     assert real["mean_top_probability"] > 0.95 and real["min_class_share"] > 0.05
     zeros = Copies(images[labels == 0])
     count = int((labels == 0).sum())
-    one_class = probes.sample_check(zeros, splits.train, count, 0.7, 0, 50)
+    one_class = samples.sample_check(zeros, splits.train, count, 0.7, 0, 50)
     assert one_class["min_class_share"] == 0
 
 
@@ -180,7 +181,8 @@ def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
         areas = sum(row["num_images"] * row[name] for row in found["by_class"])
         assert areas / found["num_other_images"] == pytest.approx(found[name])
     assert "50 of 50" in text and f"{result['bits_per_dim']:.4f}" in text
-    captions = illustrations.draw(model, splits.test, result, [], tmp_path, 50)
+    drawing = Drawing(model, splits.test, result, [], tmp_path, 50)
+    captions = report.draw(drawing)
     drawn = {"temperature.png"}
     drawn |= {"z_dimensions.png", "z_map.png", "switch_matrix.png"} if has_z else set()
     assert set(captions) == drawn == {path.name for path in tmp_path.iterdir()}

@@ -39,7 +39,8 @@ def main() -> None:
         metrics,
         summaries,
     )
-    from tfp_vaeflow.evaluation import illustrations, page, report
+    from tfp_vaeflow.evaluation import page, report
+    from tfp_vaeflow.evaluation.measure import Drawing
 
     flag = command.FLAGS
     bindings = command.bindings_with(
@@ -67,13 +68,15 @@ def main() -> None:
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
     with data.reading():
-        captions = illustrations.draw(
-            model,
-            splits.part(flag.split),
-            result,
-            metrics.read(directory),
-            kept,
-            config.evaluation.batch_size,
+        captions = report.draw(
+            Drawing(
+                model,
+                splits.part(flag.split),
+                result,
+                metrics.read(directory),
+                kept,
+                config.evaluation.batch_size,
+            )
         )
     result["figures"] = captions
     numbers = json.dumps(result, indent=2, allow_nan=False) + "\n"

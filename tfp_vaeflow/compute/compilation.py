@@ -1,5 +1,6 @@
 """Functions that XLA compiles."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ def compiled(
       signature: of all its arguments, if one trace is to do for all shapes.
     """
 
+    @functools.wraps(function)  # or TensorFlow takes all of these for one
     def run(*args):
         with using(compiled=True, graphs=None):
             return function(*args)

@@ -1,10 +1,14 @@
 """Likelihood by class, and how well classes that training lacks are told apart."""
 
+from collections.abc import Iterator
+from typing import TypedDict
+
 import numpy as np
 
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import likelihood
+from tfp_vaeflow.evaluation.measure import SHOWN_CLASSES, Measure, Section, Subject
 from tfp_vaeflow.evaluation.novelty import areas, image_bits
 from tfp_vaeflow.model import VAEFlow
 
@@ -60,3 +64,46 @@ def by_class(
             row |= areas(bits[own], bits[chosen], center)
         found.append(row)
     return found
+
+
+class ByClass(TypedDict):
+    """`by_class`: see `by_class`."""
+
+    by_class: list[dict] | None
+
+
+def _run(subject: Subject) -> ByClass:
+    found = by_class(
+        subject.model,
+        subject.train,
+        subject.split,
+        subject.once(likelihood.bounds_of),
+        subject.config,
+    )
+    return {"by_class": found}
+
+
+def _sections(result: dict) -> Iterator[Section]:
+    found = result.get("by_class") or []
+    rows, note = [], ""
+    for row in sorted(found, key=lambda row: row["in_training"])[:SHOWN_CLASSES]:
+        images = (
+            "one image" if row["num_images"] == 1 else f"{row['num_images']} images"
+        )
+        text = f"{row['bits_per_dim']:.3f} bits/dim, {images}"
+        if row["likelihood_auc"] is not None:
+            text += (
+                f", ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
+                f"{row['typicality_auc']:.3f} by typicality"
+            )
+        name = row["class"] if row["in_training"] else f"{row['class']} (new)"
+        rows.append((name, text))
+    if len(found) > SHOWN_CLASSES:
+        note = f"And {len(found) - SHOWN_CLASSES} more classes in evaluation.json. "
+    if not all(row["in_training"] for row in found):
+        note += "New classes, which training lacks, are told from the images of others."
+    if len(found) > 1 or note:
+        yield Section("By class", rows, note.strip())
+
+
+MEASURE = Measure("by_class", ByClass, _run, _sections)

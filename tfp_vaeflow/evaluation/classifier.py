@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import Split, training_batches
+from tfp_vaeflow.evaluation.measure import Subject
 from tfp_vaeflow.noise import Initializer
 
 _BATCH_SIZE = 64
@@ -79,3 +80,17 @@ class ImageClassifier:
         """The share of a labelled split whose label it finds."""
         found = np.concatenate(list(map(self.labels, split.batches(self._batch_size))))
         return float((found == split.labels).mean())
+
+
+def classifier_of(subject: Subject) -> ImageClassifier:
+    """A classifier of the training images.
+
+    Raises:
+      NotMeasuredError: if there is nothing to learn from labels.
+    """
+    subject.needs_labels()
+    config = subject.config
+    subject.say("a classifier of real images")
+    return ImageClassifier(
+        subject.train, config.classifier_steps, config.seed, config.batch_size
+    )

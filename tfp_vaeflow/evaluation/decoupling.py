@@ -1,13 +1,28 @@
 """Whether z and v hold different things: what a switch takes over from whom."""
 
+from typing import TypedDict
+
 import numpy as np
 
+from tfp_vaeflow import figures
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
-from tfp_vaeflow.evaluation.classifier import ImageClassifier
-from tfp_vaeflow.evaluation.latents import posteriors
-from tfp_vaeflow.evaluation.probes import at_most, logistic_probe
+from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
+from tfp_vaeflow.evaluation.latents import posteriors, posteriors_of
+from tfp_vaeflow.evaluation.measure import (
+    Drawing,
+    Measure,
+    NotMeasuredError,
+    Section,
+    Subject,
+    at_most,
+    check_count,
+    reason,
+)
+from tfp_vaeflow.evaluation.probes import logistic_probe
 from tfp_vaeflow.model import VAEFlow
+
+_MATRIX_SIDE = 8
 
 
 def _pairs(split: Split, num_pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,3 +149,81 @@ def decoupling(
             "accuracy": float(probe.score(z, split.labels)),
         }
     return result
+
+
+class Decoupling(TypedDict):
+    """`decoupling`: see `decoupling`."""
+
+    decoupling: dict | None
+
+
+def _run(subject: Subject) -> Decoupling:
+    split = subject.compared
+    if subject.model.config.is_class_conditional:
+        raise NotMeasuredError(
+            "z is a function of the label: there is nothing to infer and to switch."
+        )
+    check_count(split.num_images, 2)
+    classifier, z = None, None
+    if subject.chosen is not None:
+        classifier = subject.once(classifier_of)
+    if subject.model.encoder is not None:
+        z = subject.once(posteriors_of).mean
+        z = z if subject.chosen is None else z[subject.chosen]
+    subject.say("switches")
+    found = decoupling(
+        subject.model, subject.train, split, classifier, z, subject.config
+    )
+    return {"decoupling": found}
+
+
+def _sections(result: dict) -> list[Section]:
+    found = result["decoupling"]
+    title = "Decoupling: pictures of z of a and v of b"
+    if found is None:
+        return [Section(title, [], reason(result, "decoupling"))]
+    rows, note = [("pairs (a, b)", str(found["num_pairs"]))], ""
+
+    def shares(name, part):
+        text = f"a's {part['of_a']:.1%}, b's {part['of_b']:.1%}"
+        rows.append((name, f"{text}, score {part['score']:+.3f}"))
+
+    if found["classifier"] is None:
+        note = reason(result, "probes")
+    else:
+        accuracy = found["classifier"]["accuracy"]
+        shares(f"class, by a classifier ({accuracy:.1%} right)", found["classifier"])
+        if found["encoder"] is not None:
+            accuracy = found["encoder"]["accuracy"]
+            shares(f"class, by the encoder ({accuracy:.1%} right)", found["encoder"])
+        shares("  of a flow without z (Glow): the picture is b", found["without_z"])
+        chance = f"a's {found['chance']:.1%}, score 0"
+        rows.append(("  by chance", chance))
+    if found["consistency"] is not None:
+        same = found["consistency"]
+        rows += [
+            (
+                "cosine of its z with z of a / of b / by chance",
+                f"{same['cosine_to_a']:.3f} / {same['cosine_to_b']:.3f} / "
+                f"{same['cosine_by_chance']:.3f}",
+            ),
+            (
+                f"rank of a among {same['num_candidates']} by that, median / by chance",
+                f"{same['median_rank']:g} / {same['median_rank_by_chance']:g}",
+            ),
+            ("  a is the first", f"{same['top_1']:.1%}"),
+        ]
+    return [Section(title, rows, note)]
+
+
+def _figures(drawing: Drawing) -> dict[str, str]:
+    if drawing.model.encoder is None or drawing.split.num_images <= 3:
+        return {}
+    shown = drawing.split.first(2 * _MATRIX_SIDE)
+    matrix = figures.switch_matrix(drawing.model, shown, drawing.batch_size)
+    figures.write_png(drawing.path("switch_matrix.png"), matrix)
+    caption = "Rows: z of the image at the left; columns: v of the image at the top"
+    return {"switch_matrix.png": caption}
+
+
+MEASURE = Measure("decoupling", Decoupling, _run, _sections, _figures)

@@ -3,16 +3,26 @@
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_vaeflow import plots
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.evaluation.classifier import ImageClassifier
-from tfp_vaeflow.evaluation.probes import at_most
+from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
+from tfp_vaeflow.evaluation.measure import (
+    Drawing,
+    Measure,
+    NotMeasuredError,
+    Section,
+    Subject,
+    at_most,
+    check_count,
+    reason,
+)
 from tfp_vaeflow.model import VAEFlow
 
 # With fewer images FID says more of their number than of the model.
@@ -22,6 +32,10 @@ _ANY_SIZE = 299  # what published FID resizes images to
 _SUBSETS = 50
 _LEAST_STDDEV = 1e-3  # of a feature that is always the same
 _SUBSET_SIZE = 1000
+_WITHOUT_LABELS = (
+    "To compare features without labels, name a network: "
+    "EvaluationConfig.feature_network."
+)
 
 
 class FeatureNetwork(NamedTuple):
@@ -271,3 +285,111 @@ def fidelity(
         "best_temperature": min(curve, key=lambda row: row[measure])["temperature"],
         "floor": _distances(floor, real, seed),
     }
+
+
+class Fidelity(TypedDict):
+    """`fidelity`: see `fidelity`."""
+
+    fidelity: dict | None
+
+
+def named_network(subject: Subject) -> FeatureNetwork | None:
+    """The network that the user names, if one.
+
+    Raises:
+      UserError: if it cannot be used.
+    """
+    config = subject.config
+    if config.feature_network is None:
+        return None
+    return load_network(
+        config.feature_network,
+        config.feature_pixel_range,
+        subject.model.config.image_shape,
+    )
+
+
+def _network(subject: Subject) -> FeatureNetwork:
+    config, network = subject.config, subject.once(named_network)
+    if network is not None:
+        return network
+    try:
+        classifier = subject.once(classifier_of)
+    except NotMeasuredError as error:
+        raise NotMeasuredError(f"{error} {_WITHOUT_LABELS}") from error
+    known = at_most(subject.train, config.probe_images, seed=0)
+    return own_network(classifier, known, config.batch_size)
+
+
+def _run(subject: Subject) -> Fidelity:
+    config, split = subject.config, subject.compared
+    check_count(min(subject.train.num_images, split.num_images), LEAST_IMAGES)
+    network = _network(subject)
+    subject.say(f"samples at {len(config.temperatures)} temperatures")
+    found = fidelity(
+        subject.model,
+        subject.train,
+        split,
+        network,
+        config.temperatures,
+        config.generated_images,
+        config.batch_size,
+        config.seed,
+    )
+    return {"fidelity": found}
+
+
+def _sections(result: dict) -> list[Section]:
+    found = result["fidelity"]
+    if found is None:
+        title = "Distance of samples from real images"
+        return [Section(title, [], reason(result, "fidelity"))]
+
+    def shown(row):
+        kid = f"KID {row['kid']:.4f} ± {row['kid_stddev']:.4f}"
+        return f"{kid}, FID {row['fid']:.2f}" if found["measure"] == "fid" else kid
+
+    rows = [
+        (f"temperature {row['temperature']:g}", shown(row))
+        for row in found["by_temperature"]
+    ]
+    rows.append(("as many training images", shown(found["floor"])))
+    title = (
+        f"Distance of {found['num_samples']} samples from {found['num_images']} real "
+        "images"
+    )
+    return [Section(title, rows, f"Features: {found['network']}.")]
+
+
+def _figures(drawing: Drawing) -> dict[str, str]:
+    found = drawing.result["fidelity"]
+    if found is None:
+        return {}
+    measure = found["measure"]
+    points = [
+        (
+            row["temperature"],
+            row[measure],
+            row["kid_stddev"] if measure == "kid" else 0.0,
+        )
+        for row in found["by_temperature"]
+    ]
+    plots.curve_with_error(
+        drawing.path("temperature.png"),
+        points,
+        found["floor"][measure],
+        "training images",
+        "temperature",
+        measure.upper(),
+    )
+    return {"temperature.png": "Distance of samples from real images"}
+
+
+MEASURE = Measure(
+    "fidelity",
+    Fidelity,
+    _run,
+    _sections,
+    _figures,
+    check=lambda subject: subject.once(named_network),
+)

@@ -1,12 +1,25 @@
 """How z is used: by dimension, on the whole, and against its prior."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import tensorflow as tf
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
-from tfp_vaeflow import noise
+from tfp_vaeflow import noise, plots
 from tfp_vaeflow.data import Split, evaluation_batches
+from tfp_vaeflow.evaluation.likelihood import z_gaps
+from tfp_vaeflow.evaluation.measure import (
+    Drawing,
+    Measure,
+    NotMeasuredError,
+    Section,
+    Subject,
+    at_most,
+    reason,
+    with_error,
+)
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.noise import Stream
 
@@ -17,6 +30,9 @@ _SATURATION_MARGIN = 1.0
 _PRIOR_SAMPLES = 10_000
 # Of the matrix of all pairs of images.
 _PAIRS_AT_A_TIME = 2**21
+_NO_Z = "This model infers no z from images."
+_MAP_IMAGES = 1000
+_LARGEST_PERPLEXITY = 30
 
 
 class Posteriors(NamedTuple):
@@ -135,3 +151,104 @@ def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
             "prior_stddev": prior.std(axis=0).tolist(),
         },
     }
+
+
+class Use(TypedDict):
+    """`usage`: see `usage`. The others: how many nats worse an image is explained by
+    the z of another image, of the prior, and by zeros; see `likelihood.z_gaps`."""
+
+    usage: dict | None
+    shuffled_z_gap_nats: float | None
+    prior_z_gap_nats: float | None
+    zeros_z_gap_nats: float | None
+
+
+def posteriors_of(subject: Subject) -> Posteriors:
+    """Of the measured images.
+
+    Raises:
+      NotMeasuredError: if the model infers no z.
+    """
+    if subject.model.encoder is None:
+        raise NotMeasuredError(_NO_Z)
+    return posteriors(subject.model, subject.split, subject.config.batch_size)
+
+
+def _run(subject: Subject) -> Use:
+    found, config = subject.once(posteriors_of), subject.config
+    subject.say("the use of z")
+    gaps = z_gaps(subject.model, subject.split, config.batch_size, config.seed)
+    return {
+        "usage": usage(subject.model, found, config.seed),
+        **{f"{name}_z_gap_nats": gap for name, gap in gaps.items()},
+    }
+
+
+def _sections(result: dict) -> list[Section]:
+    usage = result["usage"]
+    if usage is None:
+        return [Section("Use of z", [], reason(result, "usage", _NO_Z))]
+    found = usage["mutual_information"]
+    information = with_error(found["nats"], found["standard_error"], 2)
+    limit = f"at most log N = {found['ceiling']:.2f}"
+    if found["saturated"]:
+        limit += "; saturated, a lower bound only"
+    active = f"{usage['active_units']} of {usage['dimensions']}"
+    moments = usage["moments"]
+    shift = max(
+        abs(a - p) for a, p in zip(moments["aggregate_mean"], moments["prior_mean"])
+    )
+    ratios = [
+        a / p for a, p in zip(moments["aggregate_stddev"], moments["prior_stddev"])
+    ]
+    rows = [
+        ("mutual information of x and z, nats", f"{information} ({limit})"),
+        ("active units", active),
+        (
+            "KL to the aggregate's Gaussian, nats",
+            f"{sum(usage['kl_by_dimension']):.2f}",
+        ),
+        ("largest shift of the aggregate's mean from the prior's", f"{shift:.3f}"),
+        (
+            "its standard deviation over the prior's",
+            f"{min(ratios):.3f} to {max(ratios):.3f}",
+        ),
+    ]
+    for name, title in (
+        ("shuffled", "-log p(x|z) with another's z, nats more"),
+        ("prior", "  with z of the prior"),
+        ("zeros", "  with z = 0"),
+    ):
+        rows.append((title, f"{result[f'{name}_z_gap_nats']:.2f}"))
+    return [Section("Use of z", rows)]
+
+
+def _figures(drawing: Drawing) -> dict[str, str]:
+    captions, result = {}, drawing.result
+    if result["usage"] is not None:
+        heights = sorted(result["usage"]["kl_by_dimension"], reverse=True)
+        path = drawing.path("z_dimensions.png")
+        plots.bars(path, heights, "dimension of z", "KL, nats")
+        captions["z_dimensions.png"] = (
+            "KL of the posterior to the Gaussian of its aggregate, by dimension of z, "
+            "largest first"
+        )
+    if drawing.model.encoder is not None and drawing.split.num_images > 3:
+        _draw_map(drawing)
+        captions["z_map.png"] = "z of the images (t-SNE of the posterior means)"
+        if drawing.split.labels is not None:
+            captions["z_map.png"] += ", coloured by label"
+    return captions
+
+
+def _draw_map(drawing: Drawing) -> None:
+    shown = at_most(drawing.split, _MAP_IMAGES, seed=0)
+    z = posteriors(drawing.model, shown, drawing.batch_size).mean
+    perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)
+    # Its threads wait for one another in a loop: on a busy machine that takes minutes.
+    with threadpool_limits(1):
+        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
+    plots.scatter(drawing.path("z_map.png"), points, shown.labels, shown.name_of)
+
+
+MEASURE = Measure("usage", Use, _run, _sections, _figures)

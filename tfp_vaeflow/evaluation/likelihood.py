@@ -1,15 +1,28 @@
 """How well a model explains images, and how much its decoder uses z."""
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import noise, quantization
+from tfp_vaeflow import noise, plots, quantization
 from tfp_vaeflow.data import Batch, Split, evaluation_batches
+from tfp_vaeflow.evaluation.measure import (
+    Drawing,
+    Measure,
+    Section,
+    Subject,
+    with_error,
+)
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.noise import Stream
-from tfp_vaeflow.objective import Losses, bits_per_dim, bits_per_dim_terms
+from tfp_vaeflow.objective import (
+    Losses,
+    bits_per_dim,
+    bits_per_dim_terms,
+    nats_per_bit_dim,
+)
 
 # What z is replaced by, to see what the decoder loses.
 OTHER_CODES = ("shuffled", "prior", "zeros")
@@ -171,3 +184,83 @@ def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:
         same = model.decode(*codes) == expected
         count += int(tf.math.count_nonzero(tf.reduce_all(same, axis=[1, 2, 3])))
     return count
+
+
+class Likelihood(TypedDict):
+    """`bits_per_dim` is of the mean ELBO, and `iw_bits_per_dim` the importance-weighted
+    bound with the same samples; errors are standard errors over images. `terms` are
+    bits/dim, `exactly_decoded` counts images."""
+
+    bits_per_dim: float
+    standard_error: float | None
+    iw_bits_per_dim: float
+    iw_standard_error: float | None
+    kl_nats: float
+    terms: dict[str, float]
+    exactly_decoded: int
+
+
+def bounds_of(subject: Subject) -> Bounds:
+    config = subject.config
+    subject.say(f"bits/dim of {subject.split.num_images} images")
+    return bounds(
+        subject.model, subject.split, config.num_samples, config.batch_size, config.seed
+    )
+
+
+def _run(subject: Subject) -> Likelihood:
+    model, found = subject.model, subject.once(bounds_of)
+    terms = bits_per_dim_report(model, found.losses)
+    scale = nats_per_bit_dim(model.config)
+
+    def error(nats):
+        return None if math.isnan(nats) else nats / scale
+
+    return {
+        "bits_per_dim": terms.pop("total"),
+        "standard_error": error(found.standard_error),
+        "iw_bits_per_dim": bits_per_dim(found.importance_weighted, model.config),
+        "iw_standard_error": error(found.importance_weighted_standard_error),
+        "kl_nats": float(found.losses.kl),
+        "terms": terms,
+        "exactly_decoded": exactly_decoded(
+            model, subject.split, subject.config.batch_size
+        ),
+    }
+
+
+def _sections(result: dict) -> list[Section]:
+    rows = [
+        ("bits/dim", with_error(result["bits_per_dim"], result["standard_error"])),
+        *((f"  {name}", f"{value:.4f}") for name, value in result["terms"].items()),
+        (
+            "bits/dim, importance-weighted",
+            with_error(result["iw_bits_per_dim"], result["iw_standard_error"]),
+        ),
+        ("KL, nats", f"{result['kl_nats']:.2f}"),
+        ("decoded exactly", f"{result['exactly_decoded']} of {result['num_images']}"),
+        ("parameters", f"{result['parameters']:,}"),
+    ]
+    head = (
+        f"{result['split']} split: {result['num_images']} images, "
+        f"{result['num_samples']} samples of (z, u) each"
+    )
+    return [Section(head, rows)]
+
+
+def _figures(drawing: Drawing) -> dict[str, str]:
+    """The learning curves of the run."""
+    records = drawing.records
+    if not any("bits_per_dim/total" in record for record in records):
+        return {}
+    names = [f"bits_per_dim/{term}" for term in ("total", "generation")]
+    plots.learning_curves(drawing.path("terms.png"), records, names, "bits/dim")
+    small = [f"nats/{term}" for term in Losses._fields[1:]]
+    plots.learning_curves(drawing.path("kl.png"), records, small, "nats")
+    return {
+        "terms.png": "Bits/dim of the ELBO and its generation term by epoch",
+        "kl.png": "KL and dequantization terms by epoch",
+    }
+
+
+MEASURE = Measure("likelihood", Likelihood, _run, _sections, _figures)

@@ -1,11 +1,23 @@
 """Telling images of other data from the model's own, by their likelihood."""
 
+from collections.abc import Iterator
+from typing import TypedDict
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from tfp_vaeflow import data
+from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import Split
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import likelihood
-from tfp_vaeflow.evaluation.probes import at_most
+from tfp_vaeflow.evaluation.measure import (
+    SHOWN_CLASSES,
+    Measure,
+    Section,
+    Subject,
+    at_most,
+)
 from tfp_vaeflow.model import VAEFlow
 
 
@@ -87,3 +99,87 @@ def novelty(
         "num_other_images": len(other),
         "by_class": classes,
     }
+
+
+class Novelty(TypedDict):
+    """`novelty`: see `novelty`; None where no other data was named."""
+
+    novelty: dict | None
+
+
+def _others(subject: Subject) -> Split | None:
+    """The images of other data, if there are any.
+
+    Raises:
+      UserError: if they cannot be used.
+    """
+    model, config = subject.model, subject.config
+    if config.other_data is None:
+        return None
+    if model.config.is_class_conditional:
+        raise UserError(
+            "EvaluationConfig.other_data needs log p(x), and a class-conditional model "
+            "has log p(x | label) only; leave it out"
+        )
+    name = config.other_data
+    try:
+        if data.holds_images(name):
+            return data.load_whole_folder(name, model.config.image_shape)
+        if name.partition(":")[0] not in ("digits", "tfds"):
+            raise UserError("expected a folder of pictures, 'digits' or 'tfds:NAME'")
+        return data.load(DataConfig(name), model.config).part("test")
+    except UserError as error:
+        raise UserError(f"EvaluationConfig.other_data is {name!r}: {error}") from error
+
+
+def _run(subject: Subject) -> Novelty:
+    config, others = subject.config, subject.once(_others)
+    if others is None:
+        return {"novelty": None}
+    subject.say(f"telling {config.other_data} from the model's own")
+    found = novelty(
+        subject.model,
+        subject.train,
+        subject.split,
+        others,
+        config.probe_images,
+        config.batch_size,
+        config.seed,
+    )
+    return {"novelty": found}
+
+
+def _sections(result: dict) -> Iterator[Section]:
+    found = result["novelty"]
+    if found is not None:
+        own, other = found["num_images"], found["num_other_images"]
+        rows = [
+            ("ROC AUC by likelihood", f"{found['likelihood_auc']:.3f}"),
+            ("ROC AUC by typicality", f"{found['typicality_auc']:.3f}"),
+            (
+                "bits/dim of training / own / other images",
+                f"{found['train_bits_per_dim']:.3f} / {found['bits_per_dim']:.3f} / "
+                f"{found['other_bits_per_dim']:.3f}",
+            ),
+        ]
+        # Evaluations of before have no figures by class.
+        classes, note = found.get("by_class") or [], ""
+        rows += [
+            (
+                f"  {row['class']}, {row['num_images']} images",
+                f"ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
+                f"{row['typicality_auc']:.3f} by typicality",
+            )
+            for row in classes[:SHOWN_CLASSES]
+        ]
+        if len(classes) > SHOWN_CLASSES:
+            note = (
+                f"And {len(classes) - SHOWN_CLASSES} more classes in evaluation.json."
+            )
+        title = f"Telling {other} other images from {own} own ones"
+        yield Section(title, rows, note)
+
+
+MEASURE = Measure(
+    "novelty", Novelty, _run, _sections, check=lambda subject: subject.once(_others)
+)

@@ -1,6 +1,7 @@
-"""What simple classifiers can read off the codes, and how sharp the samples are."""
+"""What simple classifiers can read off the codes."""
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,13 @@ from sklearn.utils.extmath import randomized_svd
 
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
+from tfp_vaeflow.evaluation.measure import (
+    Measure,
+    Section,
+    Subject,
+    at_most,
+    reason,
+)
 from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
@@ -32,6 +40,12 @@ CLASSIFIERS = {
     "linear_svm": lambda: LinearSVC(dual=False, max_iter=_MAX_ITERATIONS),
     "rbf_svm": SVC,
     "knn": KNeighborsClassifier,
+}
+_NAMES = {
+    "logistic": "logistic regression",
+    "linear_svm": "linear SVM",
+    "rbf_svm": "RBF SVM",
+    "knn": "5 nearest neighbours",
 }
 _NEIGHBOURS = 5
 
@@ -96,14 +110,6 @@ def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     reduce = Reduction(features, np.arange(len(features)))
     classifier = _classifier("logistic", labels).fit(reduce(features), labels)
     return make_pipeline(FunctionTransformer(reduce), classifier)
-
-
-def at_most(split: Split, count: int, seed: int) -> Split:
-    """The split, or `count` of its images drawn at random, in their order."""
-    if split.num_images <= count:
-        return split
-    chosen = np.random.default_rng(seed).permutation(split.num_images)[:count]
-    return split.subset(np.sort(chosen))
 
 
 def representation(
@@ -192,47 +198,43 @@ def _fitted(rows: np.ndarray, train: Split, num_seeds: int) -> list[tuple]:
     return found
 
 
-def sample_check(
-    model: VAEFlow,
-    train: Split,
-    num_images: int,
-    temperature: float,
-    seed: int,
-    batch_size: int,
-) -> dict[str, float]:
-    """How surely a classifier of real images names the samples, and whether it names
-    every class.
+class Probes(TypedDict):
+    """`probe`: the mean accuracy of logistic regression by representation; `probes`:
+    see `probes`."""
 
-    Args:
-      model: a trained model.
-      train: labelled images, to fit a logistic regression on pixels.
-      num_images: samples to draw.
-      temperature: of the samples.
-      seed: of the samples.
-      batch_size: images at a time.
+    probe: dict[str, float] | None
+    probes: dict[str, dict[str, dict[str, float]]] | None
 
-    Returns:
-      `mean_top_probability`, and `min_class_share`: the smallest share of the samples
-      that any class gets. For a class-conditional model, which is asked for every class
-      in turn, also `label_agreement`: the share of the samples that the classifier
-      gives the label they were asked for.
-    """
-    classifier = logistic_probe(
-        representation(model, train, "pixels", batch_size), train.labels
+
+def _run(subject: Subject) -> Probes:
+    subject.needs_labels()
+    config = subject.config
+    subject.say("probes")
+    found = probes(
+        subject.model,
+        subject.train,
+        subject.compared,
+        config.probe_seeds,
+        config.probe_images,
+        config.batch_size,
     )
-    labels = None
-    if model.config.is_class_conditional:
-        labels = np.arange(num_images) % model.prior.num_classes
-    samples = model.sample(num_images, temperature, seed, batch_size, labels).numpy()
-    probabilities = classifier.predict_proba(samples.reshape(num_images, -1))
-    shares = np.bincount(
-        probabilities.argmax(axis=1), minlength=probabilities.shape[1]
-    ) / len(probabilities)
-    result = {
-        "mean_top_probability": float(probabilities.max(axis=1).mean()),
-        "min_class_share": float(shares.min()),
-    }
-    if labels is not None:
-        named = classifier.classes_[probabilities.argmax(axis=1)]
-        result["label_agreement"] = float((named == labels).mean())
-    return result
+    means = {name: found["mean"] for name, found in found["logistic"].items()}
+    return {"probe": means, "probes": found}
+
+
+def _sections(result: dict) -> list[Section]:
+    title = "Probes: test accuracy of classifiers on z, v and pixels"
+    if result["probes"] is None:
+        return [Section(title, [], reason(result, "probes"))]
+    rows = [
+        (
+            f"{_NAMES[kind]} on {name}",
+            f"{found['mean']:.1%} ± {found['stddev']:.1%}",
+        )
+        for kind, by_name in result["probes"].items()
+        for name, found in by_name.items()
+    ]
+    return [Section(title, rows)]
+
+
+MEASURE = Measure("probes", Probes, _run, _sections)

@@ -6,6 +6,7 @@ between them is a few operations, done one by one.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -75,6 +76,7 @@ class VAEFlowGraphs(VAEFlowCore):
         if compute.has_gpu():
             return compute.compiled_for_use(function, signature, name)
 
+        @functools.wraps(function)  # or TensorFlow takes all of these for one
         def run(*args):
             with compute.WithoutStackTraces(), compute.using(graphs=self._graphs):
                 return function(*args)

@@ -1,0 +1,175 @@
+"""What a measure is, and what measures have in common."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from tfp_vaeflow.config import EvaluationConfig
+from tfp_vaeflow.data import Split
+from tfp_vaeflow.model import VAEFlow
+
+T = TypeVar("T")
+
+SHOWN_CLASSES = 30  # at most in a table; evaluation.json has all
+# Of evaluations that do not say more.
+_NO_LABELS = "The data has no labels of two or more kinds."
+
+
+class NotMeasuredError(Exception):
+    """Raised where the model or the data has nothing to measure; says why."""
+
+
+class Section(NamedTuple):
+    """A part of an evaluation to read.
+
+    Attributes:
+      title: of the part.
+      rows: what was measured, and the figure.
+      note: what has to be known to read them; may be empty.
+    """
+
+    title: str
+    rows: list[tuple[str, str]]
+    note: str = ""
+
+
+class Subject:
+    """What is measured, and what several measures need of it.
+
+    Attributes:
+      model: a trained model.
+      train: the images that it learned from.
+      split: the images that it is measured on.
+      config: numbers of samples and sizes.
+      say: told what is being measured.
+      chosen: indices of the images of `split` whose classes training has; None where
+        nothing can be learned from labels.
+      compared: these images, or all of them without labels.
+    """
+
+    def __init__(
+        self,
+        model: VAEFlow,
+        train: Split,
+        split: Split,
+        config: EvaluationConfig,
+        say: Callable[[str], None],
+    ):
+        self.model = model
+        self.train = train
+        self.split = split
+        self.config = config
+        self.say = say
+        self._known = {}
+        self.chosen, self._reason = _learned(train, split)
+
+    def once(self, function: Callable[["Subject"], T]) -> T:
+        """What a function gives of this, computed for the first who asks."""
+        if function not in self._known:
+            self._known[function] = function(self)
+        return self._known[function]
+
+    @functools.cached_property
+    def compared(self) -> Split:
+        if self.chosen is None:
+            return dataclasses.replace(self.split, read_labels=None)
+        return self.split.subset(self.chosen)
+
+    def needs_labels(self) -> None:
+        """Raises `NotMeasuredError` where there is nothing to learn from labels."""
+        if self.chosen is None:
+            raise NotMeasuredError(self._reason)
+
+
+def _learned(train: Split, split: Split) -> tuple[np.ndarray | None, str]:
+    """Which images are of classes that can be learned, and why there are none."""
+    if train.labels is None or split.labels is None:
+        which = "training" if train.labels is None else "measured"
+        return None, f"The {which} images have no labels."
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        name = train.name_of(classes[0])
+        return None, f"The training images are all of one class, {name}."
+    chosen = np.flatnonzero(np.isin(split.labels, classes))
+    if not len(chosen):
+        return None, "The measured images are of classes that training lacks."
+    return chosen, ""
+
+
+def check_count(count: int, least: int) -> None:
+    """Raises `NotMeasuredError` where there are too few images."""
+    if count < least:
+        number = "one image" if count == 1 else f"{count} images"
+        raise NotMeasuredError(
+            f"Of {number} this cannot be told; it takes {least} or more."
+        )
+
+
+class Drawing(NamedTuple):
+    """What the figures of an evaluation are drawn of, and where to.
+
+    Attributes:
+      model: a trained model.
+      split: the images that it was measured on.
+      result: what `report.evaluate` returned.
+      records: of the run's metrics; may be empty.
+      folder: takes the PNG files.
+      batch_size: images at a time.
+    """
+
+    model: VAEFlow
+    split: Split
+    result: dict
+    records: list[dict]
+    folder: str
+    batch_size: int
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+
+class Measure(NamedTuple):
+    """Something that is measured: all that the program knows of it.
+
+    Attributes:
+      name: of the measure, in `notes`.
+      result: a `TypedDict`: the keys of `evaluation.json` that are its own. They are
+        None where it was not measured.
+      run: measures; raises `NotMeasuredError` where there is nothing to measure.
+      sections: of a whole evaluation, what to read of this measure. Evaluations of
+        before may lack keys.
+      figures: draws PNG files; gives captions by file name.
+      check: raises a `UserError` for what is wrong with its settings, before anything
+        is measured.
+    """
+
+    name: str
+    result: type
+    run: Callable[[Subject], dict]
+    sections: Callable[[dict], Iterable[Section]]
+    figures: Callable[[Drawing], dict[str, str]] = lambda drawing: {}
+    check: Callable[[Subject], object] = lambda subject: None
+
+
+def reason(result: dict, name: str, otherwise: str = _NO_LABELS) -> str:
+    """Why something was not measured."""
+    return result.get("notes", {}).get(name, otherwise)
+
+
+def with_error(value: float, error: float | None, digits: int = 4) -> str:
+    """A figure and its standard error, which may not be known."""
+    if error is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def at_most(split: Split, count: int, seed: int) -> Split:
+    """The split, or `count` of its images drawn at random, in their order."""
+    if split.num_images <= count:
+        return split
+    chosen = np.random.default_rng(seed).permutation(split.num_images)[:count]
+    return split.subset(np.sort(chosen))

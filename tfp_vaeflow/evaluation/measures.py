@@ -1,0 +1,23 @@
+"""All measures, in the order to take and to read them."""
+
+from tfp_vaeflow.evaluation import (
+    by_class,
+    decoupling,
+    fidelity,
+    latents,
+    likelihood,
+    novelty,
+    probes,
+    samples,
+)
+
+MEASURES = [
+    likelihood.MEASURE,
+    latents.MEASURE,
+    probes.MEASURE,
+    samples.MEASURE,
+    fidelity.MEASURE,
+    decoupling.MEASURE,
+    by_class.MEASURE,
+    novelty.MEASURE,
+]
