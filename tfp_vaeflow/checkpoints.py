@@ -26,7 +26,7 @@ from tfp_vaeflow.model import VAEFlow, build_model
 
 DESCRIPTION = "model.json"
 # Of descriptions and checkpoints: it changes when older ones can no longer be read.
-FORMAT = 2
+FORMAT = 3
 _FILE = re.compile(r"step-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 

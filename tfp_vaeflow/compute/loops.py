@@ -74,10 +74,15 @@ def _looped(modules, method, x, conditioning):
     places, stacks = places_of(first), _stacks(modules[::-1])
     # Keras' layers derive nothing, and refuse what is stacked.
     pairs = [p for p in zip(places, stacks) if not isinstance(p[0], keras.Variable)]
+    replaced = []
     with with_values(*zip(*pairs), outer):
         for place, part in derived_of(first).items():
             places.append(place)
             stacks.append(getattr(part, place[1]))
+            names = getattr(type(part), place[1]).replaces
+            replaced += [vars(part)[name] for name in names]
+    rest = [(p, s) for p, s in zip(places, stacks) if not any(p is r for r in replaced)]
+    places, stacks = zip(*rest)
     lists = [
         tf.raw_ops.TensorListFromTensor(tensor=stack, element_shape=stack.shape[1:])
         for stack in stacks
@@ -93,7 +98,9 @@ def _looped(modules, method, x, conditioning):
             )
             rest.append(handle)
             values.append(tf.ensure_shape(one, stack.shape[1:]))
-        with with_values(places, values, outer):
+        # What is replaced is None, for there it would be that of the first module.
+        nothing = [None] * len(replaced)
+        with with_values([*places, *replaced], [*values, *nothing], outer):
             value, more = method(first, value, conditioning)
         return tf.ensure_shape(value, x.shape), log_det_map + more, rest
 

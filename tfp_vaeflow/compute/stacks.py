@@ -24,8 +24,9 @@ def stacked(
       count: of the modules.
 
     Returns:
-      The modules, and the variables `[count, ...]`, for the caller to hold; none where
-      the modules differ, or hold something that has to stay apart.
+      The modules, and the variables `[count, ...]`, the last module first, for the
+      caller to hold; none where the modules differ, or hold something that has to stay
+      apart.
     """
     with using(weights_wait=True):
         modules = [make(number) for number in range(count)]
@@ -42,12 +43,12 @@ def stacked(
         part, name = places[0]
         declared = getattr(type(part), name).trainable
         stack = tf.Variable(
-            np.stack(values),
+            np.stack(values[::-1]),  # a loop takes them off the end
             trainable=getattr(values[0], "trainable", declared),
             name=name,
         )
         for index, (part, name) in enumerate(places):
             delattr(part, name)  # what is set next is no longer tracked as a variable
-            setattr(part, name, StackedWeight(stack, index))
+            setattr(part, name, StackedWeight(stack, count - 1 - index))
         stacks.append(stack)
     return modules, stacks

@@ -1,6 +1,6 @@
 """Weights of modules: variables, parts of stacked ones, tensors in their place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -121,10 +121,17 @@ class Derived:
 
     Args:
       function: (module) -> tensor.
+      replaces: names of weights that nothing else computes with: in such a loop they
+        are not there, and have no gradients of zero to be added up.
     """
 
-    def __init__(self, function: Callable[[tf.Module], tf.Tensor]):
+    def __init__(
+        self,
+        function: Callable[[tf.Module], tf.Tensor],
+        replaces: Sequence[str] = (),
+    ):
         self.function = function
+        self.replaces = replaces
 
     def __set_name__(self, owner: type, name: str):
         self._name = name
@@ -143,8 +150,10 @@ Place = tf.Variable | StackedWeight | keras.Variable | tuple[int, str]
 def places_of(module: tf.Module) -> list[Place]:
     """The weights that a module can take as tensors, in a fixed order.
 
-    And what is `Derived` from them, if that is given in the present mode.
+    And what is `Derived` from them, if that is given in the present mode; not what it
+    replaces there.
     """
+    known = mode().weights
     parts = (module, *module.submodules)
     keras_layers = [
         value
@@ -153,9 +162,13 @@ def places_of(module: tf.Module) -> list[Place]:
         if isinstance(value, keras.Layer)
     ]
     return [
-        *(vars(part)[name] for part, name in weights_by_place(module)),
+        *(
+            weight
+            for part, name in weights_by_place(module)
+            if known.get(id(weight := vars(part)[name]), weight) is not None
+        ),
         *(variable for layer in keras_layers for variable in layer.variables),
-        *(place for place in derived_of(module) if place in mode().weights),
+        *(place for place in derived_of(module) if place in known),
     ]
 
 

@@ -119,7 +119,7 @@ class WeightNormLinear(tf.Module):
             tf.reduce_sum(tf.square(direction), list(range(-self._rank, -1)))
         )
 
-    @compute.Derived
+    @functools.partial(compute.Derived, replaces=("direction", "gain"))
     def kernel(self) -> tf.Tensor:
         scale = self.gain / self._norm(self.direction)
         ones = [tf.newaxis] * (self._rank - 1)
