@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfp_vaeflow import compute
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.core import VAEFlowCore, first_sample
-from tfp_vaeflow.model.draws import LossNoise
+from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 
 
 class VAEFlowGraphs(VAEFlowCore):
@@ -34,12 +34,9 @@ class VAEFlowGraphs(VAEFlowCore):
         label = [tf.TensorSpec([None], tf.int64)] * config.is_class_conditional
         z = [tf.TensorSpec([None, config.latent_dim], tf.float32)]
         codes = [*(z if config.latent_dim else []), values]
-        self._statistics_of_z = self.traced(
-            lambda images, labels=None: self.global_code.statistics(
-                self.noise_free(images), labels=labels
-            ),
-            [pixels, *label],
-            "the encoder",
+        self._inferred = self.traced(self._infer, [pixels, *label], "the encoder")
+        self._placed = tf.function(
+            self.placed, [pixels, tf.TensorSpec([])], autograph=False
         )
         self._dequantize = self.traced(
             self._dequantized_once, [pixels, drawn], "dequantization"
@@ -54,6 +51,7 @@ class VAEFlowGraphs(VAEFlowCore):
             codes,
             "the flow from codes to images",
         )
+        self._codes_graph = self.traced(self.codes_given_noise, name="codes from noise")
         self._is_by_layers = False
         self._losses = self.traced(self.losses_batch, name="the losses")
 
@@ -95,7 +93,10 @@ class VAEFlowGraphs(VAEFlowCore):
         try:
             yield
         finally:
-            self._is_by_layers = False
+            self._codes_graph = self.traced(
+                self.codes_given_noise, name="codes from noise"
+            )
+        self._is_by_layers = False
 
     def _inverse_by_layers(self, z, x):
         return self.flow.inverse_and_log_det_map(x, z)[0]
@@ -112,6 +113,20 @@ class VAEFlowGraphs(VAEFlowCore):
             return self.decode_batch(z, v)
         return self._forward_graph(*_given(z, v))
 
+    def _infer(self, images, labels=None):
+        """What is known of z, and its mean."""
+        x = self.noise_free(images)
+        statistics = self.global_code.statistics(x, labels=labels)
+        return statistics, self.global_code.mean(statistics)
+
+    def _codes(
+        self, draws: CodeNoise, temperature: float, labels: tf.Tensor | None
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """`codes_given_noise` for one batch."""
+        if self._is_by_layers:
+            return self.codes_given_noise(draws, temperature, labels)
+        return self._codes_graph(draws, tf.constant(temperature, tf.float32), labels)
+
     def _dequantized_once(self, images, drawn):
         statistics = self.dequantizer.statistics(self.noise_free(images))
         x, _ = self.dequantized(images, statistics, LossNoise(drawn, None))
@@ -119,7 +134,7 @@ class VAEFlowGraphs(VAEFlowCore):
 
     def _posterior(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`posterior` for one batch."""
-        statistics = self._statistics_of_z(images)
+        statistics, _ = self._inferred(images)
         normal = self.encoder.posterior(statistics["posterior"]).distribution
         return normal.loc, normal.scale
 
@@ -127,8 +142,8 @@ class VAEFlowGraphs(VAEFlowCore):
         self, images: tf.Tensor, u: float, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch."""
-        z = self.global_code.mean(self._statistics_of_z(*_given(images, labels)))
-        return z, self._inverse(z, self.placed(images, u))
+        _, z = self._inferred(*_given(images, labels))
+        return z, self._inverse(z, self._placed(images, u))
 
     def _flow_inputs(
         self,
@@ -140,7 +155,7 @@ class VAEFlowGraphs(VAEFlowCore):
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """`flow_inputs` for one batch, from position `first` on."""
         draws = self.draw_loss_noise(seed, len(images), 1, first)
-        statistics = self._statistics_of_z(*_given(images, labels))
+        statistics, _ = self._inferred(*_given(images, labels))
         z = first_sample(self.global_code.sample(statistics, draws.posterior))
         return self._dequantize(images, draws.dequantization), z
 

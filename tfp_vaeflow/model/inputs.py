@@ -124,7 +124,11 @@ def in_batches(inputs: list[tf.Tensor], batch_size: int) -> Iterator[tuple]:
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected at least 1")
-    for first in range(0, inputs[-1].shape[0], batch_size):
+    size = inputs[-1].shape[0]
+    if 0 < size <= batch_size:  # without operations, which take longer than small ones
+        yield 0, *inputs
+        return
+    for first in range(0, size, batch_size):
         batch = slice(first, first + batch_size)
         yield first, *(None if value is None else value[batch] for value in inputs)
 
@@ -146,7 +150,12 @@ def batched(
     """
 
     def first_of(size):
-        return lambda value: None if value is None else value[:size]
+        def first(value):
+            if value is None or value.shape[0] == size:
+                return value
+            return value[:size]
+
+        return first
 
     results = []
     for first, *arguments in in_batches(inputs, batch_size):
@@ -155,6 +164,8 @@ def batched(
         if position:
             arguments.insert(0, tf.constant(first, tf.int64))
         results.append(tf.nest.map_structure(first_of(size), function(*arguments)))
+    if len(results) == 1:
+        return results[0]
     return tf.nest.map_structure(
         lambda *parts: None if parts[0] is None else tf.concat(parts, 0), *results
     )

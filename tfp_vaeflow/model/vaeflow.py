@@ -257,7 +257,7 @@ class VAEFlow(VAEFlowGraphs):
         if labels is not None:  # a model without classes says so
             labels = checked_labels(self.config, labels, num_images)
         draws = self.draw_code_noise(seed, num_images, first)
-        return self.codes_given_noise(draws, temperature, labels)
+        return self._codes(draws, temperature, labels)
 
     def sample(
         self,
