@@ -384,7 +384,7 @@ def main() -> None:
     parser.add_argument("--large_batch_size", type=int, default=8)
     parser.add_argument("--log_every", type=int, default=50, help="steps of a window")
     parser.add_argument("--steps", type=int, default=10, help="repeats in memory")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for all")
+    parser.add_argument("--limit", type=int, default=300, help="seconds for all")
     parser.add_argument("--output", type=files.user_path, help="takes it as JSON")
     flag = parser.parse_args()
     rows = measure(flag)
