@@ -12,6 +12,7 @@ from testing import assert_valid_bijector, float64_init, random_images, randomiz
 from tfp_vaeflow import bijectors as tfvb
 from tfp_vaeflow import compute
 from tfp_vaeflow.config import CouplingConfig, FlowConfig
+from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import Network
 from tfp_vaeflow.noise import Initializer
 
@@ -554,3 +555,35 @@ def test_leading_dimensions_beyond_the_batch():
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "bijector",
+    [
+        tfp.bijectors.SinhArcsinh(tf.constant(0.3, tf.float64)),
+        tfp.bijectors.Scale(tf.constant([1.5, -2.0, 0.5], tf.float64)),
+        tfp.bijectors.Permute([2, 0, 1]),
+        tfp.bijectors.Transpose(perm=[1, 0, 2]),
+        tfp.bijectors.ScaleMatvecDiag(tf.constant([1.5, -2.0, 0.5], tf.float64)),
+        tfp.bijectors.Blockwise(
+            [tfp.bijectors.Scale(tf.constant(2.0, tf.float64))] * 2, block_sizes=[1, 2]
+        ),
+    ],
+    ids=lambda bijector: bijector.name,
+)
+def test_bijectors_of_tfp_are_layers(bijector):
+    flow = tfvb.Sequential(
+        [bijector, tfvb.ActNorm(3, float64_init(0))], dtype=tf.float64
+    )
+    assert_valid_bijector(flow, (4, 4, 3))
+
+
+def test_a_bijector_of_tfp_that_does_not_fit():
+    with pytest.raises(UserError, match="takes events of 3 dimensions or more"):
+        tfvb.Sequential([tfp.bijectors.Transpose(perm=[1, 0, 2])], event_ndims=1)
+
+
+def test_a_seed_gives_the_weights_of_an_initializer():
+    for seed in (3, Initializer(3)):
+        layer = tfvb.Conv1x1(4, seed)
+        np.testing.assert_array_equal(layer.weight, Initializer(3).orthogonal(4))

@@ -55,6 +55,7 @@ INNER = {
     "networks": ["linear", "conditioners", "base", "coupling", "masked"],
     "bijectors": [
         "base",
+        "sequences",
         "elementwise",
         "channels",
         "channel_map",

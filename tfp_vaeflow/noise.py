@@ -173,6 +173,11 @@ class Initializer:
             self._seed = fold_in(seed, int(Stream.WEIGHTS))
         self._draws = 0
 
+    @classmethod
+    def of(cls, source: "Initializer | int") -> "Initializer":
+        """An initializer as it is; of a seed, a new one."""
+        return source if isinstance(source, cls) else cls(source)
+
     def next_seed(self) -> int:
         """A fresh integer seed, for libraries that draw by themselves."""
         self._draws += 1

@@ -1,13 +1,10 @@
-"""The invertible layers of the decoder, each a `tfb.Bijector`."""
+"""The invertible layers of the decoder, each a `tfb.Bijector`.
+
+They can be used alone, in models of one's own: docs/bijectors.md shows one.
+"""
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import (
-    FlowBijector,
-    Repeated,
-    Sequential,
-    total_log_det,
-    watched,
-)
+from tfp_vaeflow.bijectors.base import FlowBijector, total_log_det, watched
 from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import Coupling, make_coupling
@@ -22,6 +19,7 @@ from tfp_vaeflow.bijectors.elementwise import (
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit, MaskedConv, make_masked_conv
 from tfp_vaeflow.bijectors.multiscale import MultiScaleFlow
 from tfp_vaeflow.bijectors.parametrized import Parametrized
+from tfp_vaeflow.bijectors.sequences import PlainBijector, Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 
@@ -41,6 +39,7 @@ __all__ = [
     "Nlsq",
     "OnChannels",
     "Parametrized",
+    "PlainBijector",
     "Relu",
     "Repeated",
     "Sequential",

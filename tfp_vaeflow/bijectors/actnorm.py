@@ -24,14 +24,17 @@ class ActNorm(FlowBijector):
 
     Example:
 
-        norm = ActNorm(3, Initializer(seed=0))
-        norm.initialize(images)           # now norm.inverse(images) is normalised
+        >>> norm = ActNorm(3, init=0)
+        >>> x = 5 + 2 * tf.random.normal([100, 4, 4, 3])
+        >>> v = norm.initialize(x)  # what norm.inverse(x) is from now on
+        >>> bool(tf.abs(tf.reduce_mean(v)) < 1e-3)
+        True
 
     Reference: Kingma & Dhariwal, *Glow*, arXiv 1807.03039, section 3.1.
 
     Args:
       channels: C.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
     """
@@ -42,10 +45,11 @@ class ActNorm(FlowBijector):
     def __init__(
         self,
         channels: int,
-        init: Initializer,
+        init: Initializer | int,
         event_ndims: int = 3,
         name: str = "actnorm",
     ):
+        init = Initializer.of(init)
         super().__init__(event_ndims, name, init.dtype)
         self.log_scale = init.normal((channels,), 0.05)
         self.bias = init.zeros((channels,))

@@ -1,4 +1,4 @@
-"""The contract of every invertible unit, and the container that chains them.
+"""The contract of every invertible unit.
 
 x is the data and v its code. `forward` maps v -> x (the direction that samples),
 `inverse` x -> v (the direction that trains). A unit says what it does to the volume at
@@ -16,7 +16,6 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow import compute
 from tfp_vaeflow.networks import Folding
 
 tfb = tfp.bijectors
@@ -165,129 +164,6 @@ class FlowBijector(tfb.Bijector, abc.ABC):
 
     def _inverse_log_det_jacobian(self, x, conditioning=None):
         return self._flattened(self.inverse_and_log_det, x, conditioning)[1]
-
-
-class Sequential(FlowBijector):
-    """Bijectors one after another.
-
-    forward: `members[0](members[1](... v))`; inverse: members in the order given,
-    first to last. The conditioning goes to every member; their log-det maps add up.
-
-    Args:
-      members: bijectors in the order in which the data passes them (x -> v).
-      event_ndims: 3 for images, 1 for vectors; needed where members may be empty.
-      name: names the layer.
-      dtype: of inputs.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[FlowBijector],
-        event_ndims: int = 3,
-        name: str = "sequential",
-        dtype: tf.DType = tf.float32,
-    ):
-        ndims = max((member.conditioning_ndims for member in members), default=1)
-        super().__init__(event_ndims, name, dtype, ndims)
-        self.members = list(members)
-
-    def forward_and_log_det_map(self, v, conditioning=None):
-        value, maps = v, []
-        for member in reversed(self.members):
-            value, log_det_map = member.forward_and_log_det_map(value, conditioning)
-            maps.append(log_det_map)
-        return value, added(maps, self.dtype)
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        value, maps = x, []
-        for member in self.members:
-            value, log_det_map = member.inverse_and_log_det_map(value, conditioning)
-            maps.append(log_det_map)
-        return value, added(maps, self.dtype)
-
-    def initialize_on(self, values, conditioning):
-        for member in self.members:
-            member.initialize_on(values, conditioning)
-
-    def folded(self, folding):
-        members = []
-        for member in self.members:
-            member = member.folded(folding)
-            joined = members[-1].joined_with(member) if members else None
-            if joined is None:
-                members.append(member)
-            else:
-                members[-1] = joined
-        ndims = self.forward_min_event_ndims
-        return Sequential(members, ndims, self.name, self.dtype)
-
-
-class Repeated(Sequential):
-    """Bijectors that are built alike, one after another.
-
-    Their weights are stored stacked, and where XLA compiles, they are one loop.
-
-    Args:
-      make: (number) -> bijector.
-      count: of the bijectors.
-      event_ndims, name, dtype: see `Sequential`.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[int], FlowBijector],
-        count: int,
-        event_ndims: int = 3,
-        name: str = "repeated",
-        dtype: tf.DType = tf.float32,
-    ):
-        members, stacks = compute.stacked(make, count)
-        super().__init__(members, event_ndims, name, dtype)
-        self._stacks = stacks
-
-    def forward_and_log_det_map(self, v, conditioning=None):
-        x, maps = compute.in_turn(self.members[::-1], _forward, v, conditioning)
-        return x, added(maps, self.dtype)
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        v, maps = compute.in_turn(self.members, _inverse, x, conditioning)
-        return v, added(maps, self.dtype)
-
-
-def _forward(member, v, conditioning):
-    return member.forward_and_log_det_map(v, conditioning)
-
-
-def _inverse(member, x, conditioning):
-    return member.inverse_and_log_det_map(x, conditioning)
-
-
-class Layers(Sequential):
-    """Bijectors one after another, each with a role.
-
-    Attributes:
-      layers: the layers by role.
-
-    Args:
-      layers: by role, in the order in which the data passes them (x -> v).
-      event_ndims: 3 for images, 1 for vectors.
-      name: names the layer.
-      dtype: of inputs.
-    """
-
-    def __init__(
-        self,
-        layers: dict[str, FlowBijector],
-        event_ndims: int,
-        name: str,
-        dtype: tf.DType,
-    ):
-        super().__init__(list(layers.values()), event_ndims, name, dtype)
-        self._roles = tuple(layers)
-
-    @property
-    def layers(self) -> dict[str, FlowBijector]:
-        return dict(zip(self._roles, self.members, strict=True))
 
 
 def replace(values: list[tf.Tensor], function: Callable) -> None:

@@ -12,6 +12,12 @@ from tfp_vaeflow.bijectors.base import FlowBijector
 class ChannelSplit:
     """Which channels condition and which are transformed.
 
+    Example:
+
+        >>> of_others, transformed = ChannelSplit("skip").split(tf.range(6))
+        >>> transformed.numpy().tolist()
+        [1, 3, 5]
+
     Attributes:
       pattern: `continuous` (first part / second part) or `skip` (even / odd channels;
         falls back to `continuous` for an odd number of channels).
@@ -62,6 +68,13 @@ class OnChannels(FlowBijector):
         v[begin:begin + count] = inner^-1(x[begin:begin + count])
 
     Shapes: `[B, H, W, C]`.
+
+    Example:
+
+        >>> layer = OnChannels(ActNorm(2, init=0), begin=1, count=2)
+        >>> x = tf.random.normal([2, 4, 4, 6])
+        >>> bool(tf.reduce_all(layer.inverse(x)[..., 3:] == x[..., 3:]))
+        True
 
     Args:
       inner: bijector on `count` channels.

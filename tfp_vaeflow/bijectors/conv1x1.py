@@ -30,11 +30,19 @@ class Conv1x1(FlowBijector):
     Shapes: `[B, H, W, C]` or `[B, C]`; the conditioning is ignored. The inverse of W is
     computed from W whenever it is used, in float64.
 
+    Example:
+
+        >>> mix = Conv1x1(6, init=0)
+        >>> x = tf.random.normal([2, 4, 4, 6])
+        >>> v = mix.inverse(x)
+        >>> np.allclose(mix.forward(tf.identity(v)), x, atol=1e-4)
+        True
+
     Reference: Kingma & Dhariwal, *Glow*, arXiv 1807.03039, section 3.2.
 
     Args:
       channels: C.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       parametrization: of W: `dense`, `lu` or `split`.
       heads: (`split`) number of groups; must divide C.
       event_ndims: 3 for images, 1 for vectors.
@@ -51,12 +59,13 @@ class Conv1x1(FlowBijector):
     def __init__(
         self,
         channels: int,
-        init: Initializer,
+        init: Initializer | int,
         parametrization: str = "dense",
         heads: int = 1,
         event_ndims: int = 3,
         name: str = "conv1x1",
     ):
+        init = Initializer.of(init)
         super().__init__(event_ndims, name, init.dtype)
         if channels % heads:
             raise UserError(

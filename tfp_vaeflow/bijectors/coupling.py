@@ -30,17 +30,21 @@ class Coupling(Parametrized):
 
     Example, with a network of one's own:
 
-        class Conditioned(tf.Module):
-            def __init__(self, in_channels, out_channels):
-                super().__init__()
-                self.of_x = tf.Variable(tf.random.normal([in_channels, out_channels]))
-                self.of_z = tf.Variable(tf.random.normal([64, out_channels]))
-
-            def __call__(self, x, z):
-                return tf.tanh(x @ self.of_x + (z @ self.of_z)[:, None, None])
-
-        coupling = Coupling(6, ChannelSplit(), Affine(), Conditioned)
-        v = coupling.inverse(x, conditioning=z)  # z [B, 64]
+        >>> class Conditioned(tf.Module):
+        ...     def __init__(self, in_channels, out_channels):
+        ...         super().__init__()
+        ...         shape = [in_channels, out_channels]
+        ...         self.of_x = tf.Variable(tf.random.normal(shape))
+        ...         self.of_z = tf.Variable(tf.random.normal([8, out_channels]))
+        ...
+        ...     def __call__(self, x, z):
+        ...         return tf.tanh(x @ self.of_x + (z @ self.of_z)[:, None, None])
+        >>> coupling = Coupling(6, ChannelSplit(), Affine(), Conditioned)
+        >>> x, z = tf.random.normal([2, 4, 4, 6]), tf.random.normal([2, 8])
+        >>> v = coupling.inverse(x, conditioning=z)
+        >>> again = coupling.forward(tf.identity(v), conditioning=z)
+        >>> np.allclose(again, x, atol=1e-4)
+        True
 
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803; conditioned on z as in the
     paper, section 3.2.
@@ -116,18 +120,30 @@ def make_coupling(
     channels: int,
     config: CouplingConfig,
     split: ChannelSplit,
-    init: Initializer,
+    init: Initializer | int,
     name: str = "coupling",
 ) -> Coupling:
     """The coupling of a configuration, with a `CouplingNetwork`.
+
+    Example:
+
+        >>> config = CouplingConfig(hidden=16, conditioning_dim=8)
+        >>> coupling = make_coupling(6, config, ChannelSplit(), init=0)
+        >>> x = tf.random.normal([2, 4, 4, 6])
+        >>> z = tf.random.normal([2, 8])
+        >>> v = coupling.inverse(x, conditioning=z)
+        >>> again = coupling.forward(tf.identity(v), conditioning=z)
+        >>> np.allclose(again, x, atol=1e-4)
+        True
 
     Args:
       channels: C.
       config: network and transform.
       split: which channels condition.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       name: names the layer.
     """
+    init = Initializer.of(init)
     return Coupling(
         channels,
         split,

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from tfp_vaeflow.bijectors.base import FlowBijector, Repeated, Sequential
+from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
+from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.steps import (
     GlowStep,
@@ -29,8 +30,13 @@ class MultiScaleFlow(Sequential):
 
     Example:
 
-        flow = MultiScaleFlow(config, channels=3, conditioning_dim=64, init=init)
-        v = flow.inverse(x, conditioning=z)
+        >>> config = FlowConfig(num_steps=[1, [1], 1], hidden=[8, 8, 8], factors=[4])
+        >>> flow = MultiScaleFlow(config, channels=3, conditioning_dim=8, init=0)
+        >>> x, z = tf.random.normal([2, 8, 8, 3]), tf.random.normal([2, 8])
+        >>> v = flow.inverse(x, conditioning=z)
+        >>> again = flow.forward(tf.identity(v), conditioning=z)
+        >>> np.allclose(again, x, atol=1e-3)
+        True
 
     Attributes:
       levels: for each level, its list of `(steps, split prior or None)`.
@@ -40,7 +46,7 @@ class MultiScaleFlow(Sequential):
       channels: C of the images.
       conditioning_dim: length of z, or channels of a conditioning map; 0 for no
         conditioning.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       name: names the layer.
 
     Raises:
@@ -52,9 +58,10 @@ class MultiScaleFlow(Sequential):
         config: FlowConfig,
         channels: int,
         conditioning_dim: int,
-        init: Initializer,
+        init: Initializer | int,
         name: str = "flow",
     ):
+        init = Initializer.of(init)
         step_class = {"glow": GlowStep, "macow": MaCowStep}[config.step]
         top = config.levels - 1
         levels = []

@@ -15,6 +15,12 @@ class Squeezed(FlowBijector):
     the four pixels of a block have equal shares. A map `[B, H, W, F]` as conditioning
     is squeezed along.
 
+    Example:
+
+        >>> layer = Squeezed(Conv1x1(24, init=0))  # mixes 2x2 pixels of 6 channels
+        >>> layer.inverse(tf.random.normal([2, 4, 4, 6])).shape
+        TensorShape([2, 4, 4, 6])
+
     Reference: Dinh et al., *Real NVP*, arXiv 1605.08803, section 3.6.
 
     Args:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.actnorm import ActNorm
-from tfp_vaeflow.bijectors.base import FlowBijector, Layers, Sequential, added
+from tfp_vaeflow.bijectors.base import FlowBijector, added
 from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import make_coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
 from tfp_vaeflow.bijectors.parametrized import Parametrized
+from tfp_vaeflow.bijectors.sequences import Layers, Sequential
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.noise import Initializer
 
@@ -74,7 +75,7 @@ class FlowStep(Layers):
 def _step_layers(
     channels: int,
     config: StepConfig,
-    init: Initializer,
+    init: Initializer | int,
     name: str,
     units: Callable[[int], list[FlowBijector]] = lambda half: [],
 ) -> dict[str, FlowBijector]:
@@ -116,10 +117,18 @@ class GlowStep(FlowStep):
     Four couplings a step let every channel be transformed twice, under two different
     partitions. Paper, section 3.2 and appendix.
 
+    Example:
+
+        >>> step = GlowStep(6, StepConfig(CouplingConfig(hidden=16)), init=0)
+        >>> x = tf.random.normal([2, 4, 4, 6])
+        >>> v, log_det = step.inverse_and_log_det(x)
+        >>> log_det.shape  # of each image
+        TensorShape([2])
+
     Args:
       channels: C.
       config: the layers' settings.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       name: begins the names of the layers.
     """
 
@@ -127,9 +136,10 @@ class GlowStep(FlowStep):
         self,
         channels: int,
         config: StepConfig,
-        init: Initializer,
+        init: Initializer | int,
         name: str = "glow_step",
     ):
+        init = Initializer.of(init)
         layers = _step_layers(channels, config, init, name)
         super().__init__(layers, 1 if config.coupling.dense else 3, name, init.dtype)
 
@@ -142,13 +152,19 @@ class MaCowStep(FlowStep):
           -> ActNorm
           -> unit -> unit -> coupling skip/up -> skip/down -> v
 
+    Example:
+
+        >>> step = MaCowStep(4, StepConfig(CouplingConfig(hidden=8)), init=0)
+        >>> step.inverse(tf.random.normal([2, 4, 4, 4])).shape
+        TensorShape([2, 4, 4, 4])
+
     Reference: Ma, Kong, Zhang, Hovy, *MaCow*, arXiv 1902.04208, section 3; paper,
     appendix.
 
     Args:
       channels: C.
       config: the layers' settings.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       name: begins the names of the layers.
     """
 
@@ -156,9 +172,11 @@ class MaCowStep(FlowStep):
         self,
         channels: int,
         config: StepConfig,
-        init: Initializer,
+        init: Initializer | int,
         name: str = "macow_step",
     ):
+        init = Initializer.of(init)
+
         def units(half):
             return [
                 MaCowUnit(
@@ -185,6 +203,13 @@ class SplitPrior(FlowStep):
     last `leaving` channels are normalised: together p(leaving | kept, z). Whoever holds
     this layer takes them off. Paper, appendix; arXiv 1902.04208, section 3.
 
+    Example:
+
+        >>> config = StepConfig(CouplingConfig(hidden=16))
+        >>> prior = SplitPrior(8, config, factor=2, leaving=4, init=0)
+        >>> prior.kept
+        4
+
     Attributes:
       kept: number of channels that stay, the first ones.
 
@@ -193,7 +218,7 @@ class SplitPrior(FlowStep):
       config: the layers' settings (the coupling has the prior's transform).
       factor: the split factor.
       leaving: number of channels that leave.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       name: begins the names of the layers.
     """
 
@@ -203,9 +228,10 @@ class SplitPrior(FlowStep):
         config: StepConfig,
         factor: int,
         leaving: int,
-        init: Initializer,
+        init: Initializer | int,
         name: str = "split_prior",
     ):
+        init = Initializer.of(init)
         split = ChannelSplit("continuous", "up", factor)
         self.kept = channels - leaving
         layers = {

@@ -19,10 +19,11 @@ class GlobalLinear(Linear):
     Args:
       conditioning_dim: D.
       hidden: width of the network that it is added to.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
 
-    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer | int):
+        init = Initializer.of(init)
         super().__init__((conditioning_dim, hidden), init, bias="uniform")
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
@@ -40,10 +41,11 @@ class LocalLinear(Linear):
     Args:
       conditioning_dim: channels F of the map.
       hidden: width of the network that it is added to.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
 
-    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer):
+    def __init__(self, conditioning_dim: int, hidden: int, init: Initializer | int):
+        init = Initializer.of(init)
         super().__init__((3, 3, conditioning_dim, hidden), init, bias="uniform")
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
@@ -63,12 +65,17 @@ class GlobalAttention(tf.Module):
       in_channels: C of x.
       conditioning_dim: D.
       hidden: width of the network that it is added to.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
 
     def __init__(
-        self, in_channels: int, conditioning_dim: int, hidden: int, init: Initializer
+        self,
+        in_channels: int,
+        conditioning_dim: int,
+        hidden: int,
+        init: Initializer | int,
     ):
+        init = Initializer.of(init)
         super().__init__()
 
         def dense(size):
@@ -144,9 +151,10 @@ def conditioning_ndims(config: CouplingConfig) -> int:
 
 
 def make_conditioner(
-    config: CouplingConfig, in_channels: int, hidden: int, init: Initializer
+    config: CouplingConfig, in_channels: int, hidden: int, init: Initializer | int
 ) -> Conditioner | None:
     """What a network on `in_channels` adds to its hidden layer; None without."""
+    init = Initializer.of(init)
     dim = config.conditioning_dim
     if not dim:
         return None

@@ -100,15 +100,16 @@ def _folded_pair(
 
 
 def make_coupling_network(
-    config: CouplingConfig, in_channels: int, out_channels: int, init: Initializer
+    config: CouplingConfig, in_channels: int, out_channels: int, init: Initializer | int
 ) -> CouplingNetwork:
     """The network of a configuration.
 
     Args:
       config: width, activation, norm, conditioning.
       in_channels, out_channels: of the network.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
+    init = Initializer.of(init)
     hidden = config.hidden
     if config.dense:
         first = Linear((in_channels, hidden), init, bias="zeros")

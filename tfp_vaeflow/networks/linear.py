@@ -55,7 +55,7 @@ class Linear(tf.Module):
 
     Args:
       kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
       bias: `None` for no bias, or how it starts: `zeros` or `uniform`, like the kernel.
       limit: b, if another one.
     """
@@ -66,10 +66,11 @@ class Linear(tf.Module):
     def __init__(
         self,
         kernel_shape: tuple[int, ...],
-        init: Initializer,
+        init: Initializer | int,
         bias: str | None = None,
         limit: float | None = None,
     ):
+        init = Initializer.of(init)
         super().__init__()
         if limit is None:
             limit = 1 / math.sqrt(math.prod(kernel_shape[:-1]))
@@ -99,14 +100,15 @@ class WeightNormLinear(tf.Module):
 
     Args:
       kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
 
     direction = compute.Weight()
     gain = compute.Weight()
     bias = compute.Weight()
 
-    def __init__(self, kernel_shape: tuple[int, ...], init: Initializer):
+    def __init__(self, kernel_shape: tuple[int, ...], init: Initializer | int):
+        init = Initializer.of(init)
         super().__init__()
         self._rank = len(kernel_shape)
         self.direction = init.normal(kernel_shape, 0.05)

@@ -99,7 +99,7 @@ def make_row_network(
     out_channels: int,
     config: CouplingConfig,
     kernel_size: tuple[int, int],
-    init: Initializer,
+    init: Initializer | int,
 ) -> RowNetwork:
     """The network of a configuration.
 
@@ -108,8 +108,9 @@ def make_row_network(
       config: width, activation, conditioning. With `global_attn`, which would have to
         see the whole image, the network does without, as in the paper's code.
       kernel_size: `(kh, kw)`.
-      init: source of initial weights.
+      init: source of initial weights, or a seed.
     """
+    init = Initializer.of(init)
     shifted = Linear((*kernel_size, channels, config.hidden), init)
     last = WeightNormLinear((1, 1, config.hidden, out_channels), init)
     conditioner = None
