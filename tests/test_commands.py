@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tfp_vaeflow.distribution import locked
+from tfp_vaeflow.errors import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -218,6 +220,66 @@ def test_a_second_trainer_is_refused(run, model_dir, tmp_path):
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert str(model_dir) in line and "another process" in line
+
+
+WITHOUT_EXTRAS = """
+import runpy, sys
+from tfp_vaeflow.errors import EXTRAS
+sys.modules.update(dict.fromkeys(EXTRAS))
+sys.argv = sys.argv[1:]
+runpy.run_module(f"tfp_vaeflow.{sys.argv[0]}", run_name="__main__")
+"""
+
+
+def run_without_extras(command: str, *arguments: object, cwd: Path):
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, command, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command, arguments, package, extra",
+    [
+        ("evaluate", [], "sklearn", "evaluate"),
+        pytest.param(
+            *("export", ["--export_dir=out"], "tensorflow_serving", "serve"),
+            marks=pytest.mark.slow,
+        ),
+        ("explore", ["--server=grpc://h:1/m"], "tensorflow_serving", "serve"),
+    ],
+)
+def test_an_extra_that_is_missing(
+    model_dir, tmp_path, command, arguments, package, extra
+):
+    if command != "explore":
+        arguments = [f"--model_dir={model_dir}", *arguments]
+    result = run_without_extras(command, *arguments, cwd=tmp_path)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: the package '{package}' is not installed")
+    assert line.endswith(f"pip install 'tfp_vaeflow[{extra}]'")
+    assert result.returncode == 2
+
+
+def test_training_needs_no_extra(tmp_path):
+    arguments = train_arguments(tmp_path / "run", 2, images_every=2)
+    result = run_without_extras("train", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "trained to step 2" in result.stdout
+
+
+def test_extras_are_as_the_package_says():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    names = {"sklearn": "scikit-learn"}
+    for package, extra in EXTRAS.items():
+        name = names.get(package, package.replace("_", "-"))
+        listed = project["optional-dependencies"][extra]
+        assert any(one.split(">")[0].startswith(name) for one in listed), package
 
 
 DETERMINISTIC = """

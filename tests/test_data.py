@@ -43,11 +43,21 @@ def test_digits(digits):
     from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
-    _, expected, _, labels = train_test_split(
+    train, test, train_labels, labels = train_test_split(
         bunch.images, bunch.target, test_size=0.2, random_state=0, stratify=bunch.target
     )
-    np.testing.assert_array_equal(images[..., 0].astype(int) * 17 // 256, expected)
+    np.testing.assert_array_equal(images[..., 0].astype(int) * 17 // 256, test)
     np.testing.assert_array_equal(digits.test.labels, labels)
+    known = {
+        (level.astype(np.uint8).tobytes(), label)
+        for level, label in zip(train, train_labels)
+    }
+    found = {
+        ((image[..., 0].astype(int) * 17 // 256).astype(np.uint8).tobytes(), label)
+        for split in (digits.train, digits.validation)
+        for image, label in zip(split.first(split.num_images), split.labels)
+    }
+    assert found == known
 
 
 def test_parts_do_not_overlap(digits):

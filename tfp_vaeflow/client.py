@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.errors import UserError, missing_extra
 from tfp_vaeflow.transports import (
     GrpcTransport,
     LocalTransport,
@@ -331,12 +331,19 @@ def connect(
       retries: how often a request is sent again.
 
     Raises:
-      UserError: if the address is none of these.
+      UserError: if the address is none of these, or a package is missing that it needs.
       ServerError: if there is no such server or model.
     """
     text = os.fspath(address)
-    if text.startswith(("http://", "https://")):
-        return Client(RestTransport(text, timeout, retries), batch_size)
-    if text.startswith("grpc://"):
-        return Client(GrpcTransport(text, timeout, retries), batch_size)
-    return Client(LocalTransport(text), batch_size)
+    try:
+        if text.startswith(("http://", "https://")):
+            transport = RestTransport(text, timeout, retries)
+        elif text.startswith("grpc://"):
+            transport = GrpcTransport(text, timeout, retries)
+        else:
+            transport = LocalTransport(text)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        raise missing from error
+    return Client(transport, batch_size)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from absl import flags
 
 from tfp_vaeflow import compilation_cache, files
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.errors import UserError, missing_extra
 from tfp_vaeflow.keras_settings import check_keras
 
 FLAGS = flags.FLAGS
@@ -185,8 +185,9 @@ def run_main(
 ) -> None:
     """Parses the flags and runs a command.
 
-    A wrong flag, a `UserError`, a file that cannot be read or written and too little
-    memory end with one line on stderr and exit code 2; `--help` prints the description
+    A wrong flag, a `UserError`, a file that cannot be read or written, a package of an
+    extra that is missing and too little memory end with one line on stderr and exit
+    code 2; `--help` prints the description
     and the command's flags and exits with 0.
 
     Args:
@@ -216,6 +217,10 @@ def run_main(
         main()
     except UserError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        _fail(missing)
     except OSError as error:  # a disk or a path, not a bug
         _fail(files.describe(error))
     except Exception as error:
