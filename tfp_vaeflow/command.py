@@ -187,8 +187,7 @@ def run_main(
 
     A wrong flag, a `UserError`, a file that cannot be read or written, a package of an
     extra that is missing and too little memory end with one line on stderr and exit
-    code 2; `--help` prints the description
-    and the command's flags and exits with 0.
+    code 2; `--help` prints the description and the command's flags and exits with 0.
 
     Args:
       main: the command; reads its flags from `FLAGS`.

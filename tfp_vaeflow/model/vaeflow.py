@@ -252,12 +252,30 @@ class VAEFlow(VAEFlowGraphs):
         labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
+        return self._sampled(
+            lambda z, v: (z, v),
+            num_images,
+            *(temperature, seed, first, labels),
+            DEFAULT_BATCH_SIZE,
+        )
+
+    def _sampled(
+        self, function, num_images, temperature, seed, first, labels, batch_size
+    ):
+        """A function of codes from the prior, which it gets a batch at a time."""
+        if num_images < 1:
+            raise UserError(f"num_images is {num_images}; expected at least 1")
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature is {temperature}; expected at least 0")
+        inputs = [tf.range(num_images)]
         if labels is not None:  # a model without classes says so
-            labels = checked_labels(self.config, labels, num_images)
-        draws = self.draw_code_noise(seed, num_images, first)
-        return self._codes(draws, temperature, labels)
+            inputs.append(checked_labels(self.config, labels, num_images))
+
+        def make(position, numbers, labels=None):
+            draws = self.draw_code_noise(seed, len(numbers), first + position)
+            return function(*self._codes(draws, temperature, labels))
+
+        return batched(make, inputs, batch_size, position=True)
 
     def sample(
         self,
@@ -279,17 +297,9 @@ class VAEFlow(VAEFlowGraphs):
           labels: what to show, `[num_images]`, for a class-conditional model; without
             them, labels are drawn from the prior.
         """
-        if num_images < 1:
-            raise UserError(f"num_images is {num_images}; expected at least 1")
-        inputs = [tf.range(num_images)]
-        if labels is not None:  # a model without classes says so
-            inputs.append(checked_labels(self.config, labels, num_images))
-
-        def make(first, numbers, labels=None):
-            codes = self.sample_codes(len(numbers), temperature, seed, first, labels)
-            return self._decode(*codes)
-
-        return batched(make, inputs, batch_size, position=True)
+        return self._sampled(
+            self._decode, num_images, temperature, seed, 0, labels, batch_size
+        )
 
     def reconstruct(
         self,

@@ -182,11 +182,11 @@ def train(
     """
     checkpoints.check_description(model_dir, config.model)
     trainer = Trainer(config, strategy)
-    trainer.prepare(splits)
     keeper = checkpoints.CheckpointKeeper(
         model_dir, config.training.keep_checkpoints, trainer.state
     )
     keeper.take_over()  # before anything that takes its time
+    trainer.prepare(splits)
     if trainer.share.index == 0:
         _begin(trainer, config, splits, keeper, model_dir)
     take_from_chief(strategy, [*trainer.variables, keeper.best_value])
