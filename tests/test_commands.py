@@ -265,6 +265,7 @@ def test_an_extra_that_is_missing(
     assert result.returncode == 2
 
 
+@pytest.mark.slow
 def test_training_needs_no_extra(tmp_path):
     arguments = train_arguments(tmp_path / "run", 2, images_every=2)
     result = run_without_extras("train", *arguments, cwd=tmp_path)
