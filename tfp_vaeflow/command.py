@@ -133,10 +133,6 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
             del sys.modules[package]
 
 
-# TensorFlow's switch, and that of what XLA compiles.
-_DETERMINISTIC = "TF_DETERMINISTIC_OPS", "--xla_gpu_deterministic_ops=true"
-
-
 def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     """Imports TensorFlow and finds its devices, without the notes that it prints.
 
@@ -153,8 +149,8 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if deterministic:
         # Before the cache looks, which keeps the two apart.
-        variable, flag = _DETERMINISTIC
-        os.environ[variable] = "1"
+        os.environ["TF_DETERMINISTIC_OPS"] = "1"
+        flag = "--xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     cache = compilation_cache.offered() if cached else contextlib.nullcontext()
     with cache, tempfile.TemporaryFile() as caught:

@@ -94,8 +94,8 @@ def make_strategy(
         return tf.distribute.OneDeviceStrategy(devices[0])
     if all_reduce == "auto":
         return tf.distribute.MirroredStrategy(devices)
-    if all_reduce not in _BETWEEN_DEVICES or (all_reduce, kind) == ("nccl", "CPU"):
-        ways = [way for way in _BETWEEN_DEVICES if (way, kind) != ("nccl", "CPU")]
+    ways = [way for way in _BETWEEN_DEVICES if kind == "GPU" or way != "nccl"]
+    if all_reduce not in ways:
         raise _no_way(all_reduce, f"between {kind}s of one machine", ways)
     return tf.distribute.MirroredStrategy(devices, _BETWEEN_DEVICES[all_reduce]())
 

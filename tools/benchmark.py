@@ -216,10 +216,13 @@ def compare(paths: list[Path]) -> str:
     a, b = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     rows = [["", str(paths[0]), str(paths[1]), "times better"]]
     for name, more_is_better in _FIGURES.items():
-        if not (a.get(name) and b.get(name)):  # of another version of this program
-            continue
-        ratio = b[name] / a[name] if more_is_better else a[name] / b[name]
-        rows.append([name, _shown(a[name]), _shown(b[name]), f"{ratio:.2f}"])
+        before, after = (found.get(name) for found in (a, b))
+        ratio = "-"  # where an older version of this program has not measured it
+        if before and after:
+            better = after / before if more_is_better else before / after
+            ratio = f"{better:.2f}"
+        shown = ["-" if x is None else _shown(x) for x in (before, after)]
+        rows.append([name, *shown, ratio])
     return _table(rows)
 
 

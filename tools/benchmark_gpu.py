@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tfp_vaeflow import compilation_cache, files, metrics
 
-ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
     "mixed": ["TrainingConfig.mixed_precision=True", "ModelConfig.allow_tf32=True"],
     "float32": [],
@@ -88,7 +87,7 @@ class Row:
         self._since = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, *command],
-            cwd=ROOT,
+            cwd=Path(__file__).resolve().parents[1],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=self._log,
@@ -110,9 +109,8 @@ class Row:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    @property
-    def waits(self) -> bool:
-        """Whether it is warm; asked again and again."""
+    def stands_warm(self) -> bool:
+        """Whether it is warm, and from then on waits; asked again and again."""
         return False
 
     def begin(self) -> None:
@@ -153,8 +151,7 @@ class Training(Row):
             if "images_per_second" in record
         }
 
-    @property
-    def waits(self):
+    def stands_warm(self):
         if not self._rates():  # the first one has the first step in it
             return False
         os.killpg(self._process.pid, signal.SIGSTOP)
@@ -183,8 +180,7 @@ class Memory(Row):
         self._output = folder / "figures.json"
         super().__init__(name, [*command, f"--output={self._output}"], folder)
 
-    @property
-    def waits(self):
+    def stands_warm(self):
         return "ready\n" in self.said
 
     def begin(self):
@@ -237,7 +233,7 @@ def take_turns(rows: Sequence[Row], end: float) -> None:
             if row.finish():
                 open_rows.remove(row)
                 row.kill()
-            elif row.waits:
+            elif row.stands_warm():
                 waiting.append(row)
                 print(f"warm after {row.seconds:.0f} s: {row.name}", flush=True)
         if current is not None and current.finish():
@@ -273,29 +269,34 @@ class Rows:
             f"--gin_file={flag.gin_file}",
             *_bindings(*flag.gin_bindings),
         ]
-        self._train = ["-m", "tfp_vaeflow.train", *self._common]
-        if flag.data_dir:
-            self._train.append(f"--data_dir={flag.data_dir}")
         self._number = 0
 
     def _place(self) -> Path:
         self._number += 1
         return self._folder / str(self._number)
 
+    def _train(self, way: str, size: int, log_every: int, **others: int) -> list[str]:
+        """`train` without pictures; `others` are fields of `TrainingConfig`."""
+        fields = {"batch_size": size, "log_every": log_every, "images_every": 0}
+        settings = [f"TrainingConfig.{k}={v}" for k, v in {**fields, **others}.items()]
+        command = ["-m", "tfp_vaeflow.train", *self._common]
+        command += _bindings(*settings, *WAYS[way])
+        if self._flag.data_dir:
+            command.append(f"--data_dir={self._flag.data_dir}")
+        return command
+
     def training(self, way: str, size: int) -> Training:
         """Up to its end it writes nothing but metrics."""
-        every = 10**9
-        settings = _bindings(
-            f"TrainingConfig.batch_size={size}",
-            f"TrainingConfig.num_steps={every}",
-            f"TrainingConfig.log_every={self._flag.log_every}",
-            "TrainingConfig.images_every=0",
-            f"TrainingConfig.evaluate_every={every}",
-            f"TrainingConfig.checkpoint_every={every}",
-            *WAYS[way],
+        never = 10**9
+        command = self._train(
+            way,
+            size,
+            self._flag.log_every,
+            num_steps=never,
+            evaluate_every=never,
+            checkpoint_every=never,
         )
         name = f"train, {way}, batch {size}"
-        command = [*self._train, *settings]
         return Training(name, command, self._place(), self._flag.log_every)
 
     def memory(self, way: str, size: int, gin_file: str | None = None) -> Memory:
@@ -312,14 +313,7 @@ class Rows:
         return Memory(name, command, self._place())
 
     def start(self, way: str, size: int, name: str) -> Start:
-        settings = _bindings(
-            f"TrainingConfig.batch_size={size}",
-            "TrainingConfig.num_steps=1",
-            "TrainingConfig.log_every=1",
-            "TrainingConfig.images_every=0",
-            *WAYS[way],
-        )
-        command = [*self._train, *settings]
+        command = self._train(way, size, log_every=1, num_steps=1)
         return Start(f"start, {name}", command, self._place(), self._store)
 
     def count(self, size: int) -> Count:

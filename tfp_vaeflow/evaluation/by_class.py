@@ -9,7 +9,7 @@ from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import likelihood
 from tfp_vaeflow.evaluation.measure import SHOWN_CLASSES, Measure, Section, Subject
-from tfp_vaeflow.evaluation.novelty import areas, image_bits
+from tfp_vaeflow.evaluation.novelty import areas, image_bits, shown_areas
 from tfp_vaeflow.model import VAEFlow
 
 
@@ -92,10 +92,7 @@ def _sections(result: dict) -> Iterator[Section]:
         )
         text = f"{row['bits_per_dim']:.3f} bits/dim, {images}"
         if row["likelihood_auc"] is not None:
-            text += (
-                f", ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
-                f"{row['typicality_auc']:.3f} by typicality"
-            )
+            text += f", {shown_areas(row)}"
         name = row["class"] if row["in_training"] else f"{row['class']} (new)"
         rows.append((name, text))
     if len(found) > SHOWN_CLASSES:

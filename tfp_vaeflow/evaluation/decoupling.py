@@ -217,7 +217,7 @@ def _sections(result: dict) -> list[Section]:
 
 
 def _figures(drawing: Drawing) -> dict[str, str]:
-    if drawing.model.encoder is None or drawing.split.num_images <= 3:
+    if not drawing.shows_z:
         return {}
     shown = drawing.split.first(2 * _MATRIX_SIDE)
     matrix = figures.switch_matrix(drawing.model, shown, drawing.batch_size)

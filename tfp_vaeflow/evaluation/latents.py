@@ -233,7 +233,7 @@ def _figures(drawing: Drawing) -> dict[str, str]:
             "KL of the posterior to the Gaussian of its aggregate, by dimension of z, "
             "largest first"
         )
-    if drawing.model.encoder is not None and drawing.split.num_images > 3:
+    if drawing.shows_z:
         _draw_map(drawing)
         captions["z_map.png"] = "z of the images (t-SNE of the posterior means)"
         if drawing.split.labels is not None:

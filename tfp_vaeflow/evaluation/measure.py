@@ -128,6 +128,11 @@ class Drawing(NamedTuple):
     folder: str
     batch_size: int
 
+    @property
+    def shows_z(self) -> bool:
+        """Whether there is a z, and enough images to show it."""
+        return self.model.encoder is not None and self.split.num_images > 3
+
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 

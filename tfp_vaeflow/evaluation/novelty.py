@@ -40,6 +40,14 @@ def areas(own: np.ndarray, other: np.ndarray, center: float) -> dict[str, float]
     }
 
 
+def shown_areas(found: dict[str, float]) -> str:
+    """What `areas` gives, to read."""
+    return (
+        f"ROC AUC {found['likelihood_auc']:.3f} by likelihood, "
+        f"{found['typicality_auc']:.3f} by typicality"
+    )
+
+
 def novelty(
     model: VAEFlow,
     train: Split,
@@ -167,8 +175,7 @@ def _sections(result: dict) -> Iterator[Section]:
         rows += [
             (
                 f"  {row['class']}, {row['num_images']} images",
-                f"ROC AUC {row['likelihood_auc']:.3f} by likelihood, "
-                f"{row['typicality_auc']:.3f} by typicality",
+                shown_areas(row),
             )
             for row in classes[:SHOWN_CLASSES]
         ]

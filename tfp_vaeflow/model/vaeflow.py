@@ -252,12 +252,8 @@ class VAEFlow(VAEFlowGraphs):
         labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """Codes from the prior: z `[B, D]`, v `[B, H, W, C]`; see `sample`."""
-        return self._sampled(
-            lambda z, v: (z, v),
-            num_images,
-            *(temperature, seed, first, labels),
-            DEFAULT_BATCH_SIZE,
-        )
+        drawn = num_images, temperature, seed, first, labels
+        return self._sampled(lambda *codes: codes, *drawn, DEFAULT_BATCH_SIZE)
 
     def _sampled(
         self, function, num_images, temperature, seed, first, labels, batch_size
