@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from testing import tiny_model_config
@@ -53,6 +54,18 @@ def load(root, fraction=0.1, order=classes.NATURAL, **model) -> data.Splits:
     for split in splits:
         assert split.first(split.num_images).shape == (split.num_images, 8, 8, 3)
     return splits
+
+
+def test_batches_of_files_have_known_shapes(root):
+    """Without them, XLA compiles nothing."""
+    fill_classes(root, 10)
+    splits = load(root)
+    batches = [
+        data.training_batches(splits.train, cfg.DataConfig("folder"), 4, 0, 0),
+        data.evaluation_batches(splits.validation, 4),
+    ]
+    for spec in tf.nest.flatten([each.element_spec for each in batches]):
+        assert spec.shape.is_fully_defined() and spec.shape[0] == 4
 
 
 def sizes(splits):

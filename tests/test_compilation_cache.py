@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from surroundings import NOT_TO_BE_HAD
 from test_commands import train_arguments
@@ -500,7 +502,12 @@ command.run_main(main, "a command")
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_compiles_nothing_new(store, tmp_path):
-    """Neither its step nor its validation."""
+    """Neither its step nor its validation; from pictures in files."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(200):
+        picture = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8))
+        picture.save(tmp_path / "pictures" / f"{number}.png")
     environment = {**os.environ, compilation_cache.SWITCH: str(store)}
     found = None
     for steps in (2, 4):
@@ -509,6 +516,7 @@ def test_a_run_that_goes_on_compiles_nothing_new(store, tmp_path):
             [
                 *(sys.executable, "-m", "tfp_vaeflow.train", *arguments),
                 "--gin_bindings=TrainingConfig.jit_compile=True",
+                f"--data_dir={tmp_path / 'pictures'}",
             ],
             cwd=tmp_path,
             env={**environment, "PYTHONPATH": ROOT},

@@ -127,7 +127,7 @@ def from_numpy(
 
     def read_tensor(indices: tf.Tensor) -> tf.Tensor:
         images = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
-        images.set_shape([None, *image_shape])
+        images.set_shape([*indices.shape, *image_shape])
         return images
 
     return Split(num_images, read_tensor, read_labels, class_names)
