@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfp_vaeflow import command
 from tfp_vaeflow.distribution import locked
 from tfp_vaeflow.errors import EXTRAS
 
@@ -283,15 +284,36 @@ def test_extras_are_as_the_package_says():
         assert any(one.split(">")[0].startswith(name) for one in listed), package
 
 
+@pytest.mark.parametrize(
+    "visible, found, expected",
+    [(None, [], True), ("0", [], True), ("-1", [], False), (None, ["a GPU"], False)],
+)
+def test_whether_a_gpu_is_missed(tmp_path, monkeypatch, visible, found, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(command, "_NVIDIA", tmp_path / "driver")
+    assert not command._without_its_gpu(found)
+    (tmp_path / "driver").touch()
+    assert command._without_its_gpu(found) == expected
+
+
 DETERMINISTIC = """
 import glob, os, sys
 from tfp_vaeflow import command
 os.environ["XLA_FLAGS"] = f"--xla_dump_to={sys.argv[1]}"
+os.environ["CUDA_VISIBLE_DEVICES"] = "99"  # is nowhere
+command._NVIDIA = os.path.dirname(sys.argv[1])  # so there is a driver
 command.start_tensorflow(cached=False, deterministic=True)
 import tensorflow as tf
 tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()
 [path] = glob.glob(sys.argv[1] + "/*debug_options")
-assert "xla_gpu_deterministic_ops: true" in open(path).read()
+options = open(path).read()
+assert "xla_gpu_deterministic_ops: true" in options
+assert "xla_gpu_enable_triton_gemm: false" in options
+command._set_xla_flag("xla_dump_to", "another")
+assert os.environ["XLA_FLAGS"].startswith(f"--xla_dump_to={sys.argv[1]} ")
+assert "another" not in os.environ["XLA_FLAGS"]
 try:
     tf.random.normal([3])
 except RuntimeError as error:
@@ -311,6 +333,7 @@ def test_deterministic(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert "TensorFlow does not find the GPU" in result.stderr
 
 
 @pytest.mark.parametrize(

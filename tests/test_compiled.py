@@ -42,6 +42,36 @@ def test_operations_are_counted():
     assert twenty - ten >= 10 * 2 and (twenty - ten) % 10 == 0
 
 
+class Scaled(tf.Module):
+    factor = compute.Weight()
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.factor = np.linspace(0.5, 1.5, 4, dtype=np.float32) + number
+
+    def forward(self, x, _):
+        return tf.tanh(self.factor * x), tf.zeros_like(x[..., 0])
+
+
+def test_turns_of_loops_are_known():
+    """Also of their gradients: else a GPU waits for the host after each turn."""
+    modules, stacks = compute.stacked(Scaled, 3)
+
+    def learn(x):
+        with tf.GradientTape() as tape:
+            y, _ = compute.in_turn(modules, Scaled.forward, x, None)
+            loss = tf.reduce_sum(y)
+        return compute.gradient(tape, loss, stacks)
+
+    x = tf.random.stateless_normal([5, 4], [1, 2])
+    run = compute.compiled(learn)
+    np.testing.assert_allclose(run(x), learn(x), rtol=1e-5)
+    hlo = run.experimental_get_compiler_ir(x)("optimized_hlo")
+    loops = [line for line in hlo.splitlines() if " while(" in line]
+    assert len(loops) == 2
+    assert all('"known_trip_count":{"n":"3"}' in line for line in loops)
+
+
 def test_in_parts():
     """Batches of any size; how many sizes are compiled, tests/test_serving.py says."""
     signature = tf.TensorSpec([None, 2]), tf.TensorSpec([None], tf.int64)
@@ -121,17 +151,21 @@ def test_use_is_compiled_for_few_sizes(monkeypatch, capsys):
     samples = model.sample(3, seed=1)
     for module in (compute, compute.compilation):
         monkeypatch.setattr(module, "has_gpu", lambda: True)
+    monkeypatch.setattr(compute.compilation, "_graph_calls", 1)
     compiled = vf.build_model(model.config)
     for ours, theirs in zip(compiled.variables, model.variables, strict=True):
         ours.assign(theirs)
-    losses = compiled.losses(images[:3], seed=1)
-    np.testing.assert_allclose(losses, expected[0], rtol=1e-5, atol=1e-4)
-    z, v = compiled.encode(images[:3])
-    np.testing.assert_allclose(z, expected[1][0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        compiled.decode(z, v), whole_list.quantised(images[:3], 32)
-    )
-    assert np.abs(np.float32(compiled.sample(3, seed=1)) - samples).max() <= 8
+    for calls in (1, 2):
+        losses = compiled.losses(images[:3], seed=1)
+        np.testing.assert_allclose(losses, expected[0], rtol=1e-5, atol=1e-4)
+        z, v = compiled.encode(images[:3])
+        np.testing.assert_allclose(z, expected[1][0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(
+            compiled.decode(z, v), whole_list.quantised(images[:3], 32)
+        )
+        if calls == 1:
+            assert not capsys.readouterr().err
+        assert np.abs(np.float32(compiled.sample(3, seed=1)) - samples).max() <= 8
     compiled.decode(z[:2], v[:2])
     said = capsys.readouterr().err
     assert said.count("from codes to images for batches of 8:") == 1

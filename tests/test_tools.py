@@ -402,7 +402,7 @@ def test_rows_take_turns(tmp_path):
         tool["Memory"](str(number), ["-c", script], tmp_path / str(number))
         for number, script in enumerate(scripts)
     ]
-    tool["take_turns"](rows, time.monotonic() + 5)
+    tool["take_turns"](rows, time.monotonic() + 8)
     *warm, slow, wrong = rows
     spans = sorted((row.found["begun"], row.found["over"]) for row in warm)
     for (_, over), (begun, _) in zip(spans, spans[1:]):

@@ -6,6 +6,7 @@ TensorFlow takes seconds to import, so a command imports the rest of the package
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -19,6 +20,7 @@ from tfp_vaeflow.keras_settings import check_keras
 
 FLAGS = flags.FLAGS
 # What Keras imports where it is installed, for interfaces that are not used here.
+_NVIDIA = "/dev/nvidiactl"  # is there where a driver is
 _BESIDE = ["PIL", "h5py", "matplotlib", "pandas", "scipy", "sklearn"]
 
 _SMALLER = (
@@ -115,10 +117,15 @@ def _flag_help() -> str:
 
 def _is_noise(line: str) -> bool:
     """Whether a line of TensorFlow's start says nothing that a user can act on."""
-    without_gpu = not os.path.exists("/dev/nvidiactl")
     return line.startswith(("I0000", "WARNING: All log messages")) or (
-        without_gpu and "failed call to cuInit" in line
+        not os.path.exists(_NVIDIA) and "failed call to cuInit" in line
     )
+
+
+def _without_its_gpu(found: list) -> bool:
+    """Whether there is a GPU that TensorFlow does not find and nobody hid."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    return not found and not hidden and os.path.exists(_NVIDIA)
 
 
 @contextlib.contextmanager
@@ -131,6 +138,13 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
     finally:
         for package in absent:
             del sys.modules[package]
+
+
+def _set_xla_flag(name: str, value: str) -> None:
+    """Sets what the user has not set."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not re.search(rf"--{name}\b", flags):
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
 
 
 def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
@@ -146,12 +160,16 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     Raises:
       UserError: if Keras is not set up to work with it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Level 2 would show what is no error to a user: an entry of the cache that is no
+    # text, a kernel that was timed badly. What goes wrong is raised, too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if deterministic:
         # Before the cache looks, which keeps the two apart.
         os.environ["TF_DETERMINISTIC_OPS"] = "1"
-        flag = "--xla_gpu_deterministic_ops=true"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        _set_xla_flag("xla_gpu_deterministic_ops", "true")
+    # Writing and trying kernels of its own for products takes XLA more than half of the
+    # time that a step's compilation takes, and makes the step no faster.
+    _set_xla_flag("xla_gpu_enable_triton_gemm", "false")
     cache = compilation_cache.offered() if cached else contextlib.nullcontext()
     with cache, tempfile.TemporaryFile() as caught:
         stderr = os.dup(2)
@@ -164,7 +182,8 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
                 import tensorflow_probability as tfp
 
                 tfp.bijectors  # noqa: B018 - imports the rest of it, and tf_keras
-            for gpu in tf.config.list_physical_devices("GPU"):
+            gpus = tf.config.list_physical_devices("GPU")
+            for gpu in gpus:
                 # So that processes can share it. TensorFlow would take all of it.
                 tf.config.experimental.set_memory_growth(gpu, True)
         finally:
@@ -174,6 +193,12 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
             for line in caught.read().decode(errors="replace").splitlines():
                 if not _is_noise(line):
                     print(line, file=sys.stderr)
+    if _without_its_gpu(gpus):
+        print(
+            "TensorFlow does not find the GPU of this machine; with "
+            "TF_CPP_MIN_LOG_LEVEL=0 it says why",
+            file=sys.stderr,
+        )
 
 
 def run_main(

@@ -138,6 +138,7 @@ def measure(
       Figures by name, as `--output` takes them.
     """
     compute.tune_process(save_memory=config.training.recompute)
+    compute.compile_use_at_once()
     training = config.training
     size = training.batch_size
     if from_data:

@@ -3,9 +3,11 @@
     python tools/benchmark_gpu.py --data_dir=PATH/cifar10 --output=gpu.json
 
 Its rows are commands, which start side by side, since most of their time goes into
-tracing and compiling on one core each. A row that is warm waits for its turn to be
-timed, and nobody waits for a row that still compiles. After --limit seconds the rows
-that are not done are ended and named.
+tracing and compiling on a few cores. A row that is warm waits for its turn to be timed.
+Turns begin when all rows are warm, or after some time without those that still compile,
+for they take turns on the GPU, too. Mixed precision comes first, the others when its
+rows have given their memory back. After --limit seconds the rows that are not done are
+ended and named.
 
     train     `train` itself, from its data: images/s by its metrics, over two windows
               of --log_every steps; while it waits, it is stopped by SIGSTOP
@@ -28,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,6 +42,9 @@ WAYS = {
     "float32": [],
     "TF32": ["ModelConfig.allow_tf32=True"],
 }
+# The parts of all time for the rows in mixed precision, and of a group's time for
+# becoming warm.
+_FIRST, _WARMING = 0.65, 0.7
 _WINDOWS = 2  # of --log_every steps each, that a rate is taken of
 _CACHE = compilation_cache.SWITCH
 # What the table shows: name, digits, unit.
@@ -225,6 +230,8 @@ def take_turns(rows: Sequence[Row], end: float) -> None:
       rows: started.
       end: by `time.monotonic()`, when those that are not done are ended.
     """
+    now = time.monotonic()
+    latest = now + _WARMING * (end - now)  # when turns begin
     open_rows, waiting, current = list(rows), [], None
     while open_rows and time.monotonic() < end:
         for row in list(open_rows):
@@ -240,7 +247,8 @@ def take_turns(rows: Sequence[Row], end: float) -> None:
             open_rows.remove(current)
             current.kill()
             current = None
-        if current is None and waiting:
+        begins = len(waiting) == len(open_rows) or time.monotonic() > latest
+        if current is None and waiting and begins:
             current = waiting.pop(0)
             current.begin()
         time.sleep(0.1)
@@ -256,6 +264,9 @@ def _bindings(*bindings: str) -> list[str]:
 class Rows:
     """Starts rows, each with a folder of its own.
 
+    Attributes:
+      started: all of them so far.
+
     Args:
       flag: of the command.
       folder: takes all that they write.
@@ -269,11 +280,13 @@ class Rows:
             f"--gin_file={flag.gin_file}",
             *_bindings(*flag.gin_bindings),
         ]
-        self._number = 0
+        self.started = []
 
-    def _place(self) -> Path:
-        self._number += 1
-        return self._folder / str(self._number)
+    def _start(self, kind: Callable[..., Row], name: str, command, *others) -> Row:
+        """`kind(name, command, folder, *others)`."""
+        folder = self._folder / str(len(self.started))
+        self.started.append(kind(name, command, folder, *others))
+        return self.started[-1]
 
     def _train(self, way: str, size: int, log_every: int, **others: int) -> list[str]:
         """`train` without pictures; `others` are fields of `TrainingConfig`."""
@@ -285,7 +298,7 @@ class Rows:
             command.append(f"--data_dir={self._flag.data_dir}")
         return command
 
-    def training(self, way: str, size: int) -> Training:
+    def training(self, way: str, size: int) -> Row:
         """Up to its end it writes nothing but metrics."""
         never = 10**9
         command = self._train(
@@ -297,9 +310,9 @@ class Rows:
             checkpoint_every=never,
         )
         name = f"train, {way}, batch {size}"
-        return Training(name, command, self._place(), self._flag.log_every)
+        return self._start(Training, name, command, self._flag.log_every)
 
-    def memory(self, way: str, size: int, gin_file: str | None = None) -> Memory:
+    def memory(self, way: str, size: int, gin_file: str | None = None) -> Row:
         """Of the experiment, or of another one."""
         common = self._common if gin_file is None else [f"--gin_file={gin_file}"]
         few = f"TrainingConfig.initialization_images={max(2, min(size, 64))}"
@@ -310,15 +323,15 @@ class Rows:
         ]
         stem = f"{Path(gin_file).stem}, " if gin_file else ""
         name = f"memory, {stem}{way}, batch {size}"
-        return Memory(name, command, self._place())
+        return self._start(Memory, name, command)
 
-    def start(self, way: str, size: int, name: str) -> Start:
+    def start(self, way: str, size: int, name: str) -> Row:
         command = self._train(way, size, log_every=1, num_steps=1)
-        return Start(f"start, {name}", command, self._place(), self._store)
+        return self._start(Start, f"start, {name}", command, self._store)
 
-    def count(self, size: int) -> Count:
+    def count(self, size: int) -> Row:
         command = ["tools/operations.py", *self._common, f"--batch_size={size}"]
-        return Count(f"count, batch {size}", command, self._place())
+        return self._start(Count, f"count, batch {size}", command)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -335,30 +348,32 @@ def _table(rows: Sequence[Row]) -> str:
 
 def measure(flag: argparse.Namespace) -> list[Row]:
     """All rows, at their ends."""
-    end = time.monotonic() + flag.limit
+    begin = time.monotonic()
     sizes = sorted(flag.batch_size)
-    largest = sizes[-1]
+    smallest, largest = sizes[0], sizes[-1]
     with tempfile.TemporaryDirectory(prefix="benchmark_gpu-") as folder:
         rows = Rows(flag, Path(folder))
-        started = []
+
+        def run(share: float, *group: Row) -> None:
+            """Runs a group, until this share of all time is over."""
+            take_turns(group, begin + share * flag.limit)
+
         try:
             # Those that compile longest come first.
-            if flag.large_gin_file:
-                large = flag.large_gin_file
-                started.append(rows.memory("mixed", flag.large_batch_size, large))
-            started += [rows.training("mixed", size) for size in reversed(sizes)]
-            for way in WAYS:
-                started += [rows.memory(way, size) for size in reversed(sizes)]
-            started.append(rows.start("mixed", largest, "cold, beside the others"))
-            started.append(rows.count(largest))
-            take_turns(started, end)
-            again = rows.start("mixed", largest, "with what was compiled, alone")
-            started.append(again)
-            take_turns([again], end)
+            large = flag.large_gin_file
+            group = (
+                [rows.memory("mixed", flag.large_batch_size, large)] if large else []
+            )
+            group += [rows.training("mixed", size) for size in reversed(sizes)]
+            group += [rows.memory("mixed", size) for size in reversed(sizes)]
+            group.append(rows.start("mixed", largest, "cold, beside the others"))
+            run(_FIRST, *group, rows.count(largest))
+            run(1.0, rows.start("mixed", largest, "with what was compiled, alone"))
+            run(1.0, rows.memory("TF32", largest), rows.memory("float32", smallest))
         finally:
-            for row in started:
+            for row in rows.started:
                 row.kill()
-    return started
+    return rows.started
 
 
 def main() -> None:

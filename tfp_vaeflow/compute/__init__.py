@@ -8,6 +8,7 @@ functions as `compute.linear(...)` and do not know more of the machinery.
 
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch
 from tfp_vaeflow.compute.compilation import (
+    compile_use_at_once,
     compiled,
     compiled_for_use,
     compiled_in_parts,
@@ -25,7 +26,7 @@ from tfp_vaeflow.compute.convolutions import (
 from tfp_vaeflow.compute.devices import has_gpu
 from tfp_vaeflow.compute.graphs import SharedGraphs, recomputed, shared
 from tfp_vaeflow.compute.keras_models import run_model
-from tfp_vaeflow.compute.loops import in_turn
+from tfp_vaeflow.compute.loops import gradient, in_turn
 from tfp_vaeflow.compute.matrices import inverse, log_abs_det
 from tfp_vaeflow.compute.memory import give_memory_back, peak_memory_mib, tune_process
 from tfp_vaeflow.compute.mode import mode, network_dtype, using
@@ -47,6 +48,7 @@ __all__ = [
     "WithoutStackTraces",
     "as_fast_as_float32",
     "assign_on_replica",
+    "compile_use_at_once",
     "compiled",
     "compiled_for_use",
     "compiled_in_parts",
@@ -54,6 +56,7 @@ __all__ = [
     "conv2d_valid",
     "elu",
     "give_memory_back",
+    "gradient",
     "handles",
     "has_gpu",
     "in_groups",

@@ -1,5 +1,6 @@
 """Functions that XLA compiles."""
 
+import collections
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,9 @@ from tfp_vaeflow.compute.mode import using
 
 # Batches of a model's use are padded to one of these, or to the batch size.
 _SIZES = (1, 8, 64)
+# A graph computes so many batches of one size before XLA compiles it, which takes about
+# as long as compiling saves on them.
+_graph_calls = 500
 
 
 def compiled(
@@ -37,23 +41,33 @@ def compiled(
 
 
 def compiled_for_use(
-    function: Callable, signature: Sequence[tf.TensorSpec] | None, name: str
+    function: Callable,
+    signature: Sequence[tf.TensorSpec] | None,
+    graph: Callable,
+    name: str,
 ) -> Callable:
-    """`compiled`, saying what is waited for where a batch has a new size.
+    """A graph that XLA compiles, for a size of batches that comes again and again.
+
+    For few batches the graph is better: compiling it takes a minute, and tracing it a
+    second. When XLA begins is a matter of calls, not of time, so that results do not
+    depend on how fast a machine is.
 
     Args:
       function, signature: see `compiled`; the first tensor of rank 2 or more among the
         arguments tells the size.
+      graph: the same function as a graph.
       name: of the function.
     """
-    run, sizes = compiled(function, signature), set()
+    run, calls = compiled(function, signature), collections.Counter()
 
     def call(*args):
         tensors = filter(tf.is_tensor, tf.nest.flatten(args))
         batch = next(tensor for tensor in tensors if tensor.shape.rank > 1)
         size = batch.shape[0]
-        if size is not None and size not in sizes:
-            sizes.add(size)
+        calls[size] += 1
+        if calls[size] <= _graph_calls:
+            return graph(*args)
+        if calls[size] == _graph_calls + 1:
             print(
                 f"XLA compiles {name} for batches of {size}: once, and up to a minute",
                 file=sys.stderr,
@@ -62,6 +76,12 @@ def compiled_for_use(
         return run(*args)
 
     return call
+
+
+def compile_use_at_once() -> None:
+    """From now on, XLA compiles a model's use at the first batch of each size."""
+    global _graph_calls
+    _graph_calls = 0
 
 
 def compiled_in_parts(

@@ -14,6 +14,8 @@ from tfp_vaeflow.compute.weights import (
     value_of,
 )
 
+_NAME = "in_turn"  # of loops
+
 
 def in_turn(
     modules: Sequence[tf.Module],
@@ -45,6 +47,29 @@ def in_turn(
             x, log_det_map = method(module, x, conditioning)
             maps.append(log_det_map)
     return x, maps
+
+
+def gradient(tape: tf.GradientTape, target: tf.Tensor, sources):
+    """`tape.gradient(target, sources)`, whose loops XLA knows the turns of.
+
+    TensorFlow's gradient of a loop turns as often as the loop says that it did. XLA
+    takes that for unknown, and then a GPU asks the host after every turn whether there
+    is another. A loop of `in_turn` always makes all of its turns.
+
+    Args:
+      tape, target, sources: see `tf.GradientTape.gradient`.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    before = graph.get_operations() if mode().compiled else []
+    found = tape.gradient(target, sources)
+    if mode().compiled:
+        for operation in graph.get_operations()[len(before) :]:
+            if operation.type.endswith("While"):
+                # Its first inputs: a counter, the most turns, the turns of the loop.
+                loop = operation.inputs[2].op
+                if loop.name.rpartition("/")[2].startswith(_NAME):
+                    operation._update_input(2, loop.inputs[1])
+    return found
 
 
 def are_alike(modules: Sequence[tf.Module]) -> bool:
@@ -111,6 +136,7 @@ def _looped(modules, method, x, conditioning):
         start,
         maximum_iterations=len(modules),
         parallel_iterations=1,
+        name=_NAME,
     )
     return value, log_det_map
 

@@ -64,22 +64,23 @@ class VAEFlowGraphs(VAEFlowCore):
         """A `tf.function` that uses this model, not to train it.
 
         Steps of the flow that are alike share a graph, also with the other functions
-        that are made here. Where there is a GPU, XLA compiles it instead.
+        that are made here. Where there is a GPU, XLA compiles it in the long run.
 
         Args:
           function: of tensors.
           signature: of its arguments, if one trace is to do for all shapes.
           name: says what it computes.
         """
-        if compute.has_gpu():
-            return compute.compiled_for_use(function, signature, name)
 
         @functools.wraps(function)  # or TensorFlow takes all of these for one
         def run(*args):
             with compute.WithoutStackTraces(), compute.using(graphs=self._graphs):
                 return function(*args)
 
-        return tf.function(run, signature, autograph=False, reduce_retracing=True)
+        graph = tf.function(run, signature, autograph=False, reduce_retracing=True)
+        if compute.has_gpu():
+            return compute.compiled_for_use(function, signature, graph, name)
+        return graph
 
     @contextlib.contextmanager
     def by_layers(self) -> Iterator[None]:

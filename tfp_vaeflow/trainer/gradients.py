@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfp_vaeflow import noise
+from tfp_vaeflow import compute, noise
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model.core import Statistics, VAEFlowCore
@@ -62,7 +62,8 @@ def loss_and_gradients(
             loss = tf.reduce_sum(objective) / training.batch_size
             sums = Losses(*(tf.reduce_sum(t) / training.batch_size for t in losses))
         with tf.name_scope(PARTS[1] + GRADIENT):
-            return sums, *piece_tape.gradient(loss, [others, given])
+            gradients = compute.gradient(piece_tape, loss, [others, given])
+            return sums, *gradients
 
     if training.micro_batches == 1:
         sums, gradients, by_statistics = of_piece(0, batch.images, statistics)
