@@ -105,25 +105,28 @@ def test_what_the_client_says_about_the_model(remote):
     [
         (lambda c: c.encode(np.zeros((2, 8, 9, 3), np.uint8)), r"shape \(2, 8, 9, 3\)"),
         (lambda c: c.encode(np.zeros((2, 8, 8, 3), np.float32)), "float32.*uint8"),
-        (lambda c: c.encode(np.zeros((0, 8, 8, 3), np.uint8)), "at least one row"),
+        (lambda c: c.encode(np.zeros((0, 8, 8, 3), np.uint8)), "at least one image"),
         (lambda c: c.encode_bytes([]), "empty batch"),
         (lambda c: c.encode_bytes(["text"]), "picture 0 is str"),
         (lambda c: c.sample(1, temperature=float("nan")), "temperature is nan"),
         (lambda c: c.sample(1, temperature=-1.0), "temperature is -1"),
         (lambda c: c.sample(0), "num_images is 0"),
         (lambda c: c.sample(1, seed=1 << 31), "seed is 2147483648"),
-        (lambda c: c.sample(1, labels=[1]), "no classes"),
+        (lambda c: c.sample(1, labels=[1]), "not class-conditional"),
         (
             lambda c: c.decode(np.full((1, 4), np.nan), np.zeros((1, 8, 8, 3))),
             "z holds",
         ),
         (lambda c: c.decode(None, np.zeros((1, 8, 8, 3))), "z is None"),
-        (lambda c: c.decode(np.zeros((2, 4)), np.zeros((1, 8, 8, 3))), "unequal"),
+        (
+            lambda c: c.decode(np.zeros((2, 4)), np.zeros((1, 8, 8, 3))),
+            r"expected \(1, 4\)",
+        ),
         (
             lambda c: c.interpolate(*random_images(2), [1e30, 0.5], [0.0]),
             "interpolate: .* out of range in row 0;",
         ),
-        (lambda c: c.interpolate(*random_images(2), [], [0.0]), "empty"),
+        (lambda c: c.interpolate(*random_images(2), [], [0.0]), "expected a list each"),
     ],
 )
 def test_what_a_caller_gets_wrong(remote, call, message):

@@ -9,7 +9,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfp_vaeflow"
 # Ground floor first, as in WORKSPACE.md. Rooms of one row import from left to right.
 ROWS = [
-    ["errors", "files", "metrics", "classes", "config", "keras_settings"],
+    [
+        "errors",
+        "arguments",
+        "files",
+        "metrics",
+        "classes",
+        "config",
+        "keras_settings",
+    ],
     ["quantization", "noise"],
     ["compute", "norms", "networks"],
     ["bijectors"],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfp_vaeflow import arguments
 from tfp_vaeflow.errors import UserError, missing_extra
 from tfp_vaeflow.transports import (
     GrpcTransport,
@@ -75,8 +76,7 @@ class Client:
     """
 
     def __init__(self, transport: Transport, batch_size: int = LARGEST_BATCH):
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; expected at least 1")
+        arguments.check_at_least_one("batch_size", batch_size)
         self._transport = transport
         self._batch_size = min(batch_size, LARGEST_BATCH)
         self._inputs = transport.inputs()
@@ -131,15 +131,17 @@ class Client:
 
     def decode(self, z: np.ndarray | None, v: np.ndarray) -> np.ndarray:
         """Codes -> uint8 images `[B, H, W, C]`; z is None for a model without z."""
-        v = self._array("v", v, np.float32, self.image_shape)
-        rows = {"v": v}
-        if self.latent_dim:
-            if z is None:
-                raise UserError("z is None; expected the global codes of the images")
-            rows["z"] = self._array("z", z, np.float32, (self.latent_dim,))
-        elif z is not None:
-            raise UserError("z is given, but this model has none; pass None")
-        return self._run("decode", **rows)["image"]
+        codes = {
+            name: np.asarray(code, np.float32)
+            for name, code in (("z", z), ("v", v))
+            if code is not None
+        }
+        arguments.check_codes(
+            codes.get("z"), codes["v"], self.latent_dim, self.image_shape
+        )
+        for name, code in codes.items():
+            arguments.check_finite(name, bool(np.isfinite(code).all()))
+        return self._run("decode", **codes)["image"]
 
     def sample(
         self,
@@ -159,10 +161,8 @@ class Client:
           seed: of the codes, below 2**31.
           labels: what to show, for a class-conditional model; drawn without.
         """
-        if num_images < 1:
-            raise UserError(f"num_images is {num_images}; expected at least 1")
-        if not 0 <= temperature < np.inf:
-            raise UserError(f"temperature is {temperature}; expected at least 0")
+        arguments.check_at_least_one("num_images", num_images)
+        arguments.check_temperature(temperature)
         if self.needs_labels and labels is None:
             labels = np.full(num_images, -1)
         return self._run(
@@ -221,9 +221,7 @@ class Client:
         Returns:
           uint8 `[len(alphas), len(betas), H, W, C]`.
         """
-        pairs = [(alpha, beta) for alpha in alphas for beta in betas]
-        if not pairs:
-            raise UserError(f"alphas and betas are {alphas} and {betas}; one is empty")
+        pairs = arguments.grid_of(alphas, betas)
         alpha, beta = np.array(pairs, np.float32).T
         first, second = (
             np.repeat(self._images(np.asarray(image)[np.newaxis]), len(pairs), 0)
@@ -236,37 +234,16 @@ class Client:
 
     # Helpers.
 
-    def _array(self, name, value, dtype, shape) -> np.ndarray:
-        value = np.asarray(value)
-        if value.ndim != len(shape) + 1 or value.shape[1:] != shape or not len(value):
-            raise UserError(
-                f"{name} is of shape {value.shape}; expected (batch, "
-                f"{', '.join(map(str, shape))}) with at least one row"
-            )
-        if dtype == np.uint8 and value.dtype != np.uint8:
-            raise UserError(f"{name} are {value.dtype}; expected uint8")
-        value = value.astype(dtype)
-        if dtype == np.float32 and not np.isfinite(value).all():
-            raise UserError(f"{name} holds NaN or infinity; expected finite codes")
-        return value
-
     def _images(self, images) -> np.ndarray:
-        return self._array("images", images, np.uint8, self.image_shape)
+        images = np.asarray(images)
+        arguments.check_images(images, self.image_shape)
+        return images
 
     def _labels(self, labels, count: int) -> dict[str, np.ndarray]:
-        if not self.needs_labels:
-            if labels is not None:
-                raise UserError("labels are given, but this model has no classes")
-            return {}
-        if labels is None:
-            raise UserError("labels are missing; this model is class-conditional")
-        labels = np.asarray(labels)
-        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(
-                f"labels are {labels.dtype} of shape {labels.shape}; expected integers "
-                f"of shape ({count},)"
-            )
-        return {"label": labels.astype(np.int64)}
+        if labels is not None:
+            labels = np.asarray(labels)
+        arguments.check_labels(labels, count, self.needs_labels)
+        return {} if labels is None else {"label": labels.astype(np.int64)}
 
     @staticmethod
     def _seeds(seed: int, count: int) -> np.ndarray:

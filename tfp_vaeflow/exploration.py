@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tfp_vaeflow import arguments
 from tfp_vaeflow.client import Client
 
 # Of a longer z only those entries get a slider in which two images differ most.
@@ -44,10 +45,8 @@ class Codes(NamedTuple):
 
 def between(codes: Codes, alpha: float, beta: float) -> Codes:
     """One z at alpha and one v at beta between two images, each with a batch of 1."""
-    z = None
-    if codes.z is not None:
-        z = (1 - alpha) * codes.z[:1] + alpha * codes.z[1:]
-    return Codes(z, (1 - beta) * codes.v[:1] + beta * codes.v[1:])
+    z = (None, None) if codes.z is None else (codes.z[:1], codes.z[1:])
+    return Codes(*arguments.between(z, (codes.v[:1], codes.v[1:]), alpha, beta))
 
 
 def slider_count(latent_dim: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tfp_vaeflow import compute
+from tfp_vaeflow import arguments, compute
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 
@@ -16,15 +16,7 @@ def checked_images(config: ModelConfig, images: tf.Tensor) -> tf.Tensor:
       UserError: if they are of another type or shape.
     """
     images = tf.convert_to_tensor(images)
-    expected = config.image_shape
-    shape = tuple(images.shape)
-    if images.dtype != tf.uint8 or len(shape) != 4 or shape[1:] != expected:
-        raise UserError(
-            f"images are {images.dtype.name} of shape {shape}; expected uint8 of "
-            f"shape (batch, {', '.join(map(str, expected))})"
-        )
-    if shape[0] == 0:
-        raise UserError("images are an empty batch; expected at least one image")
+    arguments.check_images(images, config.image_shape)
     return images
 
 
@@ -36,21 +28,11 @@ def checked_labels(
     Raises:
       UserError: if they are missing, not wanted, or no such classes.
     """
-    if not config.is_class_conditional:
-        if labels is not None:
-            raise UserError(
-                "labels are given, but this model is not class-conditional "
-                "(PriorConfig.kind = 'categorical'); leave them out"
-            )
-        return None
+    if labels is not None:
+        labels = tf.convert_to_tensor(labels)
+    arguments.check_labels(labels, count, config.is_class_conditional)
     if labels is None:
-        raise UserError("labels are missing; this model is class-conditional")
-    labels = tf.convert_to_tensor(labels)
-    if not labels.dtype.is_integer or labels.shape != (count,):
-        raise UserError(
-            f"labels are {labels.dtype.name} of shape {tuple(labels.shape)}; "
-            f"expected integers of shape ({count},)"
-        )
+        return None
     labels = tf.cast(labels, tf.int64)
     classes = config.prior.num_classes
     low, high = int(tf.reduce_min(labels)), int(tf.reduce_max(labels))
@@ -93,22 +75,12 @@ def checked_codes(
       UserError: if they are of other shapes, or hold what is no number.
     """
     v = tf.convert_to_tensor(v, tf.float32)
-    expected = (None, *config.image_shape)
-    if v.shape.rank != 4 or v.shape[1:] != expected[1:] or v.shape[0] == 0:
-        raise UserError(f"v is of shape {tuple(v.shape)}; expected {expected}")
-    if not config.latent_dim:
-        if z is not None:
-            raise UserError("z is given, but this model has none; pass None")
-    elif z is None:
-        raise UserError("z is None; expected the global codes of the images")
-    else:
+    if z is not None:
         z = tf.convert_to_tensor(z, tf.float32)
-        expected = (v.shape[0], config.latent_dim)
-        if tuple(z.shape) != expected:
-            raise UserError(f"z is of shape {tuple(z.shape)}; expected {expected}")
+    arguments.check_codes(z, v, config.latent_dim, config.image_shape)
     for name, code in (("z", z), ("v", v)):
-        if code is not None and not tf.reduce_all(tf.math.is_finite(code)):
-            raise UserError(f"{name} holds NaN or infinity; expected finite codes")
+        if code is not None:
+            arguments.check_finite(name, bool(tf.reduce_all(tf.math.is_finite(code))))
     return z, v
 
 
@@ -122,8 +94,7 @@ def in_batches(inputs: list[tf.Tensor], batch_size: int) -> Iterator[tuple]:
     Raises:
       UserError: if `batch_size` is not positive.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1")
+    arguments.check_at_least_one("batch_size", batch_size)
     size = inputs[-1].shape[0]
     if 0 < size <= batch_size:  # without operations, which take longer than small ones
         yield 0, *inputs
@@ -158,12 +129,12 @@ def batched(
         return first
 
     results = []
-    for first, *arguments in in_batches(inputs, batch_size):
-        size = arguments[-1].shape[0]
-        arguments = compute.padded(arguments, batch_size)
+    for first, *batch in in_batches(inputs, batch_size):
+        size = batch[-1].shape[0]
+        batch = compute.padded(batch, batch_size)
         if position:
-            arguments.insert(0, tf.constant(first, tf.int64))
-        results.append(tf.nest.map_structure(first_of(size), function(*arguments)))
+            batch.insert(0, tf.constant(first, tf.int64))
+        results.append(tf.nest.map_structure(first_of(size), function(*batch)))
     if len(results) == 1:
         return results[0]
     return tf.nest.map_structure(

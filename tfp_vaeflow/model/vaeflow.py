@@ -1,13 +1,18 @@
 """`VAEFlow`: the model as its users meet it, on any number of images."""
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import noise
+from tfp_vaeflow.arguments import (
+    between,
+    check_at_least_one,
+    check_temperature,
+    grid_of,
+)
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
@@ -125,8 +130,7 @@ class VAEFlow(VAEFlowGraphs):
         Returns:
           Nats, each term `[B]`.
         """
-        if num_samples < 1:
-            raise UserError(f"num_samples is {num_samples}; expected at least 1")
+        check_at_least_one("num_samples", num_samples)
         images = checked_images(self.config, images)
         seed = noise.as_seed(seed)
 
@@ -259,10 +263,8 @@ class VAEFlow(VAEFlowGraphs):
         self, function, num_images, temperature, seed, first, labels, batch_size
     ):
         """A function of codes from the prior, which it gets a batch at a time."""
-        if num_images < 1:
-            raise UserError(f"num_images is {num_images}; expected at least 1")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"temperature is {temperature}; expected at least 0")
+        check_at_least_one("num_images", num_images)
+        check_temperature(temperature)
         inputs = [tf.range(num_images)]
         if labels is not None:  # a model without classes says so
             inputs.append(checked_labels(self.config, labels, num_images))
@@ -364,10 +366,7 @@ class VAEFlow(VAEFlowGraphs):
           uint8 `[len(alphas), len(betas), H, W, C]`.
         """
         check_posterior(self.config, "interpolate")
-        if np.ndim(alphas) != 1 or np.ndim(betas) != 1 or not len(alphas) * len(betas):
-            raise UserError(
-                f"alphas and betas are {alphas} and {betas}; expected a list each"
-            )
+        grid = np.array(grid_of(alphas, betas), np.float32)
         for image in (a, b):
             if tuple(image.shape) != self.config.image_shape:
                 raise UserError(
@@ -376,13 +375,11 @@ class VAEFlow(VAEFlowGraphs):
                 )
         pair = tf.stack([tf.convert_to_tensor(a), tf.convert_to_tensor(b)])
         z, v = self.encode(pair, batch_size=batch_size)
-        grid = np.array([(i, j) for i in alphas for j in betas], np.float32)
 
         def decode(alpha, beta):
             beta = tf.reshape(beta, [-1, 1, 1, 1])
-            return self._decode(
-                (1 - alpha) * z[:1] + alpha * z[1:], (1 - beta) * v[:1] + beta * v[1:]
-            )
+            pairs = (z[:1], z[1:]), (v[:1], v[1:])
+            return self._decode(*between(*pairs, alpha, beta))
 
         positions = [tf.constant(grid[:, :1]), tf.constant(grid[:, 1:])]
         images = batched(decode, positions, batch_size)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfp_vaeflow import compute
+from tfp_vaeflow.arguments import between
 from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
@@ -213,12 +214,11 @@ class Signatures:
         checks = Checks(
             _named(image_a=image_a, image_b=image_b, alpha=alpha, beta=beta)
         )
-        (z_a, z_b), (v_a, v_b) = self._codes_of_pair(image_a, image_b)
+        pairs = self._codes_of_pair(image_a, image_b)
         limit = LARGEST_POSITION
         alpha = checks.within(alpha, -limit, limit)[:, tf.newaxis]
         beta = _as_map(checks.within(beta, -limit, limit))
-        z = (1 - alpha) * z_a + alpha * z_b
-        v = (1 - beta) * v_a + beta * v_b
+        z, v = between(*pairs, alpha, beta)
         return _image(self._pixels(z, v, checks), checks)
 
     def switch(self, image_a, image_b):
