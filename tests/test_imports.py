@@ -102,6 +102,7 @@ INNER = {
         "writer",
     ],
     "serving": ["folding", "pictures", "rows", "signatures", "warmup", "bundle"],
+    "exploration": ["pictures", "page"],
     "trainer": ["results", "gradients", "cost", "step", "diagnosis", "dry_run", "loop"],
     "wolf": ["archive", "schema", "mapping"],
 }

@@ -1,0 +1,1 @@
+"""The page of `explore`: `page` its parts and what they answer, `pictures` its HTML."""
