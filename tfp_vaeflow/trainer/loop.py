@@ -197,7 +197,7 @@ def train(
     try:
         try:
             with StopRequest() as stop, data.reading():
-                _loop(trainer, config, splits, keeper, writer, profile, stop)
+                _Loop(trainer, config, splits, keeper, writer, profile, stop).run()
         finally:
             profile.stop()
             writer.close()
@@ -220,80 +220,124 @@ def _save_the_rest(error: OSError, trainer, keeper) -> str:
     )
 
 
-def _loop(trainer, config, splits, keeper, writer, profile, stop) -> None:
-    training = config.training
-    first_step, last_step = trainer.step, training.num_steps
-    shown = splits.validation if splits.validation.num_images else splits.train
-    grid_images = shown.first(_IMAGES_IN_GRIDS)
-    grid_images = grid_images[: len(grid_images) // 2 * 2]
-    projected = shown.subset(np.arange(min(_PROJECTED_IMAGES, shown.num_images)))
-    grid_labels = None
-    if config.model.is_class_conditional:
-        grid_labels = shown.labels[: len(grid_images)]
-    batches = iter(trainer.training_batches(splits.train, first_step))
-    progress = Progress(first_step, last_step)
-    results = _Results(trainer, config, progress)
+class _Loop:
+    """The steps of a run, and what is done beside them.
 
-    def due(step, every):
-        return every > 0 and (step % every == 0 or step == last_step)
+    Args:
+      trainer, config, splits, keeper, writer, profile, stop: of the run.
+    """
 
-    rhythms = (
-        training.log_every,
-        training.images_every,
-        training.evaluate_every,
-        training.checkpoint_every,
-    )
-    for step in range(first_step + 1, last_step + 1):
-        batch = next(batches)
-        with profile.step(step):
-            result = trainer.train_step(batch, stop.requested)
-        if step == 1:
-            writer.graph(trainer.graph(batch))
-        results.add(step, batch, result)
-        beside = any(due(step, every) for every in rhythms)
-        if beside or results.stopping or profile.ends_with(step):
-            results.look()
-        stopping = results.stopping
-        if profile.after(step):
-            progress.note(f"step {step}: profile written to {profile.folder}")
-        if due(step, training.log_every):
-            scalars = {
-                **results.scalars(),
-                "epoch": step * training.batch_size / splits.train.num_images,
-                "peak_memory_mib": compute.peak_memory_mib(),
-                "learning_rate": float(trainer.optimizer.learning_rate),
-                "skipped_steps": int(result.skipped),
-            }
-            writer.scalars("train", step, scalars)
-            progress.show(step, scalars)
-        pause = time.monotonic()
-        if due(step, training.images_every):
-            compute.give_memory_back()
-        if due(step, training.evaluate_every) and splits.validation.num_images:
-            scalars = _scalars(trainer.evaluate(splits.validation), config)
-            writer.scalars("eval", step, scalars)
-            value = scalars["bits_per_dim/total"]
-            best = keeper.save_if_best(step, value)
-            note = ", the best so far" if best else ""
-            progress.note(f"step {step}: validation {value:.4f} bits/dim{note}")
-        if due(step, training.checkpoint_every) or stopping:
-            if not trainer.weights_are_finite():
-                raise UserError(f"a weight is not finite at step {step}; {REMEDY}")
-            keeper.save(step)
-        if due(step, training.images_every) and len(grid_images):
-            writer.model(
-                trainer.evaluated,
-                step,
-                grid_images,
-                grid_labels,
-                projected,
-                trainer.images_at_a_time,
-            )
-            writer.flush()
-            compute.give_memory_back()
-        results.window.pause(
-            time.monotonic() - pause
-        )  # the rate is that of training alone
-        if stopping:
-            break
-    progress.close()
+    def __init__(self, trainer, config, splits, keeper, writer, profile, stop):
+        self._trainer = trainer
+        self._config = config
+        self._splits = splits
+        self._keeper = keeper
+        self._writer = writer
+        self._profile = profile
+        self._stop = stop
+        self._step, self._last = trainer.step, config.training.num_steps
+        # What pictures and projector show.
+        shown = splits.validation if splits.validation.num_images else splits.train
+        images = shown.first(_IMAGES_IN_GRIDS)
+        self._images = images[: len(images) // 2 * 2]
+        self._labels = None
+        if config.model.is_class_conditional:
+            self._labels = shown.labels[: len(self._images)]
+        projected = min(_PROJECTED_IMAGES, shown.num_images)
+        self._projected = shown.subset(np.arange(projected))
+        # They begin to measure time.
+        self._progress = Progress(self._step, self._last)
+        self._results = _Results(trainer, config, self._progress)
+
+    def run(self) -> None:
+        """Up to the last step, or until a worker is asked to stop."""
+        training = self._config.training
+        batches = iter(self._trainer.training_batches(self._splits.train, self._step))
+        while self._step < self._last and not self._results.stopping:
+            self._step += 1
+            result = self._take(next(batches))
+            if self._due(training.log_every):
+                self._log(result)
+            begin = time.monotonic()
+            if self._due(training.images_every):
+                compute.give_memory_back()
+            if self._due(training.evaluate_every):
+                self._validate()
+            if self._due(training.checkpoint_every) or self._results.stopping:
+                self._save()
+            if self._due(training.images_every):
+                self._show()
+            # The rate is that of training alone.
+            self._results.window.pause(time.monotonic() - begin)
+        self._progress.close()
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self._step % every == 0 or self._step == self._last)
+
+    def _take(self, batch: data.Batch) -> StepResult:
+        """One step, whose result is looked at if something goes by it."""
+        training, profile = self._config.training, self._profile
+        with profile.step(self._step):
+            result = self._trainer.train_step(batch, self._stop.requested)
+        if self._step == 1:
+            self._writer.graph(self._trainer.graph(batch))
+        self._results.add(self._step, batch, result)
+        rhythms = (
+            training.log_every,
+            training.images_every,
+            training.evaluate_every,
+            training.checkpoint_every,
+        )
+        waited_for = any(map(self._due, rhythms)) or profile.ends_with(self._step)
+        if waited_for or self._results.stopping:
+            self._results.look()
+        if profile.after(self._step):
+            self._note(f"profile written to {profile.folder}")
+        return result
+
+    def _note(self, text: str) -> None:
+        self._progress.note(f"step {self._step}: {text}")
+
+    def _log(self, result: StepResult) -> None:
+        images = self._step * self._config.training.batch_size
+        scalars = {
+            **self._results.scalars(),
+            "epoch": images / self._splits.train.num_images,
+            "peak_memory_mib": compute.peak_memory_mib(),
+            "learning_rate": float(self._trainer.optimizer.learning_rate),
+            "skipped_steps": int(result.skipped),
+        }
+        self._writer.scalars("train", self._step, scalars)
+        self._progress.show(self._step, scalars)
+
+    def _validate(self) -> None:
+        """bits/dim of the validation images, if there are any."""
+        if not self._splits.validation.num_images:
+            return
+        losses = self._trainer.evaluate(self._splits.validation)
+        scalars = _scalars(losses, self._config)
+        self._writer.scalars("eval", self._step, scalars)
+        value = scalars["bits_per_dim/total"]
+        best = self._keeper.save_if_best(self._step, value)
+        note = ", the best so far" if best else ""
+        self._note(f"validation {value:.4f} bits/dim{note}")
+
+    def _save(self) -> None:
+        if not self._trainer.weights_are_finite():
+            raise UserError(f"a weight is not finite at step {self._step}; {REMEDY}")
+        self._keeper.save(self._step)
+
+    def _show(self) -> None:
+        """Pictures, if there are images for them, histograms, projector."""
+        if not len(self._images):
+            return
+        self._writer.model(
+            self._trainer.evaluated,
+            self._step,
+            self._images,
+            self._labels,
+            self._projected,
+            self._trainer.images_at_a_time,
+        )
+        self._writer.flush()
+        compute.give_memory_back()
