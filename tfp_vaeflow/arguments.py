@@ -1,7 +1,7 @@
-"""What a model or a client is given: checks, and codes in between; without TensorFlow.
+"""Checks of the arguments of models and clients, and interpolation; no TensorFlow.
 
-Arrays are tensors or numpy arrays: whatever has a `dtype` and a `shape`. What is wrong
-with one raises `UserError` with the same line wherever it is found.
+Arrays are tensors or numpy arrays: anything with a `dtype` and a `shape`. Models and
+clients raise a `UserError` with the same line for the same mistake.
 """
 
 import math
@@ -23,7 +23,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_images(images, image_shape: tuple[int, int, int]) -> None:
-    """uint8 images `[B, H, W, C]`, one or more."""
+    """Checks for uint8 images `[B, H, W, C]`, one or more."""
     shape = tuple(images.shape)
     if images.dtype.name != "uint8" or shape[1:] != tuple(image_shape):
         raise UserError(
@@ -35,7 +35,7 @@ def check_images(images, image_shape: tuple[int, int, int]) -> None:
 
 
 def check_labels(labels, count: int, is_class_conditional: bool) -> None:
-    """Integers `[count]` for a class-conditional model, and None for any other."""
+    """Checks for integers `[count]` if the model is class-conditional, else None."""
     if not is_class_conditional:
         if labels is not None:
             raise UserError(
@@ -54,7 +54,7 @@ def check_labels(labels, count: int, is_class_conditional: bool) -> None:
 
 
 def check_codes(z, v, latent_dim: int, image_shape: tuple[int, int, int]) -> None:
-    """Codes z `[B, D]` (None for a model without z) and v `[B, H, W, C]`."""
+    """Checks for z `[B, D]` (None for a model without z) and v `[B, H, W, C]`."""
     shape = tuple(v.shape)
     if shape[1:] != tuple(image_shape) or not shape[0]:
         expected = "batch", *image_shape
@@ -74,7 +74,7 @@ def check_codes(z, v, latent_dim: int, image_shape: tuple[int, int, int]) -> Non
 
 
 def check_finite(name: str, are_finite: bool) -> None:
-    """Whether codes are numbers."""
+    """Checks that codes are finite."""
     if not are_finite:
         raise UserError(f"{name} holds NaN or infinity; expected finite codes")
 
@@ -91,7 +91,7 @@ def grid_of(
 
 
 def between(z: Sequence, v: Sequence, alpha, beta) -> tuple:
-    """The codes between two images: z by alpha, v by beta, 0 being the first.
+    """The codes between two images: z by alpha, v by beta; 0 gives the first image.
 
         z = (1 - alpha) z_a + alpha z_b,  v = (1 - beta) v_a + beta v_b
 

@@ -1,9 +1,9 @@
-"""Saving and loading: a model directory and what lies in it.
+"""Saving and loading: a model directory and its content.
 
 `model.json` describes the architecture and `checkpoints/` holds TensorFlow checkpoints,
 the best one by validation in `checkpoints/best/`. TensorFlow writes a checkpoint's data
 under a temporary name, renames it, and writes its index last, so a kill at any moment
-leaves the last complete one in place.
+leaves the last complete checkpoint in place.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 
 DESCRIPTION = "model.json"
-# Of descriptions and checkpoints: it changes when older ones can no longer be read.
+# Of descriptions and checkpoints: a new number if older ones can no longer be read.
 FORMAT = 3
 _FILE = re.compile(r"step-(\d+)\.(?:index|data-\d+-of-\d+)")
 
@@ -38,8 +38,8 @@ def _checkpoint_dir(model_dir: str | os.PathLike, which: str) -> str:
 def _complete(directory: str) -> list[str]:
     """The checkpoints in a directory, the last step first.
 
-    By the files that end them, which are written last: a run that is killed may leave
-    a checkpoint that TensorFlow's list, the file `checkpoint`, does not name yet.
+    It finds them by their index files, which are written last. TensorFlow's list, the
+    file `checkpoint`, may not yet name the last checkpoint of a run that was killed.
     """
     paths = [
         os.path.join(directory, name.removesuffix(".index"))
@@ -54,7 +54,7 @@ def _step_of(path: str) -> int:
 
 
 def _remove_unfinished(directory: str) -> None:
-    """Removes what is left of saves that did not come to their end."""
+    """Removes the files of unfinished saves."""
     names = files.list_dir(directory)
     for name in names:
         match = _FILE.fullmatch(name)
@@ -102,7 +102,7 @@ def read_description(model_dir: str | os.PathLike) -> ModelConfig:
 def check_description(
     model_dir: str | os.PathLike, config: ModelConfig, must_exist: bool = False
 ) -> None:
-    """Checks that a directory with a model holds one of this architecture.
+    """Checks that the model in a directory, if any, has this architecture.
 
     Args:
       model_dir: the directory.
@@ -135,11 +135,11 @@ class CheckpointKeeper:
     """Keeps the last checkpoints of a run and the best one.
 
     Attributes:
-      best_value: the lowest so far, saved with the rest.
+      best_value: the lowest validation value so far; checkpoints hold it too.
       saved_step: of the last checkpoint that was saved or restored; None before.
 
     Args:
-      model_dir: where the run lives.
+      model_dir: the directory of the run.
       keep: how many of the last checkpoints to keep.
       state: trackable objects to save, by name; `model` among them.
     """
@@ -164,12 +164,12 @@ class CheckpointKeeper:
         self._owner = os.path.join(self._last.directory, "owner")
 
     def take_over(self) -> None:
-        """Makes the directory ready for this process to save in, and for no other.
+        """Makes the directory ready for this process, and no other, to save in.
 
-        A process puts its name down, and one that finds another name saves no more. So
-        of two processes the one that began last goes on where there is no lock (see
-        `distribution.locked`), or one that other machines do not see; and a run that
-        was killed can be started again at once.
+        Each process writes its name to a file, and saves no more if it finds another
+        name there. So where there is no lock (see `distribution.locked`), or other
+        machines do not see it, the process that began last goes on. And a run that was
+        killed can be started again at once.
 
         Raises:
           OSError: if the directory cannot be written.
@@ -186,7 +186,7 @@ class CheckpointKeeper:
             return
         try:
             found = files.read_text(self._owner)
-        except FileNotFoundError:  # removed, which takes nothing over
+        except FileNotFoundError:  # removed: nobody took the directory over
             return
         if found != self._name:
             raise UserError(
@@ -201,7 +201,7 @@ class CheckpointKeeper:
             with files.tensorflow_errors(path):
                 manager.save(checkpoint_number=step)
         except OSError:
-            with contextlib.suppress(OSError):  # the other error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 _remove_unfinished(manager.directory)
             raise
 
@@ -209,7 +209,7 @@ class CheckpointKeeper:
         """Saves a step.
 
         Raises:
-          OSError: if it cannot be written; what was saved before is still there.
+          OSError: if it cannot be written; earlier checkpoints are still there.
           UserError: if another process has taken the directory over.
         """
         self._save(self._last, step)
@@ -226,7 +226,7 @@ class CheckpointKeeper:
     def restore_latest(self) -> bool:
         """Restores the last checkpoint that can be read; False if there is none.
 
-        Names each damaged one that it passes over.
+        Names each damaged checkpoint that it passes over.
 
         Raises:
           UserError: if there are checkpoints, but none that can be restored.
@@ -243,7 +243,7 @@ class CheckpointKeeper:
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint whose files are not as they were written."""
+    """The files of a checkpoint are damaged."""
 
 
 @contextlib.contextmanager
@@ -257,12 +257,12 @@ def _damage_named(path: str):
 
 
 def _open(path: str):
-    """A reader. `tf.train.load_checkpoint` takes `ram://a/step-1` for a directory."""
+    """A reader; `tf.train.load_checkpoint` sees a directory in `ram://a/step-1`."""
     return tf.compat.v1.train.NewCheckpointReader(path)
 
 
 def _read_first(paths: list[str], read: Callable[[str], None]) -> str:
-    """Reads the first checkpoint that is not damaged, names those passed over.
+    """Reads the first checkpoint that is not damaged; names those that it passes over.
 
     Returns:
       Its path.
@@ -352,12 +352,12 @@ def _holds(path: str, part: str) -> bool:
 def load_into(
     model: VAEFlow, model_dir: str | os.PathLike, checkpoint: str = "latest"
 ) -> int:
-    """Reads the weights of a model directory: the average of them where there is one.
+    """Reads the weights of a model directory, or their average if there is one.
 
     A damaged checkpoint is named, and the one before it is taken.
 
     Args:
-      model: of the architecture that lies there.
+      model: of the architecture in the directory.
       model_dir: what `tfp_vaeflow.train` wrote.
       checkpoint: `latest` or `best`.
 
@@ -379,15 +379,15 @@ def load_into(
 def load_with_step(
     model_dir: str | os.PathLike, checkpoint: str = "latest"
 ) -> tuple[VAEFlow, int]:
-    """As `load`; gives the training step of the weights too."""
+    """As `load`; also returns the training step of the weights."""
     model = build_model(read_description(model_dir))
     return model, load_into(model, model_dir, checkpoint)
 
 
 def load(model_dir: str | os.PathLike, checkpoint: str = "latest") -> VAEFlow:
-    """Loads a trained model from its directory, wherever that has been moved to.
+    """Loads a trained model from its directory, even if that has been moved.
 
-    Where a moving average of the weights was kept, that is what is loaded. A damaged
+    If the run kept a moving average of the weights, the average is loaded. A damaged
     checkpoint is named, and the one before it is taken.
 
     Args:

@@ -1,7 +1,7 @@
 """Classes by name: their order, and the names that a run keeps of its labels.
 
-Label i is the i-th name. A model directory, and what is exported of a class-conditional
-model, hold the names in `classes.json`.
+Label i is the i-th name. Model directories and exported class-conditional models hold
+the names in `classes.json`.
 """
 
 import json
@@ -17,19 +17,19 @@ FILE = "classes.json"
 
 
 def natural_key(name: str) -> list:
-    """Sorts names as people do: "2" before "10", "b" before "C"."""
-    # Odd places hold the digits, so that numbers meet numbers only.
+    """A key to sort names as people do: "2" before "10", "b" before "C"."""
+    # Odd places hold the digits, so that numbers are compared with numbers only.
     words = re.split("([0-9]+)", name)
     return [[int(w) if i % 2 else w.casefold() for i, w in enumerate(words)], name]
 
 
 class Order(NamedTuple):
-    """Which label each class gets.
+    """The rule that gives each class its label.
 
     Attributes:
-      known: the names that a run has kept: they come first, as they are.
-      natural: whether numbers in new names count as numbers; before names were kept
-        they did not.
+      known: the names that a run has saved; they come first, in their order.
+      natural: whether numbers in new names are sorted as numbers. They are not for a
+        run from before names were saved.
     """
 
     known: tuple[str, ...] = ()
@@ -48,13 +48,13 @@ NATURAL = Order()
 
 
 def write(directory: str | os.PathLike, names: Sequence[str]) -> None:
-    """Keeps the names of labels in a directory; in one step."""
+    """Writes the names of labels to a directory, in one step."""
     text = json.dumps({"classes": list(names)}, indent=2) + "\n"
     files.write_text(os.path.join(directory, FILE), text)
 
 
 def read(directory: str | os.PathLike) -> tuple[str, ...] | None:
-    """The names that a directory keeps; None if there are none.
+    """The names that a directory holds; None if there are none.
 
     Raises:
       UserError: if the file is damaged.
@@ -75,17 +75,17 @@ def read(directory: str | os.PathLike) -> tuple[str, ...] | None:
 
 
 def order_of(directory: str | os.PathLike) -> Order:
-    """The order of a run that has begun: without names, the one before there were."""
+    """The order of a run that has begun: its saved names, or else plain text order."""
     names = read(directory)
     return Order(natural=False) if names is None else Order(names)
 
 
 def label_of(name: str, names: Sequence[str] | None, num_classes: int) -> int:
-    """The label of a class that somebody names, or gives by its number.
+    """The label of a class that a user gives by name or by number.
 
     Args:
       name: one of `names`, or else a label, 0 to `num_classes - 1`.
-      names: those of the labels; None where they are not known.
+      names: of the labels; None if they are not known.
       num_classes: of the model.
 
     Raises:
@@ -104,6 +104,6 @@ def label_of(name: str, names: Sequence[str] | None, num_classes: int) -> int:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """Names as a text, the first of them if there are many."""
+    """Names as text; only the first `most` if there are more."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

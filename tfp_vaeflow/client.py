@@ -1,4 +1,4 @@
-"""Talking to a served model, by the names of the Python API.
+"""A client of a served model, with the method names of the Python API.
 
     from tfp_vaeflow import client
 
@@ -8,7 +8,7 @@
     z, v = model.encode(images)
     images = model.decode(z, v)
 
-Arrays come and go as numpy. Importing this module loads no TensorFlow; running a model
+All arrays are NumPy's. Importing this module does not load TensorFlow; running a model
 in process does, and so does gRPC, whose messages are TensorFlow's.
 """
 
@@ -30,8 +30,8 @@ from tfp_vaeflow.transports import (
 
 __all__ = ["Client", "ServerError", "connect"]
 
-# Rows of a request at most: a server that batches refuses more than the
-# `max_batch_size` of its batching.config.
+# Rows per request at most: a server that batches refuses requests with more rows than
+# the `max_batch_size` of its batching.config.
 LARGEST_BATCH = 32
 _FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]  # those of training
 _SENT_AS_THEY_ARE = ["JPEG", "MPO", "PNG"]  # MPO: several JPEGs, as phones make them
@@ -39,7 +39,7 @@ _POSITION_BIT = 31  # a row's seed has the position from this bit on
 
 
 def _as_sent(picture: bytes) -> bytes:
-    """A picture file as the server reads it: PNG or JPEG that nothing turns."""
+    """A picture file for the server: PNG or JPEG, without a turn by EXIF data."""
     from PIL import ExifTags, Image, ImageOps
 
     try:
@@ -48,7 +48,7 @@ def _as_sent(picture: bytes) -> bytes:
             if image.format in _SENT_AS_THEY_ARE and not turned:
                 return picture
             image = ImageOps.exif_transpose(image)
-            if image.mode == "CMYK":  # which PNG does not have
+            if image.mode == "CMYK":  # PNG has no CMYK
                 image = image.convert("RGB")
             data = io.BytesIO()
             image.save(data, "PNG", exif=b"")
@@ -60,9 +60,9 @@ def _as_sent(picture: bytes) -> bytes:
 class Client:
     """A model behind a transport, with the methods of `VAEFlow`.
 
-    Many rows are sent `batch_size` at a time, 32 at most; no result depends on it, but
-    for rounding. What is wrong with the arguments raises `UserError`, what goes wrong
-    on the way or in the server `ServerError`.
+    Rows are sent `batch_size` at a time, 32 at most. Apart from rounding, no result
+    depends on it. Wrong arguments raise `UserError`; failures on the way or in the
+    server raise `ServerError`.
 
     Attributes:
       image_shape: `(H, W, C)`.
@@ -71,8 +71,8 @@ class Client:
       methods: names of the signatures that the model has.
 
     Args:
-      transport: what `connect` chooses by an address.
-      batch_size: rows a request; more than 32 are sent in several.
+      transport: sends the requests; `connect` chooses one by the address.
+      batch_size: rows per request; more than 32 count as 32.
     """
 
     def __init__(self, transport: Transport, batch_size: int = LARGEST_BATCH):
@@ -105,9 +105,9 @@ class Client:
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Codes of picture files of any size.
 
-        They are sent one by one, so that one that cannot be read spoils no other. The
-        server reads PNG and JPEG; a photograph that its EXIF data turns is turned
-        before, and WebP, TIFF, BMP and GIF become PNG.
+        Each file is sent in a request of its own, so that an unreadable one spoils no
+        other. The server reads PNG and JPEG. Before sending, photographs are turned as
+        their EXIF data say, and WebP, TIFF, BMP and GIF are converted to PNG.
 
         Args:
           pictures: the files' contents.
@@ -152,14 +152,14 @@ class Client:
     ) -> np.ndarray:
         """Images from the model, uint8 `[num_images, H, W, C]`.
 
-        The same ones as `VAEFlow.sample` gives; `sample(16, seed=1)[:8]` equals
+        `VAEFlow.sample` gives the same images. `sample(16, seed=1)[:8]` equals
         `sample(8, seed=1)`.
 
         Args:
           num_images: how many.
           temperature: factor on the local code v; z keeps temperature 1.
           seed: of the codes, below 2**31.
-          labels: what to show, for a class-conditional model; drawn without.
+          labels: what to show, for a class-conditional model; drawn at random if None.
         """
         arguments.check_at_least_one("num_images", num_images)
         arguments.check_temperature(temperature)
@@ -189,7 +189,7 @@ class Client:
     ) -> dict[str, np.ndarray]:
         """bits/dim of each image: `total` and its terms, each `[B]`.
 
-        The number of samples an image was fixed when the model was exported.
+        The number of samples per image was fixed when the model was exported.
         """
         images = self._images(images)
         found = self._run(
@@ -247,7 +247,7 @@ class Client:
 
     @staticmethod
     def _seeds(seed: int, count: int) -> np.ndarray:
-        """A seed for each row, which says its position too."""
+        """A seed per row, which includes the row's position."""
         if not 0 <= seed < 1 << _POSITION_BIT:
             raise UserError(f"seed is {seed}; expected 0 to {(1 << _POSITION_BIT) - 1}")
         return seed + (np.arange(count, dtype=np.int64) << _POSITION_BIT)
@@ -296,19 +296,19 @@ def connect(
 ) -> Client:
     """Connects to a served model, or loads one into this process.
 
-    All requests are pure functions of what they send, so those that find no server, an
-    overloaded one or none in time are sent again, after a growing pause.
+    The answer to a request depends on its inputs alone. So a request that finds no
+    server, an overloaded one or none in time is sent again, after a growing pause.
 
     Args:
       address: `http://HOST:PORT/v1/models/NAME[/versions/V]` (or https), the address of
-        TensorFlow Serving's REST API; `grpc://HOST:PORT/NAME[/V]`; or a directory, of a
-        SavedModel or of its versions, of which the last is taken.
-      batch_size: rows a request, 32 at most.
+        TensorFlow Serving's REST API; `grpc://HOST:PORT/NAME[/V]`; or a directory with
+        a SavedModel or with its versions, of which the last is loaded.
+      batch_size: rows per request, 32 at most.
       timeout: seconds for one request.
       retries: how often a request is sent again.
 
     Raises:
-      UserError: if the address is none of these, or a package is missing that it needs.
+      UserError: if the address is none of these, or needs a package that is missing.
       ServerError: if there is no such server or model.
     """
     text = os.fspath(address)

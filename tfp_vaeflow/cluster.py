@@ -1,7 +1,7 @@
 """The workers of a run on several machines, as the environment of each names them.
 
-By `TF_CONFIG`, as Kubeflow's TFJob, Vertex AI and others set it, or by the variables
-of a SLURM step.
+The environment names them in `TF_CONFIG`, which Kubeflow's TFJob, Vertex AI and others
+set, or in the variables of a SLURM step.
 """
 
 import json
@@ -18,7 +18,7 @@ _FORM = (
     '"task": {"type": "worker", "index": 0}}'
 )
 _JOBS = ("chief", "worker")  # in the order in which their tasks are numbered
-_FIRST_PORT, _PORTS = 12000, 20000  # for SLURM; above are those that systems give out
+_FIRST_PORT, _PORTS = 12000, 20000  # for SLURM; systems give out the ports above
 
 
 class Cluster(NamedTuple):
@@ -26,14 +26,14 @@ class Cluster(NamedTuple):
 
     Attributes:
       addresses: `host:port` of each; the first is the chief.
-      index: which of them this process is.
+      index: the index of this process among them.
     """
 
     addresses: list[str]
     index: int
 
     def resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
-        """The same for TensorFlow: a chief is a worker like the others there."""
+        """The same for TensorFlow, where the chief is a worker like the others."""
         return tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({"worker": self.addresses}),
             task_type="worker",
@@ -47,7 +47,7 @@ def find_cluster() -> Cluster | None:
     """The workers that the environment names; None if it names none.
 
     Raises:
-      UserError: if what it says cannot be.
+      UserError: if the environment is malformed or contradicts itself.
     """
     if os.environ.get("TF_CONFIG"):
         return _of_tf_config(os.environ["TF_CONFIG"])
@@ -85,7 +85,7 @@ def _of_tf_config(text: str) -> Cluster | None:
 
 
 def _natural(address: str) -> list[int | str]:
-    """Sorts `node9` before `node10`, as SLURM does."""
+    """A key that sorts `node9` before `node10`, as SLURM does."""
     return [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", address)]
 
 
@@ -93,16 +93,17 @@ def _of_slurm(tasks: int) -> Cluster:
     try:
         job = int(os.environ.get("SLURM_JOB_ID", 0))
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            # Two jobs on one machine must not meet; 16 tasks a machine may.
+            # 16 ports per job, one per task, so that jobs on one machine do not clash.
             port_base=_FIRST_PORT + job * 16 % _PORTS,
-            # It would place tasks by GPUs, and fail without; SLURM has done that.
+            # SLURM has placed the tasks. The resolver would place them by GPUs, and
+            # fail if there are none.
             gpus_per_node=tasks,
             gpus_per_task=1,
             auto_set_gpu=False,
         )
         addresses = resolver.cluster_spec().job_tasks("worker")
         index = int(os.environ["SLURM_PROCID"])
-        addresses = sorted(addresses, key=_natural)  # it has node10 before node9
+        addresses = sorted(addresses, key=_natural)  # it puts node10 before node9
         expected = addresses[index].rpartition(":")[0]
     except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(

@@ -1,7 +1,7 @@
-"""What the commands share: flags, help, errors.
+"""The common parts of the commands: flags, help, errors.
 
 TensorFlow takes seconds to import, so a command imports the rest of the package in its
-`main`, after its flags parse.
+`main`, after its flags are parsed.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from tfp_vaeflow.errors import UserError, missing_extra
 from tfp_vaeflow.keras_settings import check_keras
 
 FLAGS = flags.FLAGS
-# What Keras imports where it is installed, for interfaces that are not used here.
-_NVIDIA = "/dev/nvidiactl"  # is there where a driver is
+_NVIDIA = "/dev/nvidiactl"  # exists if there is a driver
+# Keras imports these, if they are installed, for interfaces that are not used here.
 _BESIDE = ["PIL", "h5py", "matplotlib", "pandas", "scipy", "sklearn"]
 
 _SMALLER = (
@@ -71,7 +71,7 @@ def bindings_with(short_cuts: dict[str, str]) -> list[str]:
     """`--gin_bindings`, followed by the bindings that other flags are short for.
 
     Args:
-      short_cuts: flag -> what it binds.
+      short_cuts: flag -> the parameter that it binds.
     """
     values = FLAGS.flag_values_dict()
     extra = [
@@ -123,14 +123,14 @@ def _is_noise(line: str) -> bool:
 
 
 def _without_its_gpu(found: list) -> bool:
-    """Whether there is a GPU that TensorFlow does not find and nobody hid."""
+    """Whether there is a GPU that TensorFlow does not find, though nobody hid it."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
     return not found and not hidden and os.path.exists(_NVIDIA)
 
 
 @contextlib.contextmanager
 def _seeming_absent(*packages: str) -> Iterator[None]:
-    """Within, importing these packages fails, where nobody has done it before."""
+    """Makes imports of these packages fail in this block, unless already imported."""
     absent = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))
     try:
@@ -141,7 +141,7 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
 
 
 def _set_xla_flag(name: str, value: str) -> None:
-    """Sets what the user has not set."""
+    """Sets a flag of XLA, unless the user has set it."""
     flags = os.environ.get("XLA_FLAGS", "")
     if not re.search(rf"--{name}\b", flags):
         os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
@@ -150,25 +150,25 @@ def _set_xla_flag(name: str, value: str) -> None:
 def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     """Imports TensorFlow and finds its devices, without the notes that it prints.
 
-    Its C++ side prints them before it looks at any log level. Other lines pass. Without
-    what Keras imports beside, it takes a second and 170 MB less.
+    Its C++ code prints them before it reads any log level. Other lines are printed.
+    Without Keras' optional imports, this takes a second and 170 MB less.
 
     Args:
-      cached: whether what XLA compiles is taken from earlier runs and kept for later.
+      cached: whether to reuse what XLA compiled in earlier runs, and keep it for later.
       deterministic: whether a GPU gives the same bits every time.
 
     Raises:
       UserError: if Keras is not set up to work with it.
     """
-    # Level 2 would show what is no error to a user: an entry of the cache that is no
-    # text, a kernel that was timed badly. What goes wrong is raised, too.
+    # Level 2 would show messages that are no errors to a user: a cache entry that is no
+    # text, a kernel that was timed badly. Real errors are raised, too.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if deterministic:
-        # Before the cache looks, which keeps the two apart.
+        # Before the cache reads these variables, which are part of its key.
         os.environ["TF_DETERMINISTIC_OPS"] = "1"
         _set_xla_flag("xla_gpu_deterministic_ops", "true")
-    # Writing and trying kernels of its own for products takes XLA more than half of the
-    # time that a step's compilation takes, and makes the step no faster.
+    # XLA would spend more than half of a step's compilation on writing and trying its
+    # own kernels for matrix products, which make the step no faster.
     _set_xla_flag("xla_gpu_enable_triton_gemm", "false")
     cache = compilation_cache.offered() if cached else contextlib.nullcontext()
     with cache, tempfile.TemporaryFile() as caught:
@@ -184,7 +184,8 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
                 tfp.bijectors  # noqa: B018 - imports the rest of it, and tf_keras
             gpus = tf.config.list_physical_devices("GPU")
             for gpu in gpus:
-                # So that processes can share it. TensorFlow would take all of it.
+                # So that processes can share the GPU: TensorFlow would otherwise take
+                # all of its memory.
                 tf.config.experimental.set_memory_growth(gpu, True)
         finally:
             os.dup2(stderr, 2)
@@ -206,14 +207,14 @@ def run_main(
 ) -> None:
     """Parses the flags and runs a command.
 
-    A wrong flag, a `UserError`, a file that cannot be read or written, a package of an
-    extra that is missing and too little memory end with one line on stderr and exit
-    code 2; `--help` prints the description and the command's flags and exits with 0.
+    These end it with one line on stderr and exit code 2: a wrong flag, a `UserError`, a
+    file that cannot be read or written, a missing package of an extra, and too little
+    memory. `--help` prints the description and the command's flags and exits with 0.
 
     Args:
       main: the command; reads its flags from `FLAGS`.
-      description: what `--help` begins with.
-      with_tensorflow: whether to start TensorFlow before.
+      description: the text that `--help` prints first.
+      with_tensorflow: whether to start TensorFlow first.
     """
     arguments = sys.argv[1:]
     if {"--help", "-help", "-h"} & set(arguments):
@@ -244,7 +245,7 @@ def run_main(
     except OSError as error:  # a disk or a path, not a bug
         _fail(files.describe(error))
     except Exception as error:
-        # By its name: TensorFlow may not be there.
+        # By its name, because TensorFlow may not be imported.
         if type(error).__name__ not in ("MemoryError", "ResourceExhaustedError"):
             compilation_cache.distrust()
             raise

@@ -1,17 +1,17 @@
-"""What XLA has compiled is kept on disk for later runs, checked before it is used.
+"""Keeps functions that XLA has compiled on disk, and checks them before later use.
 
-TensorFlow itself can keep compiled functions in a directory, but believes whatever it
-finds there: a cut file ends the run, and flipped bits are executed. And where it cannot
-write, the run ends as well. So it never sees the store:
+TensorFlow itself can keep compiled functions in a directory, but trusts every file
+there: a truncated file ends the run, and flipped bits are executed. If it cannot write,
+the run ends as well. So TensorFlow never sees the store:
 
-    STORE/KEY/NAME.SHA256     what is kept; KEY stands for all that it depends on
+    STORE/KEY/NAME.SHA256     one entry; KEY is a hash of all that it depends on
     STORE/in_use/run-*/NAME   the directory that one run's TensorFlow reads and writes
 
 A run starts with a directory of its own, which has links to the entries that match
-their checksums; the others are deleted. What TensorFlow adds there is linked into the
-store under its name and checksum, which is one step: whenever a process is killed,
-there is no entry without its checksum. Nothing needs a lock: whoever deletes a file of
-the store takes away no other process's link to it.
+their checksums; the other entries are deleted. A file that TensorFlow adds there is
+linked into the store under its name and checksum. That is one step, so a process that
+is killed leaves no entry without its checksum. Nothing needs a lock: a process that
+deletes a file of the store does not remove other processes' links to it.
 """
 
 import atexit
@@ -41,7 +41,7 @@ _INTERVAL = 30.0  # seconds between two looks for new entries
 _ABANDONED = 24 * 3600.0  # seconds without a look, after which a run counts as dead
 _KEY = re.compile("[0-9a-f]{32}")
 _ENTRY = re.compile(r"(.+\.pb)\.([0-9a-f]{64})")
-# Beside its flags, what changes XLA's results and is no part of a function.
+# XLA's flags, and variables that change its results but are no part of a function.
 _VARIABLES = ["XLA_FLAGS", _FLAGS, "TF_DETERMINISTIC_OPS", "NVIDIA_TF32_OVERRIDE"]
 
 _offered = False  # in this process
@@ -54,7 +54,7 @@ def _checksum(path: Path) -> str:
 
 
 def _processor() -> list[str]:
-    """What a machine has to have in common with another to run its programs."""
+    """The properties that two machines must share to run each other's programs."""
     found = [platform.machine()]
     with contextlib.suppress(OSError):
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
@@ -68,13 +68,13 @@ def _processor() -> list[str]:
             models |= {line for line in lines if line.startswith("Model:")}
     with contextlib.suppress(OSError):
         found.append((driver / "version").read_text())
-    if len(models) > 1:  # which of them it is
+    if len(models) > 1:  # which of them are used
         found.append(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return [*found, *sorted(models)]
 
 
 def _libraries() -> list[str]:
-    """TensorFlow and what it compiles with; nothing is imported."""
+    """Names TensorFlow and the libraries that it compiles with; imports nothing."""
     found = [sys.version]
     spec = importlib.util.find_spec("tensorflow")
     for place in (spec and spec.submodule_search_locations) or ():
@@ -87,7 +87,7 @@ def _libraries() -> list[str]:
 
 
 def key() -> str:
-    """Stands for all that compiled functions depend on, beside the functions."""
+    """A hash of all that compiled functions depend on, besides the functions."""
     result = hashlib.sha256()
     variables = [f"{name}={os.environ.get(name)}" for name in _VARIABLES]
     for part in [*_libraries(), *_processor(), *variables]:
@@ -100,10 +100,10 @@ def key() -> str:
 
 
 def _place(source: Path, target: Path, scratch: Path) -> None:
-    """Puts a file in a second place in one step: as a link, where there are links.
+    """Puts a file in a second place in one step; as a link, if that is possible.
 
     Raises:
-      FileExistsError: if there is something.
+      FileExistsError: if there is a file already.
     """
     try:
         os.link(source, target)
@@ -124,7 +124,7 @@ def _discard(path: Path) -> None:
 
 
 def _has_room(directory: Path) -> bool:
-    """Whether a run's entries surely find room, by the user's quota too."""
+    """Whether there is enough room for a run's entries, also in the user's quota."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             if hasattr(os, "posix_fallocate"):
@@ -149,7 +149,7 @@ def shrink(store: Path, limit: int = LIMIT) -> None:
         if total <= limit:
             break
         _discard(path)
-        with contextlib.suppress(OSError):  # it holds others
+        with contextlib.suppress(OSError):  # it holds other entries
             path.parent.rmdir()
         total -= size
 
@@ -158,22 +158,22 @@ class Run:
     """One run's directory of entries.
 
     Args:
-      store: of all runs; it is made if need be.
-      name: of what compiled functions depend on, see `key`.
+      store: the directory of all runs; it is made if it is missing.
+      name: stands for all that compiled functions depend on, see `key`.
 
     Attributes:
-      directory: for TensorFlow alone.
+      directory: the one that TensorFlow reads and writes.
       writable: whether there is room to write in it.
-      suspect: whether none of its entries may stay; to be set.
+      suspect: set it to True to have all entries of the run deleted at its end.
 
     Raises:
-      OSError: if it cannot be made.
+      OSError: if a directory cannot be made.
     """
 
     def __init__(self, store: Path, name: str):
         self._store = store
         self._entries = store / name
-        # What is executed is nobody else's to write.
+        # Entries are executed, so nobody else may write them.
         for path in (store, self._entries, store / "in_use"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_abandoned()
@@ -187,7 +187,7 @@ class Run:
         self.writable = _has_room(self.directory)
 
     def _remove_abandoned(self) -> None:
-        # Taking it from a run that sleeps is not fatal: TensorFlow makes it again.
+        # A run that only sleeps survives this: TensorFlow makes the directory again.
         for path in (self._store / "in_use").glob("run-*"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED:
@@ -202,9 +202,9 @@ class Run:
                 _discard(path)
 
     def _take(self, path: Path, name: str, checksum: str) -> bool:
-        """Links an entry for TensorFlow; whether it may stay in the store."""
+        """Links an entry for TensorFlow; returns whether it may stay in the store."""
         own = self.directory / name
-        # Two runs may have compiled one function: the first entry is as good.
+        # Two runs may have compiled the same function; the first entry is as good.
         if name in self._kept or path.is_symlink() or not path.is_file():
             return False
         try:
@@ -213,7 +213,7 @@ class Run:
             return True
         try:
             if _checksum(own) == checksum:
-                # By the time of the last access it is told later what was used.
+                # The time of the last access tells `close` whether it was used.
                 os.utime(own, ns=(0, own.stat().st_mtime_ns))
                 self._kept[name] = path
                 return True
@@ -223,9 +223,10 @@ class Run:
         return False
 
     def _keep_new(self) -> None:
-        """Puts into the store what TensorFlow has added; it renames what is complete.
+        """Puts the files that TensorFlow has added into the store.
 
-        What cannot be kept now is tried again the next time.
+        TensorFlow gives a file this suffix once it is complete. A file that cannot be
+        kept now is tried again the next time.
         """
         with self._one_at_a_time, contextlib.suppress(OSError):
             os.utime(self.directory)  # for `_remove_abandoned` of other processes
@@ -243,13 +244,13 @@ class Run:
             self._keep_new()
 
     def watch(self) -> None:
-        """From now on keeps what TensorFlow adds, also at the end of the process."""
-        # A run that is killed after days shall leave what it compiled at its start.
+        """Keeps what TensorFlow adds from now on, also at the end of the process."""
+        # If a run is killed after days, what it compiled at its start is kept.
         threading.Thread(target=self._watch, daemon=True).start()
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Keeps what is new, and ends the run."""
+        """Keeps the new entries, and ends the run."""
         if os.getpid() != self._process:  # a fork
             return
         self._over.set()
@@ -291,7 +292,7 @@ def _say(reason: str) -> None:
 
 
 def _start() -> Run | None:
-    """A run, unless the user has decided otherwise or it cannot be."""
+    """Starts a run; None if the user has decided otherwise or it is not possible."""
     setting = os.environ.get(SWITCH, "")
     flags = os.environ.get(_FLAGS, "").strip()
     in_a_file = flags and not flags.startswith("--")
@@ -315,13 +316,13 @@ def _start() -> Run | None:
 
 @contextlib.contextmanager
 def offered() -> Iterator[Run | None]:
-    """Within, TensorFlow starts and finds its devices, and gets the cache so.
+    """Offers the cache to TensorFlow, which has to start in this block.
 
-    It reads its flags then, once for all; processes that are started later are to get a
-    directory of their own.
+    TensorFlow reads its flags only once, when it finds its devices. The block restores
+    them, because processes that are started later need a directory of their own.
 
     Yields:
-      The run; None without a cache, and where it was offered before.
+      The run; None without a cache, or if it was offered before.
     """
     global _offered, _run
     before = os.environ.get(_FLAGS)
@@ -339,10 +340,10 @@ def offered() -> Iterator[Run | None]:
 
 
 def distrust() -> None:
-    """Has all entries of this process deleted at its end.
+    """Makes this process delete all its entries at its end.
 
-    For an end that nobody understands: were it an entry that TensorFlow wrote and
-    cannot read, no run would come past it again.
+    This is for errors without an explanation. If the cause were an entry that
+    TensorFlow wrote and cannot read, every later run would fail at it too.
     """
     if _run:
         _run.suspect = True

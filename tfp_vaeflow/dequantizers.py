@@ -27,7 +27,7 @@ class UniformDequantizer(tf.Module):
     def statistics(
         self, x: tf.Tensor, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
-        """What is known of u before any noise: nothing."""
+        """The statistics of u, known before any noise: none."""
         return {}
 
     def draw(self, seed, batch, event_shape, first) -> tf.Tensor:
@@ -58,8 +58,8 @@ class FlowDequantizer(tf.Module):
         u = sigmoid(y),  y = g(eps; encoder(x)),  eps ~ N(0, I)
         log q(u | x) = log N(eps) - log |det dy / d eps| - sum log sigmoid'(y)
 
-    g is the `inverse` of a `MultiScaleFlow`, the direction that the decoder takes from
-    data to code: only that one is ever needed. The statistics are `local`, the
+    g is the `inverse` of a `MultiScaleFlow`, which is the decoder's direction from data
+    to code; the other direction is never needed. The statistics are `local`, the
     encoder's map `[B, H, W, F]`.
 
     Reference: Ho et al., *Flow++*, arXiv 1902.00275, section 3.1; paper, appendix.
@@ -77,7 +77,7 @@ class FlowDequantizer(tf.Module):
     def statistics(
         self, x: tf.Tensor, *, training: bool = False
     ) -> dict[str, tf.Tensor]:
-        """What is known of u before any noise, and depends on the batch by batch norm.
+        """The statistics of u, before noise; they depend on the batch by batch norm.
 
         Args:
           x: `[B, H, W, C]` in [-1, 1), without noise.
@@ -126,7 +126,7 @@ class FlowDequantizer(tf.Module):
         return list(self.encoder.trainable_variables)
 
     def folded(self, folding: Folding) -> "FlowDequantizer":
-        """The same with less to compute, for a model that is trained."""
+        """The same with less to compute, for a trained model."""
         return FlowDequantizer(self.encoder.folded(), self.flow.folded(folding))
 
 

@@ -1,4 +1,4 @@
-"""What a run is spread over: devices, workers; its lock, and requests to stop it."""
+"""The devices and workers of a run, its lock, and requests to stop it."""
 
 import errno
 import fcntl
@@ -16,20 +16,20 @@ from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.data import Batch, Share
 from tfp_vaeflow.errors import UserError
 
-# What a file system without locks answers: Lustre, FUSE and NFS in some set-ups.
+# The errors of a file system without locks: Lustre, FUSE and NFS in some set-ups.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
 
 class WorkerLostError(Exception):
-    """Another worker is gone; TensorFlow cannot take it in again."""
+    """Another worker is gone; TensorFlow cannot let it join again."""
 
 
 @contextmanager
 def noticing_lost_workers(count: int) -> Iterator[None]:
-    """Raises `WorkerLostError` for what TensorFlow raises when one of several is gone.
+    """Turns TensorFlow's errors about a lost worker into a `WorkerLostError`.
 
     Args:
-      count: of the workers; for one, errors stay what they are.
+      count: number of workers; with only one, errors stay as they are.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def noticing_lost_workers(count: int) -> Iterator[None]:
         raise WorkerLostError(str(error).splitlines()[0]) from error
 
 
-# TensorFlow's ways of adding up: between devices of a machine, between machines.
+# TensorFlow's all-reduce methods: between devices of a machine, between machines.
 _BETWEEN_DEVICES = {
     "nccl": tf.distribute.NcclAllReduce,
     "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
@@ -60,19 +60,18 @@ _BETWEEN_MACHINES = {
 def make_strategy(
     name: str = "auto", all_reduce: str = "auto"
 ) -> tf.distribute.Strategy:
-    """Chooses what to train on; before TensorFlow looks at its devices.
+    """Chooses the devices to train on; to be called before TensorFlow uses them.
 
     Args:
       name: `one_device`; `mirrored` over all GPUs, or all (logical) CPU devices if
-        there are none, where that is more than one; `multi_worker` over the workers
+        there is no GPU (one device is not mirrored); `multi_worker` over the workers
         that `TF_CONFIG` or SLURM names, which waits for them; `tpu`; or `auto`: the
-        workers where there is more than one, else a TPU where there is one, else
-        `mirrored`.
-      all_reduce: how several devices add up, see `TrainingConfig`.
+        workers if there is more than one, else a TPU if there is one, else `mirrored`.
+      all_reduce: how several devices sum tensors, see `TrainingConfig`.
 
     Raises:
       UserError: if the environment does not have what was asked for.
-      WorkerLostError: if another worker went while this one waited.
+      WorkerLostError: if another worker was lost while this one waited.
     """
     cluster = find_cluster() if name in ("auto", "multi_worker") else None
     if name == "auto":
@@ -90,7 +89,7 @@ def make_strategy(
     if name == "one_device":
         del devices[1:]
     if len(devices) == 1:
-        # Mirrored variables take twice the time to make.
+        # Mirrored variables take twice as long to make.
         return tf.distribute.OneDeviceStrategy(devices[0])
     if all_reduce == "auto":
         return tf.distribute.MirroredStrategy(devices)
@@ -126,7 +125,7 @@ def _multi_worker(cluster: Cluster | None, all_reduce: str) -> tf.distribute.Str
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             cluster.resolver(), options
         )
-    # TensorFlow has taken SIGTERM for itself, and would ignore it.
+    # TensorFlow has replaced the handler of SIGTERM, and would ignore the signal.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return strategy
 
@@ -148,7 +147,7 @@ def _tpu() -> tf.distribute.Strategy:
 
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
-    """The share of a global batch that is read by this process."""
+    """The share of a global batch that this process reads."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return Share(0, 1)
     resolver = strategy.cluster_resolver
@@ -158,7 +157,7 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
 def take_from_chief(
     strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]
 ) -> None:
-    """Gives all workers the values that the chief has, whatever they have.
+    """Gives the variables of all workers the chief's values.
 
     Args:
       strategy: all of its workers have to call this.
@@ -170,7 +169,7 @@ def take_from_chief(
         from_chief = tf.equal(context.replica_id_in_sync_group, 0)
         for variable in variables:
             value = tf.convert_to_tensor(variable)
-            if variable.dtype == tf.bool:  # has no sum
+            if variable.dtype == tf.bool:  # cannot be summed
                 value = tf.cast(value, tf.int32)
             value = tf.where(from_chief, value, tf.zeros_like(value))
             value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
@@ -206,7 +205,7 @@ def split_over_replicas(strategy: tf.distribute.Strategy, batch: Batch) -> Batch
       batch: tensors with a leading batch dimension.
 
     Returns:
-      The same of per-replica values, for `strategy.run`.
+      The same batch with per-replica values, for `strategy.run`.
     """
     replicas = strategy.num_replicas_in_sync // share_of(strategy).count
 
@@ -252,11 +251,11 @@ class StopRequest:
 
 @contextmanager
 def locked(directory: str | os.PathLike) -> Iterator[None]:
-    """Keeps other processes from training in a directory; made if it is not there.
+    """Keeps other processes from training in a directory; makes it if it is missing.
 
     The operating system drops the lock when the process ends, in whatever way. Some
-    file systems have no locks, and remote ones have none that TensorFlow knows. There
-    the process that began last goes on: see `checkpoints.CheckpointKeeper.take_over`.
+    file systems have no locks, and TensorFlow has no locks for remote ones. There the
+    process that began last goes on: see `checkpoints.CheckpointKeeper.take_over`.
 
     Raises:
       UserError: if another process holds the lock.
@@ -265,7 +264,7 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
     if files.is_remote(directory):
         yield
         return
-    # "a+": the holder's name must outlive the attempts of others.
+    # "a+", so that an attempt of another process keeps the holder's name.
     with open(os.path.join(directory, ".lock"), "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -296,8 +295,8 @@ def run_directory(
 ) -> Iterator[str | os.PathLike]:
     """The directory that a worker writes to: the run's, locked, if it is the chief.
 
-    The others do all that the chief does, in a directory of their own that is removed:
-    so no collective operation can wait for a worker that took another way.
+    The other workers do the same as the chief, each in a temporary directory. So all of
+    them take part in every collective operation, and none waits in vain.
 
     Raises:
       UserError: if another process trains there.

@@ -1,4 +1,4 @@
-"""Encoders: what ResNets say of an image, as a posterior of z or as a map."""
+"""Encoders: ResNets that turn an image into a posterior of z or into a map."""
 
 import keras
 import tensorflow as tf
@@ -23,7 +23,7 @@ INITIAL_SCALE = 0.01
 
 
 class LocalEncoder(tf.Module):
-    """A map of an image, for a dequantizer.
+    """Turns an image into a map, for a dequantizer.
 
     Args:
       resnet: `[B, H, W, C]` -> `[B, H, W, out_planes]`.
@@ -40,7 +40,7 @@ class LocalEncoder(tf.Module):
         return run_resnet(self.resnet, x, training)
 
     def folded(self) -> "LocalEncoder":
-        """The same function with less to compute, for a model that is trained."""
+        """The same function with less to compute, for a trained model."""
         return LocalEncoder(folded_resnet(self.resnet))
 
 
@@ -82,7 +82,7 @@ class GaussianEncoder(tf.Module):
         return self.head.initialize(seen, INITIAL_SCALE)
 
     def folded(self) -> "GaussianEncoder":
-        """The same function with less to compute, for a model that is trained."""
+        """The same function with less to compute, for a trained model."""
         head = self.head.folded(self.head.bias.dtype)
         return GaussianEncoder(folded_resnet(self.resnet), head)
 

@@ -1,6 +1,6 @@
-"""What a user can cause: one clear line instead of a stack trace."""
+"""Errors that users can cause: one clear line instead of a stack trace."""
 
-# Packages that are not installed without asking, by what is imported: pyproject.toml.
+# The extra of pyproject.toml that installs each optional package, by import name.
 EXTRAS = {
     "gradio": "explore",
     "matplotlib": "evaluate",
@@ -11,11 +11,11 @@ EXTRAS = {
 
 
 class UserError(ValueError):
-    """Says what came, what was expected, and what to do; commands print just that."""
+    """Says what was found and expected, and what to do; commands print only that."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> UserError | None:
-    """What to say of a package that an extra would bring; None for another one."""
+    """The error for a missing package of an extra; None for any other package."""
     package = (error.name or "").split(".")[0]
     if package not in EXTRAS:
         return None

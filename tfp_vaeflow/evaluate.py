@@ -4,8 +4,8 @@ Bits/dim of the ELBO and of the importance-weighted bound, how z is used, what p
 read off z and v, whether a switch carries the class over (decoupling), how far samples
 are from real images (KID, FID), and, with --other_data, how well other images are told
 apart. Prints a table, and writes it with figures to DIR/evaluation.md and all numbers
-to DIR/evaluation.json; TensorBoard shows the table too. These two are of the last call;
-DIR/evaluation/SPLIT-step-N keeps those of each split and step.
+to DIR/evaluation.json; TensorBoard shows the table too. Each call replaces these two
+files; DIR/evaluation/SPLIT-step-N keeps those of each split and step.
 """
 
 from absl import flags

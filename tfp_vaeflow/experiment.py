@@ -2,10 +2,9 @@
 
 An experiment file binds the fields of the dataclasses in `config`. Files are found in
 the working directory, beside the package (a checkout) or inside it (an installation).
-So are the files that they include, which are looked for beside the including file
-first.
+An included file is looked for beside the including file first, then in the same places.
 
-A relative path in an experiment is one from the working directory. It is saved as an
+A relative path in an experiment starts at the working directory. It is saved as an
 absolute path, so that a saved experiment finds its data from every directory.
 """
 
@@ -54,8 +53,8 @@ def _parse_text(text: str, within: tuple[Path, ...] = ()) -> None:
 
     Args:
       text: the lines.
-      within: their file, and before it the files that include it. Errors name it, and
-        the files that it includes are looked for beside it first.
+      within: the file of the lines, after the files that include it. Errors name this
+        file, and the files that it includes are looked for beside it first.
     """
     name, beside = (str(within[-1]), within[-1].parent) if within else (None, None)
 
@@ -140,8 +139,8 @@ def _parse(
 def save(model_dir: str | os.PathLike) -> str:
     """Writes the experiment that was read last to a model directory.
 
-    `config.gin` holds what was bound, includes resolved; `operative_config.gin` every
-    value that was used, defaults too.
+    `config.gin` holds all bindings, with includes resolved. `operative_config.gin`
+    holds every value that was used, also the defaults.
 
     Returns:
       The text of `operative_config.gin`.
@@ -153,7 +152,7 @@ def save(model_dir: str | os.PathLike) -> str:
 
 
 def model_bindings(model: configs.ModelConfig) -> list[str]:
-    """A model as lines of an experiment file, every field of it."""
+    """All fields of a model as lines of an experiment file."""
 
     def lines(settings, scope=""):
         name = type(settings).__name__
@@ -204,6 +203,6 @@ def load_saved(
             f"{model_dir} is not a model directory: there is no {CONFIG_FILE}; "
             "expected what `python -m tfp_vaeflow.train --model_dir=...` writes"
         )
-    # As text: gin opens no files but local ones.
+    # As text, because gin opens local files only.
     lines = [files.read_text(path), *bindings]
     return _parse([], lines, _origin([path], bindings))

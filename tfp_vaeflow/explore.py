@@ -1,8 +1,8 @@
 """A page to play with a model: python -m tfp_vaeflow.explore --saved_model=DIR
 
-Takes an exported SavedModel into this process, or talks to a server of it (--server).
+Loads an exported SavedModel into this process, or talks to a server (--server).
 Pick two images, move z and v between them, change entries of z, exchange codes, sample.
-No request leaves this machine but those to the server.
+Nothing is sent outside this machine, except requests to that server.
 """
 
 import os
@@ -31,7 +31,7 @@ def _first_images(model):
     flag = command.FLAGS
     if flag.pictures is None:
         return model.sample(flag.num_pictures, temperature=0.7)
-    command.start_tensorflow()  # which `data` needs, and would start loudly
+    command.start_tensorflow()  # quietly, before `data` imports it
 
     import numpy as np
 
@@ -62,20 +62,20 @@ def main() -> None:
         raise UserError(f"--num_pictures is {flag.num_pictures}; expected at least 2")
     address = flag.saved_model or flag.server
     if not address.startswith("http"):
-        command.start_tensorflow()  # the client will need it, and would do it loudly
+        command.start_tensorflow()  # quietly, before the client imports it
     try:
         model = client.connect(address)
         images = _first_images(model)
     except client.ServerError as error:
         raise UserError(str(error)) from error
     name = flag.server.rstrip("/").split("/")[-1] if flag.server else _name(address)
-    # Before it is imported: it would ask for its latest version, and send statistics.
+    # Before the import: Gradio would ask for its latest version, and send statistics.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
     from tfp_vaeflow.exploration import page, pictures
 
-    fonts = ["system-ui", "sans-serif"]  # of the machine; Gradio's would be fetched
+    fonts = ["system-ui", "sans-serif"]  # local fonts; Gradio would download its own
     built = page.build(model, images, name)
     try:
         built.launch(
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _name(directory: str) -> str:
-    """A model's name by the directory of its versions, or of one of them."""
+    """A model's name, from the directory of its versions or of one version."""
     path = Path(directory).absolute()
     return path.parent.name if path.name.isdecimal() else path.name
 

@@ -1,8 +1,8 @@
 """Exports for TF Serving: python -m tfp_vaeflow.export --model_dir=DIR --export_dir=DIR
 
-Writes EXPORT_DIR/VERSION, a SavedModel under the next free number, with the average of
-the weights where one was kept, folded for speed; and beside it what a server needs:
-models.config, batching.config, and signatures.md, which says what can be asked for.
+Writes EXPORT_DIR/VERSION, a SavedModel under the next free number. It has the average
+of the weights where one was kept, and is folded for speed. The server's files go beside
+it: models.config, batching.config, and signatures.md, which describes all requests.
 """
 
 from absl import flags

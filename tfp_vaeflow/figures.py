@@ -24,7 +24,7 @@ def grid(
 
     Args:
       images: uint8 `[N, H, W, C]`, C = 1 or 3.
-      columns: images a row.
+      columns: images per row.
       min_cell: least height of a cell in pixels.
       gap: pixels between the cells, before enlarging.
       rows: how many; by default as many as the images need.
@@ -61,7 +61,7 @@ def switch_grid(
     z_b_v_a: np.ndarray,
     columns: int,
 ) -> np.ndarray:
-    """2x2 cells of one switch each, the originals on one diagonal.
+    """One cell of 2x2 images per switch, with the originals on one diagonal.
 
             a         z_a v_b
             z_b v_a   b
@@ -69,7 +69,7 @@ def switch_grid(
     Args:
       a, b: uint8 originals `[N, H, W, C]`.
       z_a_v_b, z_b_v_a: what `VAEFlow.switch` returned for them.
-      columns: cells a row.
+      columns: cells per row.
 
     Returns:
       uint8 `[rows, width, C]`.
@@ -80,7 +80,7 @@ def switch_grid(
 
 
 def framed_grid(rows: np.ndarray, columns: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """A matrix of images with what its rows and columns stand for at its edges.
+    """A matrix of images, with the images of its rows and columns at the edges.
 
     Args:
       rows, columns: uint8 `[R, H, W, C]` for the left edge, `[S, H, W, C]` for the top.
@@ -97,7 +97,9 @@ def framed_grid(rows: np.ndarray, columns: np.ndarray, made: np.ndarray) -> np.n
 
 
 def switch_matrix(model: VAEFlow, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """All switches of two halves of some images: rows z, columns v, originals outside.
+    """Every z of one half of the images (rows) with every v of the other (columns).
+
+    The originals are at the edges.
 
     Args:
       model: with a z inferred from images.

@@ -1,11 +1,11 @@
-"""Files, on this machine or wherever TensorFlow reads and writes: all that knows which.
+"""Reads and writes files, both local ones and those that only TensorFlow can open.
 
-A path with `://` in it (gs://, ram://, ...) is left to `tf.io.gfile`, every other to
-the standard library. Paths are joined by `os.path.join`: pathlib makes `gs:/a` of
-`gs://a`. Whoever finds something wrong, it is an `OSError`.
+`tf.io.gfile` opens paths with `://` in them (gs://, ram://, ...), the standard library
+opens all others. Paths are joined by `os.path.join`, because pathlib turns `gs://a`
+into `gs:/a`. All failures are `OSError`s.
 
-A file is replaced in one step: a kill at any moment leaves the old one or the new one.
-Only files are renamed, for what lies in a directory may not come along elsewhere.
+A file is replaced in one step: a kill at any moment leaves the old file or the new one.
+Only files are renamed: a remote directory may be renamed without its contents.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ _CODES = {
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Whether a path is TensorFlow's to open."""
+    """Whether TensorFlow opens a path, and not the standard library."""
     return "://" in os.fspath(path)
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the file and the operation that TensorFlow adds."""
+    """The message of an error, without the file and operation that TensorFlow adds."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     line = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\].*$", "", line)
     return line.rsplit("; ", 1)[-1]
 
 
 def describe(error: OSError) -> str:
-    """The file that an error is about, and what it says."""
+    """The file and the message of an error."""
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{printable(str(error.filename))}: {error.strerror}"
@@ -47,9 +47,9 @@ def describe(error: OSError) -> str:
 
 @contextlib.contextmanager
 def tensorflow_errors(path: AnyPath) -> Iterator[None]:
-    """Raises what TensorFlow says of files in this block as an `OSError` about `path`.
+    """Raises an error of TensorFlow in this block as an `OSError` about `path`.
 
-    Only for blocks that do nothing with TensorFlow but read and write.
+    Only for blocks that use TensorFlow for nothing but reading and writing.
     """
     import tensorflow as tf
 
@@ -82,15 +82,15 @@ def user_path(text: str) -> Path:
 
 
 def printable(path: AnyPath) -> str:
-    """A path or name as text of one line that every output takes.
+    """A path or name as one line of text that every output can show.
 
-    Control characters, and bytes that are not UTF-8, are written as Python writes them.
+    Control characters, and bytes that are not UTF-8, become escapes as in Python.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(path))
 
 
 def absolute(path: AnyPath) -> str:
-    """A path that is good from any working directory, without a slash at its end."""
+    """A path for any working directory, without a slash at its end."""
     return os.fspath(path).rstrip("/") if is_remote(path) else os.path.abspath(path)
 
 
@@ -125,18 +125,18 @@ def list_dir(path: AnyPath) -> list[str]:
     if not is_remote(path):
         return sorted(os.listdir(path))
     with _gfile(path) as gfile:
-        # Some put a slash behind the names of directories.
+        # Some file systems put a slash after the names of directories.
         return sorted(name.rstrip("/") for name in gfile.listdir(path))
 
 
 class Entry(NamedTuple):
-    """One thing in a directory.
+    """One file or directory within a directory.
 
     Attributes:
       name: within the directory.
-      path: of it.
-      kind: `file` or `directory`, links followed; `other` for what cannot be read as
-        either, such as a broken link or a pipe.
+      path: the directory and the name.
+      kind: `file` or `directory`, links followed; `other` if it can be read as neither,
+        such as a broken link or a pipe.
     """
 
     name: str
@@ -145,15 +145,15 @@ class Entry(NamedTuple):
 
 
 def entries(directory: AnyPath, is_file: Callable[[str], bool]) -> list[Entry]:
-    """What lies in a directory, by name.
+    """The entries of a directory, sorted by name.
 
     Args:
       directory: to look into.
-      is_file: whether a name is surely that of a file. Elsewhere every question is a
-        request, so that is not asked of the file system then.
+      is_file: whether a name is surely that of a file. In a remote directory, such
+        names are not looked up, because each look-up is a request.
 
     Raises:
-      OSError: if it cannot be looked into.
+      OSError: if the directory cannot be read.
     """
     if is_remote(directory):
         found = []
@@ -177,7 +177,7 @@ def _kind(item: os.DirEntry) -> str:
 
 
 def identity(directory: AnyPath) -> object:
-    """What is the same for a directory however links lead to it."""
+    """A value that identifies a directory, whatever links lead to it."""
     if is_remote(directory):
         return absolute(directory)
     found = os.stat(directory)
@@ -210,7 +210,7 @@ def make_dirs(path: AnyPath) -> None:
 
 
 def remove(path: AnyPath) -> None:
-    """Removes a file, or a directory with all that lies in it."""
+    """Removes a file, or a directory with all its contents."""
     if is_remote(path):
         with _gfile(path) as gfile:
             (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
@@ -230,7 +230,7 @@ def read_bytes(path: AnyPath, most: int = -1) -> bytes:
 
 
 def read_text(path: AnyPath) -> str:
-    """The text of a file; what is no text is an `OSError` too."""
+    """The text of a file; an `OSError` also if it is not UTF-8."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -243,7 +243,7 @@ def _write(path: str, data: bytes, mode: str) -> None:
             with open(path, mode) as file:
                 file.write(data)
         except OSError as error:
-            error.filename = path  # which a failed `write` does not know
+            error.filename = path  # a failed `write` does not know it
             raise
         return
     with _gfile(path) as gfile, gfile.GFile(path, mode) as file:
@@ -259,7 +259,7 @@ def _rename(path: str, target: str) -> None:
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Replaces a file in one step; makes its directory if that is not there."""
+    """Replaces a file in one step; makes its directory if it is missing."""
     path = os.fspath(path)
     directory, name = os.path.split(path)
     if directory:
@@ -269,7 +269,7 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
         _write(temporary, data, "wb")
         _rename(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # it may be what could not be made
+        with contextlib.suppress(OSError):  # the file may not exist
             remove(temporary)
         if isinstance(error, OSError):
             error.filename = path
@@ -284,6 +284,6 @@ def write_text(path: AnyPath, text: str) -> None:
 def append_text(path: AnyPath, text: str) -> None:
     """Adds to a text file.
 
-    An object store has to write the whole object anew: for small files, and seldom.
+    An object store rewrites the whole object: use this for small files, and rarely.
     """
     _write(os.fspath(path), text.encode("utf-8"), "ab")

@@ -24,9 +24,9 @@ Statistics = dict[str, tf.Tensor]
 class GlobalCode(tf.Module, abc.ABC):
     """The global code z of images: K samples of it are `[B, K, D]`.
 
-    It begins with the statistics of a batch, tensors `[B, ...]` by name: what is known
-    of z before any noise, and everything that depends on the whole batch through batch
-    norm.
+    The methods start from the statistics of a batch: tensors `[B, ...]` by name. They
+    hold all that is known of z before any noise, and everything that depends on the
+    whole batch through batch norm.
 
     Attributes:
       encoder: gives `q(z | x)`; None where z is not inferred.
@@ -48,7 +48,7 @@ class GlobalCode(tf.Module, abc.ABC):
 
         Args:
           x: `[B, H, W, C]` in [-1, 1), without noise.
-          labels: `[B]`; for class-conditional models, ignored by others.
+          labels: `[B]`, for class-conditional models; other models ignore them.
           training: whether batch norm uses (and updates from) the batch.
         """
 
@@ -93,7 +93,7 @@ class GlobalCode(tf.Module, abc.ABC):
 
         Args:
           drawn: the noise.
-          labels: `[B]`, of a class-conditional model; without, they are drawn.
+          labels: `[B]`, of a class-conditional model; None to draw them.
         """
         return None
 
@@ -120,7 +120,7 @@ class GlobalCode(tf.Module, abc.ABC):
         return []
 
     def folded(self, folding: Folding) -> "GlobalCode":
-        """The same with less to compute, for a model that is trained."""
+        """The same with less to compute, for a trained model."""
         return self
 
 
@@ -164,7 +164,7 @@ class InferredCode(GlobalCode):
         return {"posterior": self.encoder.statistics(x, training)}
 
     def _posterior(self, statistics):
-        """`q(z | x)`, batch `[B, 1]`, the one being for samples."""
+        """`q(z | x)`, batch `[B, 1]`: the second dimension is for samples."""
         return self.encoder.posterior(statistics["posterior"][:, tf.newaxis])
 
     def mean(self, statistics):

@@ -1,4 +1,4 @@
-"""Keras as models need it: it computes with TensorFlow, in float32, channels last."""
+"""Checks that Keras computes with TensorFlow, in float32, channels last."""
 
 import os
 
@@ -6,17 +6,17 @@ from tfp_vaeflow.errors import UserError
 
 
 def check_keras() -> None:
-    """Checks what Keras takes from its environment and its file of settings.
+    """Checks the settings that Keras takes from its environment and its settings file.
 
     Raises:
-      UserError: if Keras would compute otherwise than models need it.
+      UserError: if models need other settings.
     """
     home = os.environ.get("KERAS_HOME", os.path.join("~", ".keras"))
     path = os.path.join(home, "keras.json")
     put_right = f'unset KERAS_BACKEND, or set "backend": "tensorflow" in {path}'
     try:
         import keras
-    except Exception as error:  # its backend's, or what it says of its settings
+    except Exception as error:  # from its backend, or about its settings
         raise UserError(
             f"Keras cannot start: {error}; models need it with TensorFlow: {put_right}"
         ) from error

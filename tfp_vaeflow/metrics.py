@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, `step` and `split` and named values."""
+"""metrics.jsonl: one JSON object per line, with `step`, `split` and named values."""
 
 import json
 import os
@@ -11,7 +11,7 @@ FILE_NAME = "metrics.jsonl"
 def read(model_dir: str | os.PathLike) -> list[dict]:
     """The records of a run, in order; none if it has no such file.
 
-    What is no record is passed over: the last line of a run that was killed may be cut.
+    Lines that are no records are skipped: the last line of a killed run may be cut.
     """
     path = os.path.join(model_dir, FILE_NAME)
     if not files.exists(path):

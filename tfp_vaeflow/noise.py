@@ -1,13 +1,13 @@
 """The random draws of the project: stateless, a pure function of its arguments.
 
-An example's noise depends on the seed, on what the noise is for (`Stream`) and on
-the example's position, never on the batch it comes in: `normal(seed, s, 16, shape)`
-begins with `normal(seed, s, 8, shape)`, and two replicas that hold positions 0..7
-and 8..15 draw together what one replica draws alone.
+An example's noise depends on the seed, on the purpose of the noise (`Stream`) and on
+the example's position, never on its batch: `normal(seed, s, 16, shape)` begins with
+`normal(seed, s, 8, shape)`, and two replicas that hold positions 0..7 and 8..15 draw
+together the same noise as one replica alone.
 
 The bits come from the counter-based generator Philox (Salmon et al., SC 2011), whose
-counter starts at the example's position. TensorFlow turns the same bits into other
-floats under XLA, so the conversion is done here.
+counter starts at the example's position. Under XLA, TensorFlow converts the same bits
+to other floats, so this module does the conversion.
 """
 
 import enum
@@ -23,7 +23,7 @@ _VECTOR = 16  # 32-bit words in the widest vector register
 
 
 class Stream(enum.IntEnum):
-    """What a draw is for; two streams of one seed are independent."""
+    """The purpose of a draw; two streams of one seed are independent."""
 
     DEQUANTIZATION = 0
     POSTERIOR = 1
@@ -55,7 +55,7 @@ def _fold(seed, data):
     return tf.random.experimental.stateless_fold_in(seed, data, alg="philox")
 
 
-# Operation by operation it takes a hundred times as long as any draw of weights.
+# Without a graph it takes a hundred times as long as any draw of weights.
 _folded = tf.function(
     _fold,
     input_signature=[tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int32)],
@@ -98,8 +98,8 @@ def _to_uniform(words: tf.Tensor) -> tf.Tensor:
 
 
 def _to_normal(words: tf.Tensor) -> tf.Tensor:
-    # Odd multiples of 2**-23 in (-1, 1), all exact in float32, never +-1: by the
-    # inverse of the normal distribution function, |noise| < 5.3.
+    # erfinv gets odd multiples of 2**-23 in (-1, 1), which are exact in float32 and
+    # never +-1. So |noise| < 5.3.
     odd = tf.cast(tf.bitwise.right_shift(words, np.uint32(9)), tf.float32) * 2 + 1
     return math.sqrt(2.0) * tf.math.erfinv(odd * 2.0**-23 - 1)
 
@@ -141,8 +141,8 @@ def normal(
 def _drawer(convert):
     """A function of seed, number and size: the weights `[size]` of one draw.
 
-    A model has hundreds of variables; one graph for all their sizes draws them in a
-    fraction of the time that it takes operation by operation.
+    A model has hundreds of variables. One graph for all their sizes draws them in a
+    fraction of the time that single operations take.
     """
 
     def draw(seed, number, size):
@@ -154,7 +154,7 @@ def _drawer(convert):
 
 
 def _on_cpu():
-    """For hundreds of small draws: a GPU would take longer to start each of them."""
+    """The device for many small draws: a GPU takes longer to start each of them."""
     return tf.device("CPU:0")
 
 
@@ -175,7 +175,7 @@ class Initializer:
 
     @classmethod
     def of(cls, source: "Initializer | int") -> "Initializer":
-        """An initializer as it is; of a seed, a new one."""
+        """Returns an initializer as it is, and for a seed a new one."""
         return source if isinstance(source, cls) else cls(source)
 
     def next_seed(self) -> int:

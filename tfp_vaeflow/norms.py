@@ -14,9 +14,9 @@ NORM_EPSILON = 1e-5
 class BatchNormalization(keras.layers.BatchNormalization):
     """Batch norm over all replicas that keeps the unbiased running variance.
 
-    It normalises with the biased batch variance, like every batch norm; Keras keeps a
-    running mean of that one, while the reference keeps `n / (n - 1)` times it, n being
-    the number of values a channel has over all replicas.
+    It normalises with the biased batch variance, like every batch norm. Keras keeps a
+    running mean of that variance. The reference averages `n / (n - 1)` times it,
+    where n is the number of values per channel over all replicas.
     """
 
     def __init__(self, name: str | None = None, dtype: str = "float32"):
@@ -51,7 +51,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return tf.cast(y, self.compute_dtype)
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the norm by running statistics, `x * scale + shift`: float64 `[C]`."""
+        """The norm by running statistics is `x * scale + shift`: float64 `[C]`."""
         gamma, beta, mean, variance = (
             np.float64(value)
             for value in (
@@ -107,5 +107,5 @@ class Norm(tf.Module):
         return tf.cast(y, x.dtype)
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of batch norm; see `BatchNormalization.scale_and_shift`."""
+        """Those of batch norm; see `BatchNormalization.scale_and_shift`."""
         return self.layer.scale_and_shift()

@@ -1,4 +1,4 @@
-"""Losses, bits/dim, and what training minimises."""
+"""Losses, bits/dim, and the training objective."""
 
 import math
 from typing import NamedTuple
@@ -37,7 +37,7 @@ def nats_per_bit_dim(config: ModelConfig) -> float:
 def bits_per_dim(nats: tf.Tensor, config: ModelConfig) -> tf.Tensor:
     """Negative log-likelihood in nats on the scale of x -> bits/dim of the levels.
 
-    `(nats + D ln(n_bins / 2)) / (D ln 2)` with D = H W C; the second term takes the
+    `(nats + D ln(n_bins / 2)) / (D ln 2)` with D = H W C; the second term converts the
     density of x in [-1, 1) to the probability of a level.
     """
     constant = config.num_dims * math.log(config.n_bins / 2)
@@ -66,14 +66,14 @@ def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tens
 def training_objective(
     losses: Losses, config: ObjectiveConfig, step: tf.Tensor
 ) -> tf.Tensor:
-    """What training minimises, `[B]`:
+    """The training objective, `[B]`:
     `generation + beta(step) max(kl, free_nats) + dequantization`.
 
     With the defaults this is the negative ELBO.
 
     Args:
       losses: per example.
-      config: the levers against an ignored z.
+      config: the settings that keep z from being ignored.
       step: scalar, for the linear warm-up of beta.
     """
     weight = tf.constant(config.kl_weight, losses.kl.dtype)

@@ -13,7 +13,7 @@ _FIRST_LEARNING_RATE = 1e-7
 
 
 class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of update t (from 0), paper, appendix.
+    """The learning rate of update t (from 0), as in the paper's appendix.
 
     t < warmup:   1e-7 + (lr - 1e-7) t / warmup
     t >= warmup:  lr * decay^(t - warmup)
@@ -40,10 +40,10 @@ class AdamW(keras.optimizers.AdamW):
         p -= lr wd p
         p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 
-    Keras adds eps to the uncorrected sqrt(v). Where gradients are tiny, as they are
-    just after data-dependent initialisation, that makes smaller steps. Also unlike
-    Keras', it takes gradients that are summed over the replicas already, so that what
-    looks at the whole gradient can stand between the sum and the update.
+    Keras adds eps to the uncorrected sqrt(v). If gradients are tiny, as they are just
+    after data-dependent initialisation, that makes the steps smaller. Also unlike
+    Keras' AdamW, this one takes gradients that are already summed over the replicas, so
+    that code between the sum and the update can look at the whole gradient.
 
     Reference: Loshchilov & Hutter, arXiv 1711.05101; Kingma & Ba, arXiv 1412.6980,
     algorithm 1.
@@ -71,15 +71,15 @@ class AdamW(keras.optimizers.AdamW):
           made: bool scalar, whether to make it.
           gradients: the same on every replica; finite if `made`.
           variables: those that the optimizer was built for, in the same order.
-          scale: of the gradients, as `clipping_scale`.
+          scale: factor of the gradients, such as that of `clipping_scale`.
         """
-        # Few operations a variable, not two dozen, and no branches. Each replica
+        # A few operations per variable, not two dozen, and no branches. Each replica
         # updates its own copies.
         step = tf.cast(self.iterations + 1, tf.float32)
         beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
         learning_rate = tf.where(made, self.learning_rate, 0.0)
         hyperparameters = {
-            # With both at 1 the slots stay.
+            # With both at 1 the slots do not change.
             "beta1": tf.where(made, beta_1, 1.0),
             "beta2": tf.where(made, beta_2, 1.0),
             "beta1_power": beta_1**step,
@@ -102,12 +102,12 @@ class AdamW(keras.optimizers.AdamW):
 def _update(gradients, variables, momentums, velocities, scale, decay, hyperparameters):
     """AdamW on variables and slots, given by their handles."""
     for gradient, variable, m, v in zip(gradients, variables, momentums, velocities):
-        # Not `ResourceApplyGradientDescent` by the variable itself: what is being read
-        # is copied before it is changed.
+        # Not `ResourceApplyGradientDescent` with the variable as its gradient: that
+        # copies the variable first, because it is being read.
         tf.raw_ops.AssignSubVariableOp(
             resource=variable, value=decay * compute.read_handle(variable)
         )
-        # 0 where the scale is, whatever the gradient.
+        # 0 if the scale is 0, whatever the gradient.
         scaled = tf.raw_ops.MulNoNan(x=gradient, y=scale)
         tf.raw_ops.ResourceApplyAdam(
             var=variable, m=m, v=v, grad=scaled, **hyperparameters
@@ -150,7 +150,7 @@ def update_average(
 
         average += rate (variable - average)
 
-    What is not trainable, as the running statistics of batch norm, is copied.
+    Variables that are not trainable, such as batch norm's statistics, are copied.
 
     Args:
       averages, variables: in the same order.

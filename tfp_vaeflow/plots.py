@@ -1,4 +1,4 @@
-"""Plots, drawn by matplotlib without a screen; it is imported when one is drawn."""
+"""Plots without a screen, by matplotlib, which is imported at the first plot."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def curves(
 
 
 def bars(path: str | os.PathLike, heights: Sequence[float], x: str, y: str) -> None:
-    """One bar each, in the order given."""
+    """One bar per height, in the order given."""
     with _drawn(path, x, y) as axes:
         axes.bar(np.arange(len(heights)), heights, width=0.8)
 
@@ -71,7 +71,8 @@ def curve_with_error(
 ) -> None:
     """A curve of (x, y, error), and a level to compare it with.
 
-    Where values differ by more than 30 times the scale is logarithmic above the least.
+    If the largest y is more than 30 times the least y, the scale is logarithmic above
+    the least (by absolute value).
     """
     xs, ys, errors = zip(*points)
     with _drawn(path, x, y) as axes:
@@ -93,7 +94,7 @@ def scatter(
       path: where the PNG goes.
       points: `[N, 2]`.
       labels: `[N]`; None where there are none.
-      name_of: what a label is called.
+      name_of: gives the name of a label.
     """
     with _drawn(path, "", "") as axes:
         axes.set_axis_off()
@@ -103,7 +104,7 @@ def scatter(
         for number, label in enumerate(np.unique(labels)):
             chosen = points[labels == label]
             colour = f"C{number % 10}"
-            # What matplotlib would set as a formula, or leave out of the legend.
+            # Matplotlib reads `$` as a formula, and skips names that start with `_`.
             name = name_of(label).replace("$", r"\$")
             name = f" {name}" if name.startswith("_") else name
             axes.scatter(*chosen.T, s=6, color=colour, label=name)
@@ -115,13 +116,13 @@ def learning_curves(
 ) -> None:
     """Named values of a run's metrics, training and validation, by epoch.
 
-    Values that are 0 all the time are left out. Metrics without epochs go by step.
+    Values of 0 are left out. Metrics without epochs are plotted by step.
 
     Args:
       path: where the PNG goes.
       records: of the run, see `metrics.read`.
-      names: of the values; what follows the slash is shown.
-      y: what they are.
+      names: of the values; the plot shows the part after the slash.
+      y: label of the y axis.
     """
     scale, unit = 1.0, "step"
     known = [record for record in records if record.get("epoch")]

@@ -94,7 +94,7 @@ class FlowPrior(tf.Module):
         self.flow.initialize(z)
 
     def folded(self, folding: Folding) -> "FlowPrior":
-        """The same with less to compute, for a model that is trained."""
+        """The same with less to compute, for a trained model."""
         return FlowPrior(self.dim, self.flow.folded(folding))
 
 
@@ -120,7 +120,7 @@ class CategoricalPrior(tf.Module):
         count = config.num_classes
         self.num_classes = count
         probabilities = config.class_probabilities or (1 / count,) * count
-        # Rounding of what was given must not leave a gap at the end.
+        # Rounding of the given probabilities must not leave a gap at the end.
         self._cumulative = np.cumsum(probabilities) / np.sum(probabilities)
         self.log_probabilities = tf.constant(np.log(probabilities), init.dtype)
         self._act = ACTIVATIONS[config.activation]
@@ -144,7 +144,7 @@ class CategoricalPrior(tf.Module):
         return -tf.gather(self.log_probabilities, labels)
 
     def labels_from_noise(self, noise: tf.Tensor) -> tf.Tensor:
-        """Uniform noise in [0, 1) -> labels drawn by p(label), int64, as many."""
+        """Uniform noise in [0, 1) -> as many labels drawn from p(label), int64."""
         edges = tf.constant(self._cumulative, noise.dtype)
         labels = tf.searchsorted(edges, noise, side="right", out_type=tf.int64)
         return tf.minimum(labels, self.num_classes - 1)

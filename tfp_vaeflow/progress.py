@@ -1,4 +1,4 @@
-"""How a long run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a long run: a bar on a terminal, plain lines elsewhere."""
 
 import datetime
 import sys

@@ -1,7 +1,7 @@
 """Pixels <-> levels <-> the continuous x that the flow models.
 
 A pixel p in 0..255 belongs to level `k = floor(p n_bins / 256)`; the flow sees
-`x = 2 (k + u) / n_bins - 1` in [-1, 1) with noise u in [0, 1). Back:
+`x = 2 (k + u) / n_bins - 1` in [-1, 1) with noise u in [0, 1). The way back is
 `k = clip(floor((x + 1) / 2 n_bins), 0, n_bins - 1)` and `p = ceil(256 k / n_bins)`,
 the smallest pixel of the level, so pixels -> levels -> pixels -> levels is stable.
 """
@@ -27,7 +27,7 @@ def dequantize(
 
 
 def quantize(x: tf.Tensor, n_bins: int) -> tf.Tensor:
-    """x -> int32 levels in `[0, n_bins)`; what lies outside [-1, 1) is clipped."""
+    """x -> int32 levels in `[0, n_bins)`; values outside [-1, 1) are clipped."""
     # Clipping comes first: casting a float outside int32's range is undefined.
     levels = tf.clip_by_value(tf.floor((x + 1) / 2 * n_bins), 0, n_bins - 1)
     return tf.cast(levels, tf.int32)

@@ -66,7 +66,7 @@ class _ResNetBuilder:
         )(x)
 
     def transposed_conv(self, x, channels, stride, name):
-        """A transposed 3x3 convolution: the full one, cut from index 1 to stride H."""
+        """A transposed 3x3 convolution: rows 1 to `stride * H` of the full one."""
         x = keras.layers.Conv2DTranspose(
             channels,
             3,
@@ -80,7 +80,7 @@ class _ResNetBuilder:
         return keras.layers.Cropping2D(((1, end), (1, end)), name=f"{name}_cut")(x)
 
     def _kernel_initializer(self, fan):
-        """U(-b, b), b = 1 / sqrt(fan_in); Keras' default is another."""
+        """U(-b, b), b = 1 / sqrt(fan_in); Keras' default is different."""
         return keras.initializers.VarianceScaling(
             1 / 3, fan, "uniform", seed=self._init.next_seed()
         )
@@ -94,14 +94,14 @@ class _ResNetBuilder:
         )
 
     def block(self, x, level, stride, name):
-        """conv3x3-norm-act-conv3x3-norm, plus x (projected if it must be), act."""
+        """conv3x3-norm-act-conv3x3-norm, plus x (projected if necessary), act."""
         planes = self._config.planes[level]
         y = self.conv(x, planes, 3, stride, f"{name}_conv1")
         y = self.act(self.norm(y, level, f"{name}_norm1"))
         y = self.conv(y, planes, 3, 1, f"{name}_conv2")
         y = self.norm(y, level, f"{name}_norm2")
         if stride != 1 or x.shape[-1] != planes:
-            # A strided 1x1 convolution, without the stride: its gradient in oneDNN
+            # Slices replace the stride: oneDNN's gradient of a strided 1x1 convolution
             # writes beyond its memory (TensorFlow 2.21, 64x64, 4 channels, batch 2).
             x = x[:, ::stride, ::stride]
             x = self.conv(x, planes, 1, 1, f"{name}_projection")
@@ -109,8 +109,10 @@ class _ResNetBuilder:
         return self.end(y, x, name)
 
     def transposed_block(self, x, planes, level, stride, name):
-        """The same with transposed convolutions; the shortcut of stride 2 writes the
-        even positions and leaves zeros between."""
+        """Like `block`, with transposed convolutions.
+
+        The shortcut of stride 2 writes the even positions and leaves zeros between.
+        """
         y = self.transposed_conv(x, planes, stride, f"{name}_conv1")
         y = self.act(self.norm(y, level, f"{name}_norm1"))
         y = self.transposed_conv(y, planes, 1, f"{name}_conv2")
@@ -128,7 +130,7 @@ class _ResNetBuilder:
         return self.end(y, x, name)
 
     def down(self, x):
-        """Two residual blocks a level, the second with stride 2."""
+        """Two residual blocks per level, the second with stride 2."""
         for level in range(len(self._config.planes)):
             x = self.block(x, level, 1, f"level{level}_block0")
             x = self.block(x, level, 2, f"level{level}_block1")
@@ -149,7 +151,7 @@ def build_global_resnet(
 ) -> keras.Model:
     """The ResNet of the global encoder.
 
-    Two residual blocks a level, the second with stride 2, then a 1x1 convolution, ELU
+    Two residual blocks per level, the second with stride 2, then a 1x1 convolution, ELU
     and flatten. Paper, appendix.
 
     Args:
@@ -171,11 +173,11 @@ def build_global_resnet(
 def build_local_resnet(
     config: EncoderConfig, image_shape: tuple[int, int, int], init: Initializer
 ) -> keras.Model:
-    """The ResNet of the local encoder: down as the global one, then up again.
+    """The ResNet of the local encoder: down like the global one, then up again.
 
-    On each level up come two transposed residual blocks, the second with stride 2; it
-    changes the channels to those of the next finer level, the last to `out_planes`.
-    Paper, appendix.
+    Each level on the way up has two transposed residual blocks. The second one has
+    stride 2 and changes the channels to those of the next finer level, or to
+    `out_planes` at the end. Paper, appendix.
 
     Args:
       config: its planes, norm and activation.
@@ -191,7 +193,7 @@ def build_local_resnet(
 
 
 def _parts(resnet: keras.Model) -> list[keras.Model]:
-    """The residual blocks of a ResNet, and what comes after them."""
+    """The residual blocks of a ResNet, and the layers after them."""
     ends = [layer.output for layer in resnet.layers if layer.name.endswith(_END)]
     cuts = [resnet.inputs[0], *ends]
     if ends[-1] is not resnet.outputs[0]:
@@ -200,21 +202,21 @@ def _parts(resnet: keras.Model) -> list[keras.Model]:
 
 
 def run_resnet(resnet: keras.Model, x: tf.Tensor, training: bool) -> tf.Tensor:
-    """What a ResNet says of float32 images."""
+    """The output of a ResNet on float32 images."""
     return compute.run_model(resnet, lambda: _parts(resnet), x, training)
 
 
 def outputs_of(resnet: keras.Model, batches: list[tf.Tensor]) -> list[tf.Tensor]:
-    """What a ResNet says of batches of images, by its running statistics.
+    """The outputs of a ResNet on batches of images, by its running statistics.
 
-    As a graph, which frees what lies between the layers.
+    It runs as a graph, which frees the tensors between the layers.
     """
     run = tf.function(resnet, autograph=False, reduce_retracing=True)
     return [run(batch, training=False) for batch in batches]
 
 
 def _normalized_convolution(norm: keras.layers.Layer) -> keras.layers.Layer | None:
-    """The convolution whose output a batch norm gets, cropped or not."""
+    """The convolution before a batch norm, cropped or not; None without one."""
     source = norm.input._keras_history.operation
     if isinstance(source, keras.layers.Cropping2D):
         source = source.input._keras_history.operation

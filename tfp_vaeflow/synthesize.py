@@ -1,9 +1,9 @@
 """Makes pictures: python -m tfp_vaeflow.synthesize --model_dir=DIR --mode=MODE
 
-Modes: sample (from the model, a file for each temperature), reconstruct (encode and
-decode; originals beside what comes back), interpolate (two images; z changes from top
-to bottom, v from left to right), switch (2x2 cells: originals on one diagonal, their
-global codes exchanged on the other). The originals are images of the chosen split.
+Modes: sample (from the model, one file per temperature), reconstruct (encode and
+decode; originals beside their reconstructions), interpolate (two images; z changes from
+top to bottom, v from left to right), switch (2x2 cells: originals on one diagonal, with
+exchanged global codes on the other). The originals are images of the chosen split.
 """
 
 from absl import flags
@@ -62,7 +62,7 @@ def _originals(config, even: bool):
 
 
 def _labels(config):
-    """The labels of the samples, by what the flag names; None without it."""
+    """The labels of the samples, from the flag `label`; None without the flag."""
     import numpy as np
 
     from tfp_vaeflow import classes

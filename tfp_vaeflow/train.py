@@ -1,10 +1,9 @@
 """Trains a model: python -m tfp_vaeflow.train --gin_file=FILE --model_dir=DIR
 
-The same command again goes on from the last checkpoint; Ctrl-C or SIGTERM saves and
-exits with code 42. Losses go to TensorBoard
-(tensorboard --logdir=DIR) and DIR/metrics.jsonl, image grids to DIR/images.
-Several machines: docs/clusters.md; several processes on this one:
-tools/launch_local.py.
+The same command, given again, continues from the last checkpoint. Ctrl-C or SIGTERM
+saves and exits with code 42. Losses go to TensorBoard (tensorboard --logdir=DIR) and
+DIR/metrics.jsonl, image grids to DIR/images. For several machines see docs/clusters.md,
+for several processes on this one tools/launch_local.py.
 """
 
 import os
@@ -44,7 +43,7 @@ flags.DEFINE_enum(
     "several, else a TPU, else all GPUs, else the CPU.",
 )
 
-STOPPED = 42  # exit code: saved, start me again
+STOPPED = 42  # exit code: saved, to be started again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
     "num_steps": "TrainingConfig.num_steps",
@@ -72,13 +71,13 @@ def _profile_steps() -> tuple[int, int] | None:
 
 
 def _lost(model_dir: str) -> None:
-    """Ends a worker that another has left: it cannot be taken in again."""
+    """Ends this worker after another was lost: a lost worker cannot join again."""
     from tfp_vaeflow import checkpoints
     from tfp_vaeflow.errors import UserError
 
     try:
         where = f"from step {checkpoints.last_step(model_dir)}"
-    except UserError:  # none yet, or not for this worker to see
+    except UserError:  # none yet, or none that this worker can see
         where = "from the last checkpoint"
     print(
         f"a worker was lost: start all workers again; the run goes on {where}",
@@ -90,7 +89,7 @@ def _lost(model_dir: str) -> None:
 
 
 def main() -> None:
-    # It says how to start TensorFlow, and what is wrong with it is said at once.
+    # Read first: it says how to start TensorFlow, and its errors should show at once.
     deterministic = _config().training.deterministic
     command.start_tensorflow(deterministic=deterministic)
 
@@ -103,7 +102,7 @@ def main() -> None:
 
 
 def _order(model_dir: str, config):
-    """Which label each class gets: as in the run, or in the one that it begins from."""
+    """Which label each class gets: as in this run, or in the run of `init_from`."""
     from tfp_vaeflow import checkpoints, classes, files
 
     if files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION)):
@@ -114,7 +113,7 @@ def _order(model_dir: str, config):
 
 
 def _config():
-    """The experiment that the flags name; gin keeps it until it reads another."""
+    """The experiment that the flags name; gin keeps it until the next is read."""
     from tfp_vaeflow import experiment
 
     bindings = command.bindings_with(_SHORT_CUTS)

@@ -19,7 +19,7 @@ _FIRST_PAUSE = 0.1  # seconds; doubles with each try
 
 
 class ServerError(RuntimeError):
-    """A request failed on its way or in the server: says where, and what came back."""
+    """A request failed on its way or in the server; says where, and the answer."""
 
 
 class Input(NamedTuple):
@@ -38,7 +38,7 @@ class Transport(abc.ABC):
     """Runs signatures of one model.
 
     Attributes:
-      address: what errors name.
+      address: of the model, as errors name it.
     """
 
     address: str
@@ -51,14 +51,14 @@ class Transport(abc.ABC):
     def predict(
         self, signature: str, rows: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Outputs, by name, for inputs of equally many rows; bytes are objects.
+        """Outputs by name, for inputs with equal numbers of rows; bytes are objects.
 
         Raises:
           ServerError: if there is no answer, or it is an error.
         """
 
 
-# TensorFlow's types by the numbers and names that describe them in messages.
+# NumPy's types by the names of TensorFlow's types in messages.
 _DTYPES = {
     "DT_FLOAT": np.dtype(np.float32),
     "DT_UINT8": np.dtype(np.uint8),
@@ -168,8 +168,8 @@ class GrpcTransport(Transport):
 
     Args:
       address: `grpc://HOST:PORT/NAME[/VERSION]`.
-      timeout: seconds for a request, all tries together.
-      retries: how often a request is sent again; gRPC allows 4.
+      timeout: seconds for a request, over all its tries.
+      retries: how often a request is sent again; 4 at most, which is gRPC's limit.
     """
 
     def __init__(self, address: str, timeout: float, retries: int):
@@ -249,7 +249,7 @@ class GrpcTransport(Transport):
 
 
 def _is_not_of_gradients(record: logging.LogRecord) -> bool:
-    """TensorFlow warns of every function whose gradient a SavedModel does not have."""
+    """False for TensorFlow's warnings of functions whose gradients are not saved."""
     return "unsaved custom gradients" not in record.getMessage()
 
 
@@ -257,7 +257,7 @@ class LocalTransport(Transport):
     """A SavedModel in this process.
 
     Args:
-      directory: of a SavedModel, or of numbered versions, of which the last is taken.
+      directory: holds a SavedModel, or numbered versions; the last version is loaded.
 
     Raises:
       UserError: if there is no SavedModel.
@@ -288,7 +288,7 @@ class LocalTransport(Transport):
         logger.addFilter(_is_not_of_gradients)
         try:
             self._model = tf.saved_model.load(str(path))
-        except Exception as error:  # of all kinds, by what is damaged
+        except Exception as error:  # all kinds, depending on the damage
             reason = " ".join(str(error).split())
             raise UserError(f"{path} cannot be loaded: {reason}") from error
         finally:
@@ -308,7 +308,7 @@ class LocalTransport(Transport):
         try:
             outputs = self._model.signatures[signature](**inputs)
         except self._failure as error:
-            # The first lines say where in the graph, the last ones repeat it.
+            # The message starts with the place in the graph, and repeats it at the end.
             reason = error.message.partition("<stack traces unavailable>")[2].strip()
             reason = (reason or error.message).splitlines()[0]
             raise ServerError(f"{self.address}: {signature}: {reason}") from error

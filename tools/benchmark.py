@@ -7,13 +7,13 @@ Runs the real trainer on one batch of random images that stays in memory (or on 
 experiment's data, --input=data), then density, encoding and sampling. All rates are
 medians over --steps repeats after the first, which traces.
 
-With --turns, the program says "ready" when nothing is left to trace or compile, and
-waits for a line on its standard input: so several can warm up side by side and be timed
-one after another.
+With --turns, the program prints "ready" when everything is traced and compiled, then
+waits for a line on its standard input. Several processes can thus warm up side by side
+and be timed one after another.
 
-Utilisation is the FLOP/s of training over those of the best of 20 float32 matrix
-products [8192, 512] x [512, 512], measured before and after. FLOPs are those of the
-float32 model: three times the convolutions and matrix products of a forward pass.
+Utilisation is the FLOP/s of training divided by those of the fastest of 20 float32
+matrix products [8192, 512] x [512, 512], measured before and after. FLOPs are those of
+the float32 model: three times the convolutions and matrix products of a forward pass.
 """
 
 import argparse
@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tfp_vaeflow import command
 
-# Before anything imports it: it is leaner so. First steps are measured: no cache.
+# Before any other import of TensorFlow, to load less of it and of Keras. First steps
+# are measured, so the cache of compiled functions stays off.
 command.start_tensorflow(cached=False)
 
 import numpy as np
@@ -44,7 +45,7 @@ from tfp_vaeflow.trainer.cost import costs
 from tfp_vaeflow.trainer.step import Trainer
 
 _PRODUCTS = 20
-# What --compare shows, and whether more is better.
+# The figures that --compare shows, and whether more is better.
 _FIGURES = {
     "train_images_per_s": True,
     "density_images_per_s": True,
@@ -60,7 +61,7 @@ _FIGURES = {
 
 
 def process_age() -> float:
-    """Seconds since this process began, on Linux: before Python ran a line."""
+    """Seconds since this process began (on Linux), with the start of Python."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds after the boot
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began
@@ -75,7 +76,7 @@ def product_flops_per_s() -> float:
 
 
 def _seconds(run: Callable[[], tf.Tensor], repeats: int) -> list[float]:
-    """The time of each of several runs, to the end of what they compute."""
+    """The time of each of several runs, until all their results are computed."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -85,7 +86,7 @@ def _seconds(run: Callable[[], tf.Tensor], repeats: int) -> list[float]:
 
 
 def _seconds_of_steps(step: Callable[[], tf.Tensor], repeats: int) -> list[float]:
-    """The time of each of several steps, looked at one step late as in `train`."""
+    """The time of each of several steps, read one step late as `train` does."""
     times, last = [], step()
     for _ in range(repeats):
         start = time.perf_counter()
@@ -97,7 +98,7 @@ def _seconds_of_steps(step: Callable[[], tf.Tensor], repeats: int) -> list[float
 
 
 def random_split(config: ExperimentConfig) -> data.Split:
-    """As many random images as a step or the initialisation takes."""
+    """Random images, enough for a step and for the initialisation."""
     training = config.training
     count = max(training.batch_size, training.initialization_images)
     rng = np.random.default_rng(0)
@@ -114,7 +115,7 @@ def _wait_for_turn() -> None:
 
 
 def _exact(model, images: tf.Tensor, **labels) -> float:
-    """Which part of a batch comes back from its codes as it was."""
+    """The fraction of the images of a batch that decode to exactly themselves."""
     size = len(images)
     codes = model.encode(images, batch_size=size, **labels)
     back = np.asarray(model.decode(*codes, batch_size=size))
@@ -126,16 +127,16 @@ def _exact(model, images: tf.Tensor, **labels) -> float:
 def measure(
     config: ExperimentConfig, steps: int, from_data: bool, in_turn: bool
 ) -> dict:
-    """Runs an experiment's model for a while.
+    """Measures the training and the use of an experiment's model.
 
     Args:
       config: the experiment.
-      steps: repeats of everything after the first.
+      steps: repeats of everything, without the first run.
       from_data: whether training reads and augments the experiment's own data.
-      in_turn: whether to wait for one's turn when warm.
+      in_turn: whether to wait for a line on standard input once warm.
 
     Returns:
-      Figures by name, as `--output` takes them.
+      Figures by name, as they are written to `--output`.
     """
     compute.tune_process(save_memory=config.training.recompute)
     compute.compile_use_at_once()
@@ -218,7 +219,7 @@ def compare(paths: list[Path]) -> str:
     rows = [["", str(paths[0]), str(paths[1]), "times better"]]
     for name, more_is_better in _FIGURES.items():
         before, after = (found.get(name) for found in (a, b))
-        ratio = "-"  # where an older version of this program has not measured it
+        ratio = "-"  # an older version of this program did not measure it
         if before and after:
             better = after / before if more_is_better else before / after
             ratio = f"{better:.2f}"

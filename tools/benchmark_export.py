@@ -1,11 +1,11 @@
 """How fast an exported model is: python tools/benchmark_export.py --model_dir=DIR
 
-Exports a model and says how long that takes, how large it is and how long signatures
-take. Then, with --compare, in one process and by turns, so that a machine whose speed
-changes favours none: the Python API against the exported model, the graph of the
-signature before and after folding, and density in Python against sampling exported,
-which evaluate the same networks. Takes a trained model, or the architecture of an
-experiment with random weights (--gin_file).
+Exports a model and prints the time that this takes, the size on disk and the time of
+each signature. --compare then times pairs in one process and by turns, so that a
+machine whose speed changes favours none: the Python API and the exported model, the
+graph of a signature before and after folding, and density in Python and sampling by the
+exported model, which evaluate the same networks. Takes a trained model, or the
+architecture of an experiment with random weights (--gin_file).
 """
 
 import functools
@@ -29,7 +29,7 @@ flags.DEFINE_bool("compare", True, "Whether to compare them.")
 flags.DEFINE_integer("rounds", 50, "How often each is timed.")
 flags.DEFINE_bool("mixed_precision", False, "Whether to export in mixed precision.")
 
-_COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # and their arguments
+_COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # with their arguments
 
 
 def _model():
@@ -64,7 +64,7 @@ def _rows(config, specs, size):
 
 
 def _milliseconds(runs, rounds) -> dict[str, float]:
-    """The median time of each run, all run by turns."""
+    """The median time of each run; the runs take turns."""
     seconds = {kind: [] for kind in runs}
     for number in range(rounds + 3):
         for kind, run in runs.items():
@@ -124,7 +124,7 @@ def _compare_sampling(python, exported) -> None:
 
 
 def _print_ratios(times: dict[str, float]) -> None:
-    """Of the first two, and of the next two."""
+    """Prints the ratio of the first two times, and that of the next two."""
     names = list(times)
     for slow, fast in zip(names[::2], names[1::2]):
         print(

@@ -1,20 +1,20 @@
-"""What training and use of a model cost on one GPU, in one table of some minutes.
+"""Measures training and use of a model on one GPU: one table, within minutes.
 
     python tools/benchmark_gpu.py --data_dir=PATH/cifar10 --output=gpu.json
 
-Its rows are commands, which start side by side, since most of their time goes into
-tracing and compiling on a few cores. A row that is warm waits for its turn to be timed.
-Turns begin when all rows are warm, or after some time without those that still compile,
-for they take turns on the GPU, too. Mixed precision comes first, the others when its
-rows have given their memory back. After --limit seconds the rows that are not done are
-ended and named.
+Each row of the table is a command. Commands start side by side, since most of their
+time goes into tracing and compiling on a few cores. A row that is warm waits for its
+turn to be timed. Turns begin when all rows are warm, because rows that still compile
+use the GPU, too; after some time, turns begin without these. Rows in mixed precision
+come first. The others start when the first ones have ended and freed their memory.
+After --limit seconds the unfinished rows are killed and named.
 
     train     `train` itself, from its data: images/s by its metrics, over two windows
               of --log_every steps; while it waits, it is stopped by SIGSTOP
     memory    tools/benchmark.py: training on one batch in memory, density, encoding,
               sampling, the part of a batch that decode(encode(x)) gives back exactly
-    start     from the start of `train` to the end of its first step, nothing compiled
-              before; then again, alone, with what XLA compiled
+    start     time from the start of `train` to the end of its first step, with an
+              empty cache of compiled functions; then again, alone, with a full one
     count     tools/operations.py: operations that a step starts
 
 It runs without a GPU, too; --gin_bindings can make the model small.
@@ -42,10 +42,10 @@ WAYS = {
     "float32": [],
     "TF32": ["ModelConfig.allow_tf32=True"],
 }
-# The parts of all time for the rows in mixed precision, and of a group's time for
-# becoming warm.
+# The share of all time for the rows in mixed precision, and the share of a group's time
+# for warming up.
 _FIRST, _WARMING = 0.65, 0.7
-_WINDOWS = 2  # of --log_every steps each, that a rate is taken of
+_WINDOWS = 2  # windows of --log_every steps that a rate is taken over
 _CACHE = compilation_cache.SWITCH
 # What the table shows: name, digits, unit.
 _SHOWN = {
@@ -66,15 +66,15 @@ class Row:
     """A command that is measured.
 
     Attributes:
-      name: says what it is.
-      found: figures by name, as far as they are known.
-      error: why there are none, or None.
+      name: of the row in the table.
+      found: the figures that are known so far, by name.
+      error: why the row has failed, or None.
 
     Args:
       name: see above.
-      command: of Python.
-      folder: takes what it writes.
-      environment: variables beside those of this process.
+      command: arguments of the Python interpreter.
+      folder: the directory for its files.
+      environment: variables that are added to those of this process.
     """
 
     def __init__(
@@ -115,14 +115,14 @@ class Row:
         return self._process.poll() is not None
 
     def stands_warm(self) -> bool:
-        """Whether it is warm, and from then on waits; asked again and again."""
+        """Whether it is warm, and so waits for its turn; polled."""
         return False
 
     def begin(self) -> None:
-        """It is its turn."""
+        """Begins its turn."""
 
     def finish(self) -> bool:
-        """Whether its turn is over, with all figures; asked again and again."""
+        """Whether it is done, with all its figures; polled."""
         if not self.ended:
             return False
         if self._process.returncode:
@@ -138,18 +138,18 @@ class Row:
 
 
 class Training(Row):
-    """`train`, timed by what it writes to its metrics."""
+    """`train`, timed by the metrics that it writes."""
 
     def __init__(self, name, command, folder, log_every):
         self._run = folder / "run"
         self._every = log_every
-        self._first = None  # the window that its turn began in
+        self._first = None  # last step of the window that its turn began in
         super().__init__(
             name, [*command, f"--model_dir={self._run}"], folder, {_CACHE: "0"}
         )
 
     def _rates(self) -> dict[int, float]:
-        """images/s by the last step of each window."""
+        """The images/s of each window, by its last step."""
         return {
             record["step"]: record["images_per_second"]
             for record in metrics.read(self._run)
@@ -157,13 +157,13 @@ class Training(Row):
         }
 
     def stands_warm(self):
-        if not self._rates():  # the first one has the first step in it
+        if not self._rates():  # the first window includes the first step
             return False
         os.killpg(self._process.pid, signal.SIGSTOP)
         return True
 
     def begin(self):
-        self._first = max(self._rates()) + self._every  # it had the pause in it
+        self._first = max(self._rates()) + self._every  # this window has the pause
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def finish(self):
@@ -224,14 +224,14 @@ class Count(Row):
 
 
 def take_turns(rows: Sequence[Row], end: float) -> None:
-    """Runs rows to their ends; those that wait get their turns one by one.
+    """Runs rows until all have ended; waiting rows get their turns one by one.
 
     Args:
-      rows: started.
-      end: by `time.monotonic()`, when those that are not done are ended.
+      rows: already started.
+      end: the `time.monotonic()` at which unfinished rows are killed.
     """
     now = time.monotonic()
-    latest = now + _WARMING * (end - now)  # when turns begin
+    latest = now + _WARMING * (end - now)  # turns begin then at the latest
     open_rows, waiting, current = list(rows), [], None
     while open_rows and time.monotonic() < end:
         for row in list(open_rows):
@@ -268,8 +268,8 @@ class Rows:
       started: all of them so far.
 
     Args:
-      flag: of the command.
-      folder: takes all that they write.
+      flag: the flags of this program.
+      folder: the directory for all their files.
     """
 
     def __init__(self, flag: argparse.Namespace, folder: Path):
@@ -299,7 +299,7 @@ class Rows:
         return command
 
     def training(self, way: str, size: int) -> Row:
-        """Up to its end it writes nothing but metrics."""
+        """A row that trains without end, and writes nothing but metrics."""
         never = 10**9
         command = self._train(
             way,
@@ -313,7 +313,7 @@ class Rows:
         return self._start(Training, name, command, self._flag.log_every)
 
     def memory(self, way: str, size: int, gin_file: str | None = None) -> Row:
-        """Of the experiment, or of another one."""
+        """A row of tools/benchmark.py, on the experiment or on another one."""
         common = self._common if gin_file is None else [f"--gin_file={gin_file}"]
         few = f"TrainingConfig.initialization_images={max(2, min(size, 64))}"
         command = [
@@ -347,7 +347,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def measure(flag: argparse.Namespace) -> list[Row]:
-    """All rows, at their ends."""
+    """Runs all rows, and returns them when they have ended."""
     begin = time.monotonic()
     sizes = sorted(flag.batch_size)
     smallest, largest = sizes[0], sizes[-1]
@@ -355,11 +355,11 @@ def measure(flag: argparse.Namespace) -> list[Row]:
         rows = Rows(flag, Path(folder))
 
         def run(share: float, *group: Row) -> None:
-            """Runs a group, until this share of all time is over."""
+            """Runs a group, at most until this share of all time is over."""
             take_turns(group, begin + share * flag.limit)
 
         try:
-            # Those that compile longest come first.
+            # The rows that take longest to compile start first.
             large = flag.large_gin_file
             group = (
                 [rows.memory("mixed", flag.large_batch_size, large)] if large else []

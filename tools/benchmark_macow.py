@@ -1,8 +1,8 @@
-"""Times sampling through a MaCow step against the side of the image.
+"""Times sampling and density of a MaCow step for images of several sizes.
 
 Sampling inverts masked convolutions row by row: 4 times the side means 4 times the
-turns of each loop, every one on a strip that is 4 times as long. A loop that convolved
-the whole image at each turn would do 64 times the arithmetic.
+iterations of each loop, each on a strip that is 4 times as long. A loop that convolved
+the whole image in each iteration would do 64 times the arithmetic.
 """
 
 import statistics

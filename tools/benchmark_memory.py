@@ -2,10 +2,11 @@
 
     python tools/benchmark_memory.py --output=docs/performance
 
-Multiplies, one at a time, the steps of each level, the images of a batch and the pixels
-of an image, with and without TrainingConfig.recompute, and lets tools/benchmark.py
-measure each in a process of its own. Prints a table; the directory takes memory.md,
-memory.json and memory.png. By default of gin/cifar10_small.gin at batch 16.
+Multiplies one quantity at a time (the steps of each level, the images per batch or the
+pixels per image), with and without TrainingConfig.recompute. tools/benchmark.py
+measures each case in a process of its own. Prints a table, and writes memory.md,
+memory.json and memory.png to the directory. The default experiment is
+gin/cifar10_small.gin at batch 16.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def peak(gin_file: str, bindings: Sequence[str]) -> float:
     """Peak memory of an experiment in training, MB.
 
     Raises:
-      UserError: if it could not be measured, with what was said.
+      UserError: if the measurement fails, with the last line of its errors.
     """
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "figures.json"
@@ -66,7 +67,7 @@ def peak(gin_file: str, bindings: Sequence[str]) -> float:
 def measure(
     gin_file: str, bindings: list[str], times: Sequence[int]
 ) -> Iterator[tuple[str, int, bool, float]]:
-    """Gives (what grows, how much, whether recomputed, MB), each as it is known."""
+    """Yields (what grows, how much, whether recomputed, MB), each once it is known."""
     config = experiment.load([gin_file], bindings)
     base = {}
     for recompute in (False, True):
@@ -80,7 +81,7 @@ def measure(
 
 
 def table(found: dict[tuple[str, int, bool], float]) -> str:
-    """A Markdown table, a line a size."""
+    """A Markdown table with one line per size."""
     lines = ["| | times | peak memory, MB | with recompute, MB |", "|---|---|---|---|"]
     for what, number, recompute in found:
         if not recompute:

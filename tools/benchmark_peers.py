@@ -1,29 +1,29 @@
-"""What a Glow of one size costs in several libraries, on the same images, on the CPU.
+"""Measures a Glow of one size in several libraries, on the same images and CPU.
 
     python -m venv peers && peers/bin/pip install torch normflows
     python tools/benchmark_peers.py --python=peers/bin/python --output=PEERS.json
 
 Measures this package, TensorFlow Probability's tfb.Glow and normflows, each in a
-process of its own with a thread a core. A library that is not there is left out. Once
-all are ready they run by turns, so that a machine whose speed changes favours none;
-rates are medians over --repeats. Data-dependent initialisation is not timed. Let
-nothing else run meanwhile: it does not slow all of them alike.
+process of its own with one thread per core. A library that is not installed is left
+out. Once all are ready, they run by turns, so that a machine whose speed changes
+favours none; rates are medians over --repeats. Data-dependent initialisation is not
+timed. Run nothing else meanwhile: other load does not slow all libraries alike.
 
-All have --levels levels of --steps_per_level affine couplings by networks 3x3-1x1-3x3
-of width --hidden with ReLU; between levels half of the channels leave. They are trained
-with Adam, compiled by tf.function or, normflows, eagerly.
+All have --levels levels of --steps_per_level affine couplings, whose networks are
+convolutions 3x3-1x1-3x3 of width --hidden with ReLU. Between levels, half of the
+channels leave. Training uses Adam, compiled by tf.function, or eager in normflows.
 
-What differs:
-- Here four couplings make a step, with one 1x1 convolution and two ActNorms; the others
-  have one of each with every coupling. Channels that leave pass one more coupling here,
-  a single convolution in tfb.Glow, nothing in normflows.
-- What runs here is the trainer's step, which adds dequantization, the norm of the
-  gradient and a check that all is finite, in a process set up as that of `train`;
-  density and sampling take and give pixels.
+Differences:
+- In this package, a step has four couplings with one 1x1 convolution and two ActNorms;
+  the others have one of each per coupling. Channels that leave pass one more coupling
+  in this package, a single convolution in tfb.Glow, and nothing in normflows.
+- This package runs the trainer's step, which adds dequantization, the norm of the
+  gradient and a check that all values are finite, in a process set up like that of
+  `train`. Its density and sampling take and return pixels.
 
-FLOPs are those of training on an image: three times the convolutions and products on
-its way to the code. tfb.Glow's log_prob computes its networks twice, for the value and
-for the log-det; that is not counted.
+FLOPs are those of training per image: three times the convolutions and matrix products
+from the image to its code. tfb.Glow's log_prob computes its networks twice, for the
+value and for the log-det; the second time is not counted.
 """
 
 import argparse
@@ -62,12 +62,12 @@ class _Peer:
     """A library in a process of its own.
 
     Attributes:
-      first: what it says after its first step.
+      first: its answer after its first step.
 
     Args:
       library: its name.
       python: the interpreter that has it.
-      sizes: of the Glow.
+      sizes: the sizes of the Glow.
     """
 
     def __init__(self, library: str, python: str, sizes: Sizes):
@@ -98,7 +98,7 @@ class _Peer:
         return json.loads(line)
 
     def run(self, what: str) -> dict:
-        """Has it do something; how long that took, and the peak memory so far."""
+        """Has it run something; its answer has the time and the peak memory so far."""
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         return self._answer()
@@ -160,7 +160,7 @@ def _check(flag: argparse.Namespace, names: list[str]) -> None:
 
 
 def _print(found: dict[str, dict]) -> None:
-    """A row a figure, a column a library."""
+    """Prints one row per figure, with one column per library."""
     print(" " * 22 + "".join(f"{library:>16}" for library in found))
     for name in _FIGURES:
         values = (figures[name] for figures in found.values())

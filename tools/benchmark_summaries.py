@@ -1,8 +1,9 @@
 """What TensorBoard's events cost a run: python tools/benchmark_summaries.py
 
-Trains the model of an experiment for some steps, writes everything that a run writes,
-three times, and gives the time of it (the first apart) as a part of training at the
-default cadence (TrainingConfig.log_every, images_every).
+Trains the model of an experiment for some steps, then writes everything that a run
+writes, three times. Prints the time of this (of the first time separately), also as a
+share of the time of training at the default cadence (TrainingConfig.log_every,
+images_every).
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Compares runs: python tools/compare_runs.py RUN... [--output=DIR]
 
-Prints one table, a line a run, of what their metrics.jsonl and evaluation.json (that of
-the last call of `evaluate`) say, and writes it with an overlaid learning curve to DIR
-(comparison.md, comparison.png). What a run does not have is shown as a dash. TensorFlow
-is not needed.
+Prints one table with one line per run, from metrics.jsonl and evaluation.json (of the
+last call of `evaluate`). Writes the table, and all learning curves in one plot, to DIR
+(comparison.md, comparison.png). A dash stands for a figure that a run does not have.
+TensorFlow is not needed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COLUMNS = [
 
 
 def figures(run: Path) -> dict[str, str]:
-    """What is known of a run, as text, by column."""
+    """The figures of a run, as text, by column."""
     records = metrics.read(run)
     path = run / "evaluation.json"
     try:

@@ -1,8 +1,8 @@
 """Converts a model of the reference implementation: tools/convert_wolf.py --source=DIR
 
 Reads `config.json` and `model.pt` (or a `checkpoint*.tar` of its training) as
-github.com/XuezheMax/wolf writes them, without PyTorch and without running anything that
-lies in them, and writes a model directory that every command takes.
+github.com/XuezheMax/wolf writes them. This needs no PyTorch and runs no code from these
+files. Writes a model directory that every command takes.
 """
 
 import sys
@@ -68,7 +68,7 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 
 def _round_trip(model) -> str:
-    """What a random image loses on its way to the codes and back."""
+    """The error of a random image that is encoded and decoded again, as text."""
     import numpy as np
     import tensorflow as tf
 

@@ -1,10 +1,11 @@
-"""Trains by several processes on this machine, as a cluster does by several machines.
+"""Trains with several processes on this machine, as a cluster does with machines.
 
     python tools/launch_local.py --workers=2 -- --gin_file=FILE --model_dir=DIR
 
-What stands after -- goes to `tfp_vaeflow.train`. Lines begin with the number of their
-worker; worker 0 is the chief. If a worker was lost, or all were stopped and saved, all
-start again. Ctrl-C or SIGTERM goes to the workers: they save, and the exit code is 42.
+All arguments after -- go to `tfp_vaeflow.train`. Each printed line begins with the
+number of its worker; worker 0 is the chief. If a worker was lost, or all were stopped
+and saved, all start again. Ctrl-C or SIGTERM is passed on to the workers: they save,
+and the exit code is 42.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import threading
 import time
 from pathlib import Path
 
-STOPPED = 42  # of `tfp_vaeflow.train`: saved, start me again
-_PATIENCE = 60  # seconds; workers that miss another end long before
+STOPPED = 42  # exit code of `tfp_vaeflow.train`: saved, to be started again
+_PATIENCE = 60  # seconds; workers that lose another one end long before
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
@@ -47,7 +48,7 @@ def _start(arguments: list[str], addresses: list[str], index: int) -> subprocess
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        process_group=0,  # Ctrl-C reaches it from here, once
+        process_group=0,  # so Ctrl-C reaches it only once, from here
     )
     print(f"[{index}] process {process.pid}", flush=True)
     return process
@@ -65,7 +66,7 @@ class Launcher:
       asked_to_stop: whether a signal came.
 
     Args:
-      workers: how many.
+      workers: their number.
       arguments: of `tfp_vaeflow.train`.
     """
 
@@ -82,12 +83,12 @@ class Launcher:
             process.send_signal(number)
 
     def run(self) -> list[int]:
-        """Starts all workers and waits for all; their exit codes, -9 for SIGKILL."""
+        """Starts all workers and waits; returns their exit codes, -9 for SIGKILL."""
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(self._workers)]
         del self._processes[:]
         for index in range(self._workers):
             self._processes.append(_start(self._arguments, addresses, index))
-        if self.asked_to_stop:  # while they were started
+        if self.asked_to_stop:  # the signal came while they were started
             self._pass_on(signal.SIGTERM, None)
         threads = [
             threading.Thread(target=_show, args=numbered)
@@ -112,7 +113,7 @@ class Launcher:
             if any(codes) and deadline is None:
                 deadline = time.monotonic() + _PATIENCE
             if deadline is not None and time.monotonic() > deadline:
-                # It waits for one that will not come, as in a start that failed.
+                # They wait for a worker that will not come, as after a failed start.
                 for process in self._processes:
                     process.kill()
             time.sleep(0.1)

@@ -1,11 +1,12 @@
-"""How many operations a device starts for a training step.
+"""Counts the operations that a device starts for a training step.
 
     python tools/operations.py --gin_file=gin/cifar10.gin --batch_size=8
 
 On a GPU, starting an operation takes some microseconds, whatever it computes. This
-prints how many there are in a step that XLA has compiled (the instructions of its
-optimised program, a loop's as often as it turns) and in one of TensorFlow's graphs. XLA
-compiles for the device that is here: on a CPU the number is an estimate for a GPU.
+prints the number of operations of the step as a graph of TensorFlow, and of the step as
+XLA compiles it (the instructions of the optimised program, those of a loop once per
+iteration). XLA compiles for the device of this machine: on a CPU the number is an
+estimate for a GPU.
 """
 
 import argparse
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tfp_vaeflow import files
 
-# Instructions and operations that only name or hand on what is there.
+# Instructions and operations that compute nothing: they name values or pass them on.
 _NOTHING = {
     "parameter",
     "constant",
@@ -50,8 +51,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 def count_in_program(hlo: str) -> int:
     """The operations that an optimised HLO module starts.
 
-    A fusion is one operation, a loop as many as its turns start; a loop whose turns are
-    not known counts as one turn.
+    A fusion is one operation. A loop counts as the operations of all its iterations, or
+    of one iteration if their number is not known.
     """
     computations, entry, lines = {}, None, []
     for line in hlo.splitlines():
@@ -84,7 +85,7 @@ def count_in_program(hlo: str) -> int:
 def count_in_graph(graph) -> int:
     """The operations of a graph and of the functions that it calls.
 
-    A loop counts as one turn.
+    A loop counts as one iteration.
 
     Args:
       graph: a `tf.Graph`.

@@ -1,6 +1,6 @@
 """Writes docs/parity.md: how far the model is from the reference implementation.
 
-Takes the golden vectors that tests/test_parity.py holds the model to, from
+Reads the golden vectors that tests/test_parity.py compares the model with, from
 ../shared/parity beside the project.
 """
 
@@ -99,7 +99,7 @@ def row(folder: str) -> dict[str, float]:
     x, log_det = model.flow.forward_and_log_det(expected_v, vectors.get("encode/z"))
     errors["x"] = largest(x, parity.nhwc(vectors["decode/x"]))
     errors["log-det"] = largest(log_det, vectors["decode/log_det"])
-    errors["gradients"], of_terms = gradient_error(model, vectors)  # moves batch norm
+    errors["gradients"], of_terms = gradient_error(model, vectors)  # updates batch norm
     for name, error in of_terms.items():
         errors[name] = max(error, errors[name])
     if parity.SHARED.joinpath(folder, "before_init.pt").exists():

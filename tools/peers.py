@@ -2,9 +2,10 @@
 
     python tools/peers.py LIBRARY SIZES STARTED
 
-takes its first step and says how long that took since STARTED, by the monotonic clock,
-or what module is missing; then does what each line of its input names, and says how
-long that took. It says all of it in JSON, a line an answer. SIZES are JSON too.
+initializes the model, takes the first step and prints the seconds since STARTED (by the
+monotonic clock, without the initialisation), or the name of a missing module. For each
+line of its input it then runs the function of that name, and prints the seconds that
+this took. Every answer is one line of JSON; SIZES are JSON, too.
 """
 
 import functools
@@ -18,13 +19,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# What measures normflows has neither TensorFlow nor absl: each imports its own.
+# The interpreter that runs normflows may have neither TensorFlow nor absl, so each
+# library is imported by its own function.
 
 _CHANNELS = 3
 
 
 class Sizes(NamedTuple):
-    """What all libraries are given; see `benchmark_peers.py --help`."""
+    """The sizes of the Glow in all libraries; see `benchmark_peers.py --help`."""
 
     image_size: int
     levels: int
@@ -34,7 +36,7 @@ class Sizes(NamedTuple):
 
 
 class _Model(NamedTuple):
-    """What a library's process can be told to do.
+    """The functions that a library's process can run.
 
     Attributes:
       initialize: data-dependent initialisation.
@@ -82,7 +84,7 @@ def _ours(sizes: Sizes) -> _Model:
     size = sizes.batch_size
     steps = sizes.steps_per_level // 4
     flow = config.FlowConfig(
-        # The finest level of the others begins with a squeeze.
+        # No steps at full resolution: the other libraries begin with a squeeze.
         num_steps=(0, *[(steps,)] * (sizes.levels - 1), steps),
         hidden=(sizes.hidden,) * (sizes.levels + 1),
         factors=(2,) * (sizes.levels - 1),
@@ -120,7 +122,7 @@ def _tfp(sizes: Sizes) -> _Model:
     command.start_tensorflow(cached=False)
     import tensorflow as tf
     import tensorflow_probability as tfp
-    import tf_keras  # what TFP's own networks are made of
+    import tf_keras  # TFP's own networks are made of it
 
     from tfp_vaeflow.trainer.cost import flops_of
 
@@ -141,7 +143,7 @@ def _tfp(sizes: Sizes) -> _Model:
     variables = glow.trainable_variables
     optimizer = tf_keras.optimizers.Adam(1e-3)
 
-    # The images are an argument: TFP keeps what it computed, by the tensor it is of.
+    # The images are an argument because TFP caches its results by tensor.
     @tf.function
     def train(images):
         with tf.GradientTape() as tape:

@@ -1,14 +1,15 @@
 """Crops and resizes many images once: tools/prepare_images.py --source=X --output=DIR
 
 For data sets whose images are larger than the model's, so that training does not decode
-them anew at every step. The source is a folder (searched through), a .zip or .tar
-archive, or a LMDB directory as LSUN distributes them. Images are cropped to the square
-in their middle, resized, and written as PNG to DIR/PART, which --data_dir=DIR takes.
+the large ones again at every step. The source is a folder (with its subfolders), a .zip
+or .tar archive, or a LMDB directory as LSUN distributes them. Images are cropped to the
+square in their middle, resized, and written as PNG to DIR/PART. Every command takes DIR
+as --data_dir.
 
-The folders of the source are kept, but for those that all images lie in: so folders of
-classes stay labels. If one of them is called train, they are the parts, as in training.
-Hidden files and those of other programs are left out. Of two images whose names differ
-in the suffix alone, a.jpg and a.png, both keep it: a.jpg.png, a.png.png.
+The folders of the source are kept, except those that all images share, so folders of
+classes stay labels. If one of the topmost kept folders is called train, these are the
+parts, as in training. Hidden files and those of other programs are left out. If two
+names differ only in the suffix (a.jpg and a.png), both keep it: a.jpg.png, a.png.png.
 
 CelebA-HQ 256x256, from the images of CelebAMask-HQ:
 
@@ -20,7 +21,7 @@ LSUN bedrooms at 128x128, from the archives of lsun.cs.princeton.edu, unpacked:
   tools/prepare_images.py --source=bedroom_val_lmdb --output=bedroom --size=128 \\
     --part=test
 
-What is there already is not made again: the same command goes on after a stop.
+Images that exist already are not made again, so the same command goes on after a stop.
 """
 
 import collections
@@ -46,12 +47,12 @@ flags.DEFINE_enum(
     "Which part these images are; default: train, or the parts that the source has.",
 )
 
-_CHUNK = 256  # images in work at a time
+_CHUNK = 256  # images that are processed at a time
 _NAMED = 10  # damaged images to name
 
 
 def _is_wanted(name: str) -> bool:
-    """Whether a file of an archive is to be read, by its name."""
+    """Whether to read a file of an archive, by its name."""
     from tfp_vaeflow.data import listing
 
     ignored = any(map(listing.ignored_kind, PurePosixPath(name).parts))
@@ -62,7 +63,7 @@ class _Folder:
     """Images in a folder.
 
     Attributes:
-      names: of the images, below the folder.
+      names: of the images, relative to the folder.
     """
 
     def __init__(self, root: Path):
@@ -114,7 +115,7 @@ class _Tar:
                     yield archive, member
 
     def images(self):
-        for archive, member in self._members():  # in their order: there is no index
+        for archive, member in self._members():  # in the file's order: it has no index
             content = archive.extractfile(member).read()
             yield member.name, lambda content=content: content
 
@@ -164,11 +165,11 @@ def _opened(source: Path):
 
 
 def _targets(names: list[str], part: str | None) -> dict[str, PurePosixPath]:
-    """Where each image is written below the output: no two in the same place.
+    """The path of each image below the output; no two images share one.
 
     Args:
       names: of the images in the source.
-      part: that all are of; None for `train`, or those that the source has.
+      part: the part of all images; None for the source's parts, or else `train`.
 
     Raises:
       UserError: if a part is given, and the source has parts of its own.
@@ -177,7 +178,7 @@ def _targets(names: list[str], part: str | None) -> dict[str, PurePosixPath]:
     from tfp_vaeflow.data.folder import part_named
     from tfp_vaeflow.errors import UserError
 
-    # An archive may name what lies outside of it.
+    # Names in an archive may lead outside of the output.
     words = {
         name: [w for w in PurePosixPath(name).parts if w not in ("/", "..")]
         for name in sorted(names)

@@ -2,10 +2,10 @@
 
     python tools/write_folder.py --data=NAME --output=DIR
 
-NAME is `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets (which is fetched
-if need be), such as tfds:cifar10. DIR takes train/LABEL/*.png and test/LABEL/*.png (or
-*.jpg at quality 75, --format=jpg), for --data_dir of every command. Images that are
-there already are left as they are.
+NAME is `digits`, or `tfds:NAME` for a data set of TensorFlow Datasets (which is
+downloaded if necessary), such as tfds:cifar10. Images are written to
+DIR/train/LABEL/*.png and DIR/test/LABEL/*.png (with --format=jpg to *.jpg, at quality
+75). Every command takes DIR as --data_dir. Existing images are left as they are.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
     )
     flag = parser.parse_args()
     shape = flag.image_shape or ((8, 8, 1) if flag.data == "digits" else (32, 32, 3))
-    steps = [0 if shape[-1] == 1 else 1, 1]  # a model is only asked for its shape
+    steps = [0 if shape[-1] == 1 else 1, 1]  # only the shape of the model is used
     try:
         flow = FlowConfig(steps, [4, 4])
         model = ModelConfig(tuple(shape), n_bins=256, flow=flow, latent_dim=0)

@@ -1,8 +1,8 @@
 """Writes a page about a run: python tools/write_page.py RUN --output=docs/NAME.md
 
-Takes what `evaluate` left in RUN: the numbers, and the figures, which go to docs/NAME/
-beside the page, with the samples that `synthesize` left. The page begins with the text
-of --commands: the commands that made the run.
+Reads the numbers and figures that `evaluate` left in RUN, and the samples that
+`synthesize` left. Copies figures and samples to docs/NAME/ beside the page. The page
+begins with the text of --commands: the commands that made the run.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tfp_vaeflow.evaluation import page
 
 
 def _write(flag: argparse.Namespace, result: dict, sources: dict[Path, str]) -> None:
-    """Copies the figures, whose captions are given, and writes the page."""
+    """Copies the figures, which come with captions, and writes the page."""
     folder = flag.output.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
@@ -58,7 +58,7 @@ def main() -> None:
         kept = flag.run / page.folder(result)
     except (ValueError, TypeError, KeyError) as error:
         parser.exit(2, f"error: {path} is not what evaluate writes: {error!r}\n")
-    if not kept.is_dir():  # an evaluation of before each had a folder
+    if not kept.is_dir():  # of a time when evaluations had no folder of their own
         kept = flag.run / "evaluation"
     sources = {
         kept / name: caption

@@ -1,6 +1,6 @@
 """The invertible layers of the decoder, each a `tfb.Bijector`.
 
-They can be used alone, in models of one's own: docs/bijectors.md shows one.
+They also work alone, in your own models: docs/bijectors.md shows an example.
 """
 
 from tfp_vaeflow.bijectors.actnorm import ActNorm

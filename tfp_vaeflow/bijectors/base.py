@@ -1,8 +1,8 @@
 """The contract of every invertible unit.
 
 x is the data and v its code. `forward` maps v -> x (the direction that samples),
-`inverse` x -> v (the direction that trains). A unit says what it does to the volume at
-each position of an image; the sum over positions is its log-det.
+`inverse` x -> v (the direction that trains). Each unit returns a map with the share of
+each image position in its log-det; the log-det is the sum of the map.
 """
 
 import abc
@@ -25,14 +25,14 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     """A conditional bijector that gives its value and its log-det together.
 
     Subclasses implement `forward_and_log_det_map` and `inverse_and_log_det_map`, on
-    inputs `[B, *event]`. A log-det map has each position's share of the log-det:
-    `[B, H, W]` for images, `[B]` for vectors, or a scalar where it is the same
-    everywhere.
+    inputs `[B, *event]`. A log-det map holds the share of each position in the
+    log-det: `[B, H, W]` for images, `[B]` for vectors, or a scalar if all shares are
+    equal.
 
     TFP's own methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading
-    dimensions, which `conditioning` must broadcast to, and keep the log-det with the
-    value it was computed with, so `tfd.TransformedDistribution.log_prob` runs each
-    network once.
+    dimensions, and `conditioning` must broadcast to them. These methods cache the
+    log-det with its value, so `tfd.TransformedDistribution.log_prob` runs each network
+    once.
 
     Args:
       event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.
@@ -88,22 +88,22 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     def initialize_on(
         self, values: list[tf.Tensor], conditioning: list[tf.Tensor | None]
     ) -> None:
-        """Data-dependent initialisation on batches, by the statistics of all of them.
+        """Data-dependent initialisation by the statistics of all given batches.
 
         Layers that have nothing to initialise inherit this.
 
         Args:
-          values: batches of x, `[B, *event]`; each is replaced by its v, so that no
-            more is held than one value per image.
+          values: batches of x, `[B, *event]`; each is replaced by its v, so that
+            memory holds only one value per image.
           conditioning: of each batch, or None.
         """
         for number, given in enumerate(conditioning):
             values[number] = self.inverse_and_log_det_map(values[number], given)[0]
 
     def folded(self, folding: Folding) -> "FlowBijector":
-        """The same function with less to compute, for a model that is trained.
+        """The same function with fewer computations, for a model that is trained.
 
-        What is folded can be neither trained nor initialised. By default the layer
+        A folded layer can be neither trained nor initialised. By default the layer
         stays as it is.
 
         Args:
@@ -112,9 +112,9 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         return self
 
     def joined_with(self, later: "FlowBijector") -> "FlowBijector | None":
-        """Of a folded layer: x through this one, then through `later`, as one layer.
+        """One layer that maps x as this folded layer does, and then `later`.
 
-        None if they do not join.
+        None if the two cannot be joined.
         """
         return None
 
@@ -167,7 +167,7 @@ class FlowBijector(tfb.Bijector, abc.ABC):
 
 
 def replace(values: list[tf.Tensor], function: Callable) -> None:
-    """Puts `function` of each value in its place, one after another."""
+    """Replaces each value by `function` of it, one after another."""
     for number in range(len(values)):
         values[number] = function(values[number])
 
@@ -176,14 +176,14 @@ def replace(values: list[tf.Tensor], function: Callable) -> None:
 def watched(
     layers: Sequence[object], note: Callable, method: str = "inverse_and_log_det_map"
 ) -> Iterator[None]:
-    """Lets `note(layer, *results)` see what a method of each layer gives.
+    """Calls `note(layer, *results)` with the results of a method of each layer.
 
-    Inner layers are seen before the layer that contains them.
+    The calls for inner layers come before that for the layer that contains them.
 
     Args:
       layers: bijectors, or other objects with this method.
-      note: called after each run of one; what it raises ends the run.
-      method: which one.
+      note: called after each call of the method; an exception in it ends the call.
+      method: name of the method.
     """
 
     def watching(layer, run):

@@ -1,4 +1,4 @@
-"""An affine map of the channels: what ActNorm and 1x1 convolution are when folded."""
+"""An affine map of the channels: the folded form of ActNorm and 1x1 convolution."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,13 +9,13 @@ from tfp_vaeflow.networks import fixed
 
 
 class ChannelMap(FlowBijector):
-    """An affine map of the channels, the same at every position, whose weights stay.
+    """An affine map of the channels with fixed weights, the same at every position.
 
         inverse:  v = x W + b              (x * w + b for a vector w)
         forward:  x = v W^-1 - b W^-1
         inverse log-det:  H W log |det W|
 
-    It is computed in float64 and kept in `dtype`.
+    Its weights are computed in float64 and stored in `dtype`.
 
     Shapes: `[B, H, W, C]` or `[B, C]`; the conditioning is ignored.
 

@@ -10,7 +10,7 @@ from tfp_vaeflow.bijectors.base import FlowBijector
 
 @dataclasses.dataclass(frozen=True)
 class ChannelSplit:
-    """Which channels condition and which are transformed.
+    """Divides channels into those that condition and those that are transformed.
 
     Example:
 
@@ -22,7 +22,7 @@ class ChannelSplit:
       pattern: `continuous` (first part / second part) or `skip` (even / odd channels;
         falls back to `continuous` for an odd number of channels).
       order: `up` (the first part conditions) or `down` (the second one does).
-      factor: the transformed part has `channels // factor` channels (`skip`: 2).
+      factor: the transformed part has `channels // factor` channels; 2 for `skip`.
     """
 
     pattern: str = "continuous"
@@ -78,8 +78,8 @@ class OnChannels(FlowBijector):
 
     Args:
       inner: bijector on `count` channels.
-      begin: the first of them.
-      count: how many.
+      begin: index of the first of them.
+      count: number of channels.
       name: names the layer.
     """
 
@@ -95,7 +95,7 @@ class OnChannels(FlowBijector):
         return tf.split(value, [self._begin, self._count, after], axis=-1)
 
     def _run(self, method, value, conditioning):
-        """Either direction, `method` being that of the inner bijector."""
+        """Runs either direction; `method` is the method of the inner bijector."""
         before, part, after = self._split(value)
         part, log_det_map = method(part, conditioning)
         return tf.concat([before, part, after], axis=-1), log_det_map

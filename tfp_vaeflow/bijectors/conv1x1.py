@@ -22,7 +22,7 @@ class Conv1x1(FlowBijector):
 
     - `dense`: W itself is learned.
     - `lu`: `W = P L U` with P fixed, L unit lower triangular and U upper triangular,
-      whose diagonal is `sign * exp(log_diagonal)`: the log-det is a sum. One matrix
+      whose diagonal is `sign * exp(log_diagonal)`, so the log-det is a sum. One matrix
       holds L below the diagonal, log_diagonal on it and U above, so there are as many
       parameters as in `dense`.
     - `split`: the channels form `heads` groups that share one small matrix.
@@ -98,7 +98,7 @@ class Conv1x1(FlowBijector):
         return tf.gather(tf.matmul(lower, upper), rows, batch_dims=rows.shape.rank - 1)
 
     def channel_matrix(self) -> tf.Tensor:
-        """What `inverse` multiplies all channels with, `[C, C]`."""
+        """The matrix that `inverse` multiplies all channels by, `[C, C]`."""
         heads = tf.linalg.LinearOperatorIdentity(self._heads, dtype=self.weight.dtype)
         matrix = tf.linalg.LinearOperatorFullMatrix(self.matrix())
         return tf.linalg.LinearOperatorKronecker([heads, matrix]).to_dense()
@@ -124,7 +124,7 @@ class Conv1x1(FlowBijector):
         return self._multiply(x, self.matrix()), self._log_det_per_position
 
     def initialize_on(self, values, conditioning):
-        matrix = self.matrix()  # without the log-det, which takes longer
+        matrix = self.matrix()  # the log-det would take longer
         replace(values, lambda x: self._multiply(x, matrix))
 
     def folded(self, folding):

@@ -24,11 +24,12 @@ class Coupling(Parametrized):
         inverse log-det:  sum over b of the transform's log-derivative
 
     Data-dependent initialisation makes the network's output 0 if it can, so that
-    training starts from the identity. A `Network` says how; others start as they are.
+    training starts from the identity. A `Network` may implement this; other networks
+    keep their initial weights.
 
-    Shapes: `[B, H, W, C]` (or `[B, C]`), conditioning as the network takes it.
+    Shapes: `[B, H, W, C]` (or `[B, C]`); the network decides that of the conditioning.
 
-    Example, with a network of one's own:
+    Example, with a custom network:
 
         >>> class Conditioned(tf.Module):
         ...     def __init__(self, in_channels, out_channels):
@@ -51,7 +52,7 @@ class Coupling(Parametrized):
 
     Args:
       channels: C.
-      split: which channels condition.
+      split: chooses the channels that condition.
       transform: the elementwise transform.
       make_network: (in_channels, out_channels) -> a `Network`; or a Keras layer, a
         `tf.Module` or a function, see `AnyNetwork`.
@@ -91,7 +92,7 @@ class Coupling(Parametrized):
         """Either direction: `apply` is `forward_by` or `inverse_by`."""
         self.check_conditioning(conditioning)
         part_a, part_b = self._split.split(value)
-        call = type(self.network).__call__  # one for all networks of the class
+        call = type(self.network).__call__  # unbound: shared by the whole class
         params = compute.shared(self.network, call, part_a, conditioning)
         part_b, log_derivative = apply(part_b, params)
         log_det_map = tf.reduce_sum(log_derivative, axis=-1)
@@ -139,7 +140,7 @@ def make_coupling(
     Args:
       channels: C.
       config: network and transform.
-      split: which channels condition.
+      split: chooses the channels that condition.
       init: source of initial weights, or a seed.
       name: names the layer.
     """

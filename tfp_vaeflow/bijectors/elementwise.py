@@ -1,9 +1,9 @@
 """The elementwise transforms of coupling layers, data -> code and back.
 
-A transform has `num_parameters` per transformed channel; `params` holds them along the
-last axis, one block of channels after another, in the order of the docstring.
-`inverse_and_log_derivative(x, params)` is x -> v, `forward_and_log_derivative(v,
-params)` its inverse; both return the value and the log-derivative of each element.
+A transform has `num_parameters` parameters per transformed channel. `params` holds them
+along its last axis, one block of C values per parameter, in the order of the docstring.
+`inverse_and_log_derivative(x, params)` maps x -> v, `forward_and_log_derivative(v,
+params)` is its inverse; both return the value and the log-derivative of each element.
 Shapes: `[..., C]`, params `[..., num_parameters * C]`. With all parameters zero every
 transform is the identity.
 """
@@ -18,10 +18,10 @@ import tensorflow as tf
 
 
 class Transform(Protocol):
-    """What a coupling asks of a transform; anything with these will do.
+    """The interface of a transform; a coupling takes any object that has it.
 
     Attributes:
-      num_parameters: per transformed channel.
+      num_parameters: parameters per transformed channel.
     """
 
     num_parameters: int
@@ -123,7 +123,7 @@ class Relu:
     def forward_and_log_derivative(self, v, params):
         shift, log_scale = self._shift_and_log_scale(params)
         scaled = v - shift
-        # The scale is positive: this is the sign of x, too.
+        # The scale is positive, so `scaled` has the sign of x.
         log_scale = tf.where(scaled > 0, log_scale, 0)
         return scaled * tf.exp(-log_scale), -log_scale
 
@@ -134,9 +134,9 @@ class Relu:
 
 
 class _RootFinding(abc.ABC):
-    """A transform whose way back (v -> x) is the root of an increasing function.
+    """A transform whose direction v -> x finds the root of an increasing function.
 
-    Subclasses give x -> v in `inverse_and_log_derivative` and the root in `_root`.
+    Subclasses map x -> v in `inverse_and_log_derivative` and find the root in `_root`.
     """
 
     @abc.abstractmethod
@@ -151,8 +151,8 @@ class _RootFinding(abc.ABC):
         dtype = v.dtype
         v, params = tf.cast(v, tf.float64), tf.cast(params, tf.float64)
         x = tf.stop_gradient(self._root(v, params))
-        # One Newton step takes the last error away, and its derivative with the slope
-        # held constant is that of the implicit function: no other gradient is needed.
+        # One Newton step removes the remaining error. With the slope held constant, its
+        # derivative is that of the implicit function, so no other gradient is needed.
         value, log_slope = self.inverse_and_log_derivative(x, params)
         x -= (value - v) * tf.exp(-tf.stop_gradient(log_slope))
         _, log_slope = self.inverse_and_log_derivative(x, params)
@@ -163,8 +163,8 @@ class _RootFinding(abc.ABC):
 class Nlsq(_RootFinding):
     """`v = b x + a + c / (1 + u^2)`, `u = d x + g`: affine plus a bump.
 
-    Log-det: `log(b - 2 c d u / (1 + u^2)^2)`. Parameters: a, log b, c', log d, g, of
-    which `log b` and `log d` are scaled by 0.4 and c' by 0.3 for stability;
+    Log-det: `log(b - 2 c d u / (1 + u^2)^2)`. Parameters: a, log b, c', log d, g.
+    For stability, `log b` and `log d` are scaled by 0.4 and c' by 0.3, and
     `c = (8 sqrt(3) / 9 - 0.05) (b / d) tanh(c')` keeps the slope above 0.03 b.
     (Ziegler & Rush, arXiv 1901.10548)
 
@@ -190,15 +190,15 @@ class Nlsq(_RootFinding):
         u = tf.exp(log_d) * x + g
         bump = 1 / (1 + u**2)
         v = tf.exp(log_b) * x + a + k * tf.exp(log_b - log_d) * bump
-        # In this order u bump^2 does not overflow, as (1 + u^2)^2 would.
+        # This order avoids (1 + u^2)^2, which could overflow.
         return v, log_b + tf.math.log1p(-2 * k * (u * bump) * bump)
 
     def _root(self, v, params):
         a, log_b, k, log_d, g = self._parameters(params)
         # In u the equation is w = u + k / (1 + u^2), the cubic
         # u^3 - w u^2 + u + k - w = 0, whose one real root is w / 3 + t with
-        # t^3 + p t + q = 0 (Cardano). The discriminant q^2/4 + p^3/27 is expanded: its
-        # terms in w^6 cancel, and would take all digits with them.
+        # t^3 + p t + q = 0 (Cardano). The discriminant q^2/4 + p^3/27 is expanded,
+        # because its terms in w^6 cancel: subtracting them would lose all digits.
         w = (v - a) * tf.exp(log_d - log_b) + g
         p = 1 - w**2 / 3
         q = k - 2 * w / 3 - 2 * w**3 / 27
@@ -230,8 +230,8 @@ class SymmElu(_RootFinding):
     def _parameters(self, params):
         """shift, s, 1 + s."""
         shift, s = tf.split(params, 2, axis=-1)
-        # 1 + s does not round to zero as a sigmoid, and may not underflow to it
-        # either: at x = 0 it is the slope.
+        # 1 + s is the slope at x = 0 and must stay positive: the sigmoid does not round
+        # to zero, and the maximum prevents underflow.
         slope = tf.maximum(2 * tf.sigmoid(s), np.finfo(s.dtype.as_numpy_dtype).tiny)
         return shift, tf.tanh(s / 2), slope
 
@@ -247,11 +247,12 @@ class SymmElu(_RootFinding):
         shift, s, slope_at_zero = self._parameters(params)
         v -= shift
         goal = tf.abs(v)
-        # For t >= 0 the function is (1 + s) t - s (t - 1 + exp(-t)). With the bound
-        # t^2 / (2 + t), below the last bracket and close to it, its root is that of
-        # t^2 - 2 m t - 2 goal: left of ours where the function is concave (s > 0),
-        # right of it where it is convex, so Newton's method cannot overshoot. Three
-        # steps exhaust float64 for every s in (-1, 1) and every goal.
+        # For t >= 0 the function is (1 + s) t - s (t - 1 + exp(-t)). The first guess
+        # replaces the last bracket by t^2 / (2 + t), a close lower bound: it is the
+        # root of t^2 - 2 m t - 2 goal. It lies left of the true root where the function
+        # is concave (s > 0) and right of it where the function is convex, so Newton's
+        # method cannot overshoot. Three steps reach the precision of float64 for every
+        # s in (-1, 1) and every goal.
         m = goal / 2 - slope_at_zero
         root = tf.sqrt(m**2 + 2 * goal)
         t = tf.where(m > 0, root + m, 2 * goal / (root - m))
@@ -276,5 +277,5 @@ _BY_NAME = {
 
 
 def make_transform(name: str, alpha: float) -> Transform:
-    """The transform of that name (`config.flow.TRANSFORMS`); alpha is Affine's."""
+    """The transform of a name in `config.flow.TRANSFORMS`; only Affine uses alpha."""
     return Affine(alpha) if name == "affine" else _BY_NAME[name]()

@@ -14,8 +14,8 @@ from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.networks import RowNetwork, make_row_network
 from tfp_vaeflow.noise import Initializer
 
-# How the image is turned so that the pixels that condition lie above: whether rows and
-# columns are exchanged, and whether the rows are then reversed.
+# How the image is turned so that the conditioning pixels lie above: (whether rows and
+# columns are exchanged, whether the rows are then reversed).
 ORDERS = {
     "A": (False, False),
     "B": (False, True),
@@ -31,14 +31,14 @@ class MaskedConv(Parametrized):
         forward:  x = transform^-1(v; params), row by row
         inverse log-det:  sum of the transform's log-derivative
 
-    The parameters of row i depend on rows i - kh .. i - 1 (order A), and for each
-    column on the kw columns around it. B looks at the rows below, C and D (kernel
-    `(kw, kh)`) at the columns to the left and to the right. What lies outside the image
-    is zero.
+    In order A, the parameters of a pixel in row i depend on rows i - kh .. i - 1 and on
+    the kw columns around the pixel. B looks at the rows below. C and D (kernel
+    `(kw, kh)`) look at the columns to the left and to the right. Pixels outside the
+    image are zero.
 
-    So `inverse` runs the network once on the whole image. `forward` runs it on one row
-    (C, D: column) after another, each given the kh that it has found before: as much
-    arithmetic as the inverse, in H (W) steps.
+    So `inverse` runs the network once on the whole image. `forward` runs it row by row
+    (C, D: column by column), each time on the kh rows that it found last. It takes as
+    much arithmetic as the inverse, in H (W) steps.
 
     Data-dependent initialisation scales the network's output to zero, so that a fresh
     layer is the identity.
@@ -54,7 +54,7 @@ class MaskedConv(Parametrized):
 
     Args:
       transform: the elementwise transform.
-      network: says its parameters.
+      network: outputs its parameters.
       order: `A`, `B`, `C` or `D`.
       name: names the layer.
       dtype: of inputs.
@@ -90,17 +90,17 @@ class MaskedConv(Parametrized):
         return tf.transpose(image, [0, 2, 1, 3]) if self.transposed else image
 
     def _result(self, value, log_derivative):
-        """Both `[B, H, W, C]` and turned: the value, and the log-det map."""
+        """Turns both `[B, H, W, C]` back, the log-derivative as a log-det map."""
         log_det_map = tf.reduce_sum(log_derivative, axis=-1, keepdims=True)
         return self._turn_back(value), self._turn_back(log_det_map)[..., 0]
 
     def _pad(self, rows, above):
-        """Zeros on both sides, so that the width stays, and `above` the rows."""
+        """Adds zeros on both sides, to keep the width, and `above` rows of zeros."""
         side = [self._margin, self._margin]
         return tf.pad(rows, [[0, 0], [above, 0], side, [0, 0]])
 
     def _h(self, image, conditioning):
-        """h for the turned image, `[B, H or 1, W or 1, hidden]`; None without."""
+        """h for the turned image, `[B, H or 1, W or 1, hidden]`, or None."""
         self.check_conditioning(conditioning)
         if self.network.conditioner is None:
             return None
@@ -109,7 +109,7 @@ class MaskedConv(Parametrized):
 
     def forward_and_log_det_map(self, v, conditioning=None):
         v = self._turn(v)
-        # What all rows share is computed once, outside of the loop.
+        # h and the kernels are the same for all rows: they are computed once.
         h = self._h(v, conditioning)
         has_rows = h is not None and self.conditioning_ndims == 3
         network = self.network.prepared()
@@ -128,7 +128,7 @@ class MaskedConv(Parametrized):
             log_derivatives = log_derivatives.write(i, log_derivative)
             return i + 1, known, found.write(i, row), log_derivatives
 
-        # Above the first row lies only padding.
+        # Only padding lies above the first row.
         above = [batch, self._height, width + 2 * self._margin, channels]
         _, _, *results = tf.while_loop(
             lambda i, *_: i < count,
@@ -139,7 +139,7 @@ class MaskedConv(Parametrized):
 
         def whole(stack):
             image = tf.transpose(stack.stack()[:, :, 0], [1, 0, 2, 3])
-            image.set_shape(v.shape)  # a stack does not know how high it is
+            image.set_shape(v.shape)  # a stack has no static height
             return image
 
         return self._result(*map(whole, results))
@@ -211,7 +211,7 @@ class MaCowUnit(Layers):
       config: transform, activation and conditioning of the masked convolutions.
       kernel_size: `(kh, kw)`.
       init: source of initial weights, or a seed.
-      name: begins the names of the layers.
+      name: prefix of the layers' names.
     """
 
     def __init__(

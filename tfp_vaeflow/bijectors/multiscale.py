@@ -23,10 +23,11 @@ class MultiScaleFlow(Sequential):
         x -> num_steps[0] steps -> squeeze -> [steps -> split prior] ... -> squeeze
           -> num_steps[-1] steps -> ... unsqueezed back -> v
 
-    At an internal level a split prior after each step count takes `1 / factor` of the
-    level's channels off, and the factor drops by one each time. v is the un-squeezed
-    whole: what stayed first, what left behind it. Paper, appendix; MaCow,
-    arXiv 1902.04208, section 3.3 (the fine-grained multi-scale architecture).
+    At an internal level, a split prior follows each group of steps. It takes off
+    `1 / factor` of the remaining channels, and the factor drops by one each time. v
+    holds all channels, un-squeezed: first those that stayed, then those that left.
+    Paper, appendix; MaCow, arXiv 1902.04208, section 3.3 (the fine-grained multi-scale
+    architecture).
 
     Example:
 

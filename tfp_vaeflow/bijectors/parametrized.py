@@ -11,7 +11,7 @@ class Parametrized(FlowBijector):
     """An elementwise transform whose parameters a network outputs.
 
     Data-dependent initialisation makes the network's output 0 if it can, so that
-    training starts from the identity; then the network need not run.
+    training starts from the identity. The network then need not run.
 
     Attributes:
       transform: the elementwise transform.
@@ -40,7 +40,7 @@ class Parametrized(FlowBijector):
         """Checks that there is a conditioning if, and only if, the network needs one.
 
         Raises:
-          ValueError: naming the layer.
+          ValueError: if not; it names the layer.
         """
         expected = self.network.is_conditioned
         if expected is None:
@@ -57,18 +57,18 @@ class Parametrized(FlowBijector):
                 "conditioning= out"
             )
 
-    # Both directions by parameters: summaries watch them.
+    # Both directions, given the parameters: summaries watch these methods.
 
     def forward_by(
         self, v: tf.Tensor, params: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """v -> x by parameters, and the log-derivative of each element."""
+        """v -> x given the parameters, and the log-derivative of each element."""
         return self.transform.forward_and_log_derivative(v, params)
 
     def inverse_by(
         self, x: tf.Tensor, params: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """x -> v by parameters, and the log-derivative of each element."""
+        """x -> v given the parameters, and the log-derivative of each element."""
         return self.transform.inverse_and_log_derivative(x, params)
 
     def initialize_on(self, values, conditioning):

@@ -1,4 +1,4 @@
-"""Bijectors one after another, and those of TFP among them."""
+"""Sequences of bijectors, which may include bijectors of TFP."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ tfb = tfp.bijectors
 class PlainBijector(FlowBijector):
     """A bijector of TFP as a layer of a flow.
 
-    Where it looks at no neighbours, its log-det is told by position; else all positions
-    have equal shares of it. The conditioning is ignored.
+    If it maps each position on its own, the log-det map holds the log-det of each
+    position; otherwise all positions have equal shares. The conditioning is ignored.
 
     Example:
 
@@ -27,11 +27,11 @@ class PlainBijector(FlowBijector):
         TensorShape([2, 4, 4])
 
     Args:
-      bijector: keeps the shape.
+      bijector: a bijector that keeps the shape.
       event_ndims: 3 for images, 1 for vectors.
 
     Raises:
-      UserError: if the bijector is one of events with more dimensions.
+      UserError: if the bijector takes events with more dimensions.
     """
 
     def __init__(self, bijector: tfb.Bijector, event_ndims: int = 3):
@@ -79,8 +79,8 @@ class Sequential(FlowBijector):
         True
 
     Args:
-      members: bijectors in the order in which the data passes them (x -> v); those of
-        TFP too, which get no conditioning.
+      members: bijectors in the order in which the data passes them (x -> v);
+        bijectors of TFP may be among them, and get no conditioning.
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
       dtype: of inputs.
@@ -137,7 +137,7 @@ class Sequential(FlowBijector):
 class Repeated(Sequential):
     """Bijectors that are built alike, one after another.
 
-    Their weights are stored stacked, and where XLA compiles, they are one loop.
+    Their weights are stored stacked. Where XLA compiles, the bijectors run as one loop.
 
     Example:
 
@@ -147,7 +147,7 @@ class Repeated(Sequential):
 
     Args:
       make: (number) -> bijector.
-      count: of the bijectors.
+      count: number of bijectors.
       event_ndims, name, dtype: see `Sequential`.
     """
 

@@ -11,9 +11,9 @@ class Squeezed(FlowBijector):
         [B, H, W, C] -> space to depth -> [B, H/2, W/2, 4C] -> inner -> depth to space
 
     The channels of a 2x2 block come in `tf.nn.space_to_depth`'s order: (0, 0), (0, 1),
-    (1, 0), (1, 1). Only permutes, so the log-det is the inner bijector's; in its map,
-    the four pixels of a block have equal shares. A map `[B, H, W, F]` as conditioning
-    is squeezed along.
+    (1, 0), (1, 1). Squeezing only permutes, so the log-det is the inner bijector's; in
+    its map, the four pixels of a block have equal shares. A conditioning map
+    `[B, H, W, F]` is squeezed too.
 
     Example:
 
@@ -38,7 +38,7 @@ class Squeezed(FlowBijector):
         return tf.nn.space_to_depth(conditioning, 2)
 
     def _run(self, method, value, conditioning):
-        """Either direction, `method` being that of the inner bijector."""
+        """Runs either direction; `method` is the method of the inner bijector."""
         squeezed = tf.nn.space_to_depth(value, 2)
         result, log_det_map = method(squeezed, self._squeezed(conditioning))
         return tf.nn.depth_to_space(result, 2), _spread(log_det_map)
@@ -59,7 +59,7 @@ class Squeezed(FlowBijector):
 
 
 def _spread(log_det_map: tf.Tensor) -> tf.Tensor:
-    """A map `[B, H/2, W/2]` over the pixels `[B, H, W]`, or a scalar over four."""
+    """Spreads a map `[B, H/2, W/2]` over `[B, H, W]`; divides a scalar by four."""
     share = log_det_map / 4
     if share.shape.rank == 0:
         return share

@@ -18,11 +18,11 @@ from tfp_vaeflow.noise import Initializer
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
-    """What the steps of one level have in common.
+    """The settings that the steps of one level share.
 
     Attributes:
-      coupling: their coupling layers.
-      conv1x1, heads: their 1x1 convolutions.
+      coupling: of their coupling layers.
+      conv1x1, heads: of their 1x1 convolutions.
       kernel_size: (MaCow) `(kh, kw)` of their masked convolutions.
     """
 
@@ -33,7 +33,7 @@ class StepConfig:
 
 
 class FlowStep(Layers):
-    """A step of the flow; those built alike share a graph (see `compute.shared`).
+    """A step of the flow; steps built alike share a graph (see `compute.shared`).
 
     Args:
       layers, event_ndims, name, dtype: see `Layers`.
@@ -52,10 +52,10 @@ class FlowStep(Layers):
         return value, added(maps, self.dtype)
 
     def _parts(self) -> list[Sequential]:
-        """What has a graph of its own: the step, or what one network belongs to.
+        """The parts with their own graphs: the step, or one per layer with networks.
 
-        Recomputation keeps the input of each part, and while its gradient is computed
-        all that is inside it. Inputs are small, insides large.
+        Recomputation keeps only the input of each part, which is small. It keeps the
+        large values inside a part only while it computes the gradient of this part.
         """
         if not compute.mode().recompute:
             return [self]
@@ -114,7 +114,7 @@ class GlowStep(FlowStep):
         x -> ActNorm -> 1x1 convolution -> coupling continuous/up -> continuous/down
           -> ActNorm -> coupling skip/up -> skip/down -> v
 
-    Four couplings a step let every channel be transformed twice, under two different
+    The four couplings of a step transform every channel twice, under two different
     partitions. Paper, section 3.2 and appendix.
 
     Example:
@@ -129,7 +129,7 @@ class GlowStep(FlowStep):
       channels: C.
       config: the layers' settings.
       init: source of initial weights, or a seed.
-      name: begins the names of the layers.
+      name: prefix of the layers' names.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class MaCowStep(FlowStep):
       channels: C.
       config: the layers' settings.
       init: source of initial weights, or a seed.
-      name: begins the names of the layers.
+      name: prefix of the layers' names.
     """
 
     def __init__(
@@ -199,9 +199,10 @@ class SplitPrior(FlowStep):
         x -> 1x1 convolution -> coupling continuous/up with `factor` -> [kept, leaving]
         v = [kept, ActNorm(leaving)]
 
-    The coupling transforms the last `C // factor` channels given the others, then the
-    last `leaving` channels are normalised: together p(leaving | kept, z). Whoever holds
-    this layer takes them off. Paper, appendix; arXiv 1902.04208, section 3.
+    The coupling transforms the last `C // factor` channels given the others, then
+    ActNorm normalises the last `leaving` channels. Together they model
+    p(leaving | kept, z). The flow around this layer takes the leaving channels off.
+    Paper, appendix; arXiv 1902.04208, section 3.
 
     Example:
 
@@ -211,7 +212,7 @@ class SplitPrior(FlowStep):
         4
 
     Attributes:
-      kept: number of channels that stay, the first ones.
+      kept: number of channels that stay; they come first.
 
     Args:
       channels: C.
@@ -219,7 +220,7 @@ class SplitPrior(FlowStep):
       factor: the split factor.
       leaving: number of channels that leave.
       init: source of initial weights, or a seed.
-      name: begins the names of the layers.
+      name: prefix of the layers' names.
     """
 
     def __init__(

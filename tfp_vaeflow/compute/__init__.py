@@ -1,9 +1,9 @@
-"""How it is computed: graphs, precision, devices, memory.
+"""How the package computes: graphs, precision, devices, memory.
 
-Everything here changes how fast something is computed and how much memory it takes, and
-no number beyond rounding. With each function in its plainest form every result is the
-same, only slower; `tests/test_compute.py` holds that. Modules of maths call these
-functions as `compute.linear(...)` and do not know more of the machinery.
+Everything here changes speed and the use of memory; it changes results only by
+rounding. With each function in its plainest form, all results are the same, only slower
+to compute: `tests/test_compute.py` checks that. Modules of maths call these functions
+as `compute.linear(...)` and know nothing else of the machinery.
 """
 
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch

@@ -16,8 +16,8 @@ def normalized_by_batch(
         y = scale (x - mean) / std + offset
         dx = scale / std (dy - mean(dy) - (x - mean) / std^2 mean(dy (x - mean)))
 
-    The gradient is written out, with one new tensor of the size of x at a time, where
-    TensorFlow makes half a dozen. The moments have no gradient.
+    The gradient is written out: it makes one new tensor of the size of x at a time,
+    where TensorFlow's own makes half a dozen. The moments have no gradient.
 
     Args:
       x: `[..., C]`.

@@ -10,10 +10,10 @@ import tensorflow as tf
 from tfp_vaeflow.compute.devices import has_gpu
 from tfp_vaeflow.compute.mode import using
 
-# Batches of a model's use are padded to one of these, or to the batch size.
+# Batches that a model is used on are padded to one of these, or to the batch size.
 _SIZES = (1, 8, 64)
-# A graph computes so many batches of one size before XLA compiles it, which takes about
-# as long as compiling saves on them.
+# The number of batches of one size that a graph computes before XLA compiles it.
+# Compiling takes about as long as it saves on so many batches.
 _graph_calls = 500
 
 
@@ -22,15 +22,15 @@ def compiled(
 ) -> Callable:
     """A function of tensors, compiled by XLA for each of their shapes.
 
-    Inside, modules alike are loops (`in_turn`). XLA crashes on operations without stack
-    traces: none may be made `WithoutStackTraces`.
+    Inside, modules that are built alike become loops (`in_turn`). XLA crashes on
+    operations without stack traces, so none may be made within `WithoutStackTraces`.
 
     Args:
-      function: this.
-      signature: of all its arguments, if one trace is to do for all shapes.
+      function: the function.
+      signature: of all its arguments, if one trace should serve all shapes.
     """
 
-    @functools.wraps(function)  # or TensorFlow takes all of these for one
+    @functools.wraps(function)  # else TensorFlow takes all these functions for one
     def run(*args):
         with using(compiled=True, graphs=None):
             return function(*args)
@@ -46,15 +46,15 @@ def compiled_for_use(
     graph: Callable,
     name: str,
 ) -> Callable:
-    """A graph that XLA compiles, for a size of batches that comes again and again.
+    """A graph that XLA compiles for the batch sizes that come again and again.
 
     For few batches the graph is better: compiling it takes a minute, and tracing it a
-    second. When XLA begins is a matter of calls, not of time, so that results do not
-    depend on how fast a machine is.
+    second. XLA begins after a number of calls, not after some time, so that results do
+    not depend on the speed of the machine.
 
     Args:
       function, signature: see `compiled`; the first tensor of rank 2 or more among the
-        arguments tells the size.
+        arguments has the batch size.
       graph: the same function as a graph.
       name: of the function.
     """
@@ -87,15 +87,15 @@ def compile_use_at_once() -> None:
 def compiled_in_parts(
     function: Callable, signature: Sequence[tf.TensorSpec], sizes: Sequence[int]
 ) -> Callable:
-    """`compiled`, for batches of any size, but compiled for a few of them alone.
+    """A function of batches of any size, which XLA compiles for only a few sizes.
 
-    A batch is filled up with zeros to the next of these sizes; one that is larger than
+    A batch is padded with zeros to the next of these sizes. A batch that is larger than
     all of them is computed in parts.
 
     Args:
-      function: of batches, to batches; an example's result depends on it alone.
+      function: from batches to batches; each example's result depends on it alone.
       signature: of all its arguments.
-      sizes: these, rising.
+      sizes: the few sizes, in rising order.
     """
     run = compiled(function, signature)
 
@@ -128,13 +128,14 @@ def compiled_in_parts(
 
 
 def padded(inputs: Sequence[tf.Tensor | None], batch_size: int) -> list:
-    """Batches of the same examples, with more of them where use is compiled.
+    """The batches, padded with further examples where a model's use is compiled.
 
-    The last example is repeated, up to one of a few sizes: for each, XLA compiles once.
+    The last example is repeated until the batch has one of a few sizes. XLA compiles
+    once per size.
 
     Args:
       inputs: tensors with a leading batch dimension; all but the last may be None.
-      batch_size: the most examples.
+      batch_size: the largest number of examples.
     """
     size = inputs[-1].shape[0]
     if not has_gpu():

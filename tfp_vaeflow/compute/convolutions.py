@@ -1,9 +1,9 @@
 """Linear maps of channels: products, and convolutions that a device runs fast.
 
-TensorFlow's convolutions, and even more their gradients, reach the speed of its matrix
-products on a CPU only for some shapes. For those of coupling networks, with many
-channels on one side or on both, this module says the same in operations that do:
-`tools/benchmark.py` shows what it gives. On a GPU that is so for what XLA compiles.
+On a CPU, TensorFlow's convolutions, and even more their gradients, reach the speed of
+its matrix products only for some shapes. Coupling networks have many channels on one
+side or on both: for their shapes this module computes the same by operations that reach
+it. `tools/benchmark.py` shows the gain. On a GPU it does so only where XLA compiles.
 """
 
 import functools
@@ -16,7 +16,7 @@ from tfp_vaeflow.compute.devices import has_gpu, multiplies_bfloat16
 from tfp_vaeflow.compute.mode import mode
 
 _BAND = 32  # rows
-_WIDENED = 50  # as many times the channels are worth a copy of all neighbours
+_WIDENED = 50  # from this ratio of channels on, a copy of all neighbours pays off
 _MANY_COMPILED = 4  # the same on a GPU, whose convolutions start many small kernels
 
 
@@ -25,9 +25,9 @@ def as_fast_as_float32(
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function linear in x and in a kernel, never much slower in bfloat16.
 
-    A processor without instructions for bfloat16 takes up to forty times as long for
-    it. There it is computed in float32, of the same rounded values, and the result and
-    the gradients are rounded again. The kernel is cast to the precision of x.
+    A processor without instructions for bfloat16 takes up to forty times as long in it.
+    There the function is computed in float32 from the same rounded values; its result
+    and gradients are rounded again. The kernel is cast to the precision of x.
     """
 
     @functools.wraps(linear)
@@ -50,10 +50,10 @@ def elu(x: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _elu_by_float32(x):
-    """On a CPU TensorFlow's own takes longer in bfloat16 than casts and float32."""
+    """On a CPU, TensorFlow's own ELU in bfloat16 is slower than casts and float32."""
     y = tf.cast(tf.nn.elu(tf.cast(x, tf.float32)), x.dtype)
 
-    def gradient(dy):  # like TensorFlow's own, by the result
+    def gradient(dy):  # from the result, like TensorFlow's own
         return dy * tf.where(y > 0, tf.ones_like(y), y + 1)
 
     return y, gradient
@@ -86,7 +86,7 @@ def linear(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _other_side(kernel):
-    """The kernel `[kh, kw, out, in]` of the convolution that goes back."""
+    """The kernel `[kh, kw, out, in]` of the convolution from outputs back to inputs."""
     return tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
 
 
@@ -100,9 +100,9 @@ def conv2d_valid(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def of_any_batch(y: tf.Tensor) -> tf.Tensor:
-    """What a convolution gives, with its channels even for a batch of no images.
+    """A convolution's result, with the right channels even for a batch of no images.
 
-    On processors with AVX-512, TensorFlow gives those the channels of the input.
+    On processors with AVX-512, TensorFlow gives such a batch the channels of the input.
     """
     if y.shape[0]:
         return y
@@ -112,7 +112,7 @@ def of_any_batch(y: tf.Tensor) -> tf.Tensor:
 def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
     """The sizes between batch and channels: numbers where the graph knows them."""
     static = x.shape[1:-1]
-    # Else without the operation that the other way adds to the graph.
+    # Keras' function adds an operation to the graph even for known sizes.
     return static.as_list() if static.is_fully_defined() else keras.ops.shape(x)[1:-1]
 
 
@@ -120,9 +120,9 @@ def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
 def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`x @ matrix` for x `[B, H, W, in]`, as one product.
 
-    Its gradients come one after the other, each on all cores, that by x from a copy of
-    the matrix the other way round: TensorFlow's own take 1.2 times the time on a CPU.
-    They keep x in the form that it has, in which an activation before may keep it too.
+    Its gradients are computed one after the other, each on all cores; the one by x uses
+    a transposed copy of the matrix. TensorFlow's own take 1.2 times the time on a CPU.
+    The gradients keep x in its own shape, because an activation before may keep it too.
     """
 
     def gradient(dy):
@@ -144,7 +144,7 @@ def _rows(x):
 
 @as_fast_as_float32
 def conv2d_same(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """A convolution between like numbers of channels, on images of a known height."""
+    """A convolution between similar numbers of channels, on images of known height."""
     if has_gpu() or mode().compiled:
         return _conv2d(x, kernel)
     return _conv2d_of_a_cpu(x, kernel)
@@ -152,9 +152,11 @@ def conv2d_same(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _conv2d_of_a_cpu(x, kernel):
-    """Its gradient by x is the convolution that goes back: TensorFlow's own takes up to
-    twice the time on a CPU. That by the kernel goes over bands of rows, for it copies
-    all neighbours of each position that it is given.
+    """A convolution with gradients that are fast on a CPU.
+
+    The gradient by x is a convolution of dy: TensorFlow's own takes up to twice the
+    time. The gradient by the kernel goes over bands of rows, because its operation
+    copies all neighbours of each position that it is given.
     """
 
     def gradient(dy):
@@ -168,10 +170,10 @@ def _conv2d_of_a_cpu(x, kernel):
 
 
 def _kernel_gradient_of_rows(x, kernel, dy, begin):
-    """What the rows of dy from `begin` on, a band of them, add to the gradient.
+    """The part of the kernel's gradient from a band of rows of dy, at `begin`.
 
-    In float32, at least: with such a padding, TensorFlow's operation takes ten times
-    the time in bfloat16, even where there are instructions for it.
+    It is computed in float32 at least: with explicit padding, TensorFlow's operation
+    takes ten times the time in bfloat16, even on processors with instructions for it.
     """
     height, (rows, columns) = x.shape[1], kernel.shape[:2]
     exact = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
@@ -179,7 +181,7 @@ def _kernel_gradient_of_rows(x, kernel, dy, begin):
     above, below = begin - rows // 2, end + rows // 2
     outside = [max(-above, 0), max(below - height, 0)]
     gradient = tf.raw_ops.Conv2DBackpropFilter(
-        # The identities keep the slices behind the band before.
+        # The identities make the slices wait for the band before.
         input=tf.cast(tf.identity(x)[:, max(above, 0) : min(below, height)], exact),
         filter_sizes=kernel.shape,
         out_backprop=tf.cast(tf.identity(dy)[:, begin:end], exact),
@@ -202,9 +204,9 @@ def _widening_conv2d(x, kernel):
 def _narrowing_conv2d(x, kernel):
     """A convolution to fewer channels.
 
-    Forward, one product gives what each position adds to each of its neighbours.
-    Backward, both gradients are those of a convolution from the few channels to the
-    many, that of dy with the kernel seen from the other side.
+    Forward, one product computes the terms that each position adds to its neighbours.
+    Backward, both gradients come from the convolution of dy with `_other_side(kernel)`,
+    from few channels to many: its result, and its own gradient by its kernel.
     """
 
     def gradient(dy):
@@ -222,7 +224,7 @@ def _narrowing_conv2d(x, kernel):
 
 
 def _products_to_neighbours(x, kernel):
-    """A convolution by one product: what each position has for each neighbour."""
+    """A convolution by one product, of the terms that positions add to neighbours."""
     rows, columns, inputs, _ = kernel.shape
     matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, -1])
     y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
@@ -230,15 +232,15 @@ def _products_to_neighbours(x, kernel):
 
 
 def _with_neighbours(x: tf.Tensor, size: int, axis: int) -> tf.Tensor:
-    """Puts the channels of a position's `size` neighbours along an axis one by one."""
+    """Concatenates the channels of each position's `size` neighbours along an axis."""
     return tf.concat(_shifted(x, size, axis, [0] * size, x.shape[-1]), -1)
 
 
 def _from_neighbours(y: tf.Tensor, size: int, axis: int) -> tf.Tensor:
-    """Sums, along an axis, what the `size` neighbours of a position have for it.
+    """Sums the terms that a position gets from its `size` neighbours along an axis.
 
-    The channels are `size` blocks, each for one offset: the first one is what a
-    position has for the one that it is farthest before.
+    The channels are `size` blocks, one per offset: the first block of a position is its
+    term for the last neighbour along the axis.
     """
     channels = y.shape[-1] // size
     starts = [number * channels for number in range(size)]
@@ -246,7 +248,7 @@ def _from_neighbours(y: tf.Tensor, size: int, axis: int) -> tf.Tensor:
 
 
 def _shifted(x, size, axis, starts, channels):
-    """Per neighbour along an axis, its `channels` from one of `starts` on."""
+    """Per neighbour along an axis, `channels` channels from its start on."""
     length = x.shape[axis] or tf.shape(x)[axis]
     padding = [[0, 0]] * 4
     padding[axis] = [size // 2] * 2

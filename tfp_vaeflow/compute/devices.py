@@ -13,7 +13,7 @@ def has_gpu() -> bool:
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether what runs products here has instructions for bfloat16."""
+    """Whether the device that runs products has instructions for bfloat16."""
     if has_gpu() or tf.config.list_logical_devices("TPU"):
         return True
     try:

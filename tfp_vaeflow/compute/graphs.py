@@ -4,8 +4,8 @@ A flow has dozens of steps, but only a few kinds of them. Traced one by one they
 graph of tens of thousands of operations, which takes longer to build and to optimise
 than hundreds of training steps take to run. Here all steps of one structure are one
 function of (input, conditioning, weights), traced once and called by each step with its
-own weights; and so are, within it, networks of one structure. The function of a step is
-also the unit that recomputation works on.
+own weights. Within it, the same is done for networks of one structure. The function of
+a step is also the unit of recomputation.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def _with_recomputation(computation: Callable, graph: Callable) -> Callable:
     """The same function of (x, conditioning, weights), computed again for its gradient.
 
     Args:
-      computation: this function.
+      computation: the function.
       graph: makes a graph of its gradient.
     """
 
@@ -101,13 +101,13 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
     """`method(module, x, conditioning)`, by a graph of `Mode.graphs` if there are any.
 
     Args:
-      module: what may share a graph with others of its structure.
-      method: of the module; gives tensors.
+      module: may share a graph with other modules of its structure.
+      method: of the module; returns tensors.
       x, conditioning: its arguments.
     """
     now = mode()
     again = now.compiled and now.recompute and not now.is_within_graph
-    # In eager mode there is no graph to share, and none's tensors may get out.
+    # In eager mode there is no graph to share, and no graph's tensors may get out.
     if not again and (now.graphs is None or tf.config.functions_run_eagerly()):
         return method(module, x, conditioning)
     structure = structure_of(module)
@@ -124,7 +124,7 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
 
 
 def _compiled_apart(function):
-    """A function that XLA does not join with what was computed before it."""
+    """A function that XLA does not merge with the computations before it."""
 
     def run(*args):
         leaves = tf.nest.flatten(args)
@@ -163,12 +163,12 @@ def _computation(module: tf.Module, method: Callable) -> Callable:
 def with_values(
     places: Sequence[Place], values: Sequence[tf.Tensor], outer: Mode
 ) -> Iterator[None]:
-    """Within, tensors are in the place of weights.
+    """Within this context, tensors take the places of weights.
 
     Args:
-      places: of these.
+      places: of the weights.
       values: the tensors.
-      outer: the mode otherwise.
+      outer: the mode to add the tensors to.
     """
     pairs = list(zip(places, values, strict=True))
     states = [pair for pair in pairs if isinstance(pair[0], keras.Variable)]
@@ -187,7 +187,7 @@ def _without_none(*tensors: tf.Tensor | None) -> list[tf.Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-# Names and caches, and where a module shows Keras' variables to TensorFlow.
+# Names, caches, and the attribute that shows a module's Keras variables to TensorFlow.
 _NOT_STRUCTURE = {
     *vars(tfp.bijectors.Identity()),
     "_name",
@@ -197,17 +197,17 @@ _NOT_STRUCTURE = {
 
 
 class _UnknownStructureError(Exception):
-    """Raised for what no structure is known of."""
+    """Raised for an object whose structure is not known."""
 
 
 def structure_of(module: tf.Module) -> Hashable | None:
-    """Equal for modules that differ in their names and their weights' values only.
+    """A key, equal for modules that differ only in names and values of weights.
 
-    None where that is not known, because the module holds
+    None where the structure is not known, because the module holds
 
-    - a Keras layer other than group norm: its configuration need not say all; and batch
-      norm changes its statistics, which a function of tensors cannot;
-    - variables that are no `Weight`s;
+    - a Keras layer other than group norm: its configuration may be incomplete, and
+      batch norm changes its statistics, which a function of tensors cannot;
+    - variables that are not `Weight`s;
     - a function that closes over something, or an object without a hash.
     """
     try:

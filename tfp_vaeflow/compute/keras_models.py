@@ -1,4 +1,4 @@
-"""Keras models in the mode of the moment."""
+"""Keras models in the present mode."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,15 +15,15 @@ def run_model(
     x: tf.Tensor,
     training: bool,
 ) -> tf.Tensor:
-    """What a Keras model gives, in the precision that networks compute in.
+    """The output of a Keras model, computed in the precision of networks.
 
-    Its batch norm stays float32 inside, like its variables. With recomputation the
-    input of each part is kept; for the gradient, its inside is computed again when its
-    turn comes.
+    Its batch norm stays float32 inside, like its variables. With recomputation, only
+    the input of each part is kept. The gradient computes the inside of a part again
+    when it comes to that part.
 
     Args:
       model: the model.
-      parts: gives its parts, one after the other.
+      parts: returns its parts, in order.
       x: float32.
       training: whether batch norm uses (and updates from) the batch.
     """

@@ -14,7 +14,7 @@ from tfp_vaeflow.compute.weights import (
     value_of,
 )
 
-_NAME = "in_turn"  # of loops
+_NAME = "in_turn"  # of the loops in a graph
 
 
 def in_turn(
@@ -27,16 +27,16 @@ def in_turn(
 
     The first value is x; each call gives the next one, of the same shape, and a log-det
     map. Where XLA compiles and the modules are alike, this is one loop over their
-    stacked weights: a training step of 28 unrolled steps of a flow was not compiled
+    stacked weights. XLA had not compiled a training step of 28 unrolled steps of a flow
     after 330 seconds.
 
     Args:
-      modules: these.
+      modules: the modules.
       method: of each module.
       x, conditioning: arguments of the first.
 
     Returns:
-      The last value, and log-det maps that add up to that of all.
+      The last value, and log-det maps whose sum is that of all modules together.
     """
     if mode().compiled and are_alike(modules):
         x, log_det_map = _looped(modules, method, x, conditioning)
@@ -50,11 +50,11 @@ def in_turn(
 
 
 def gradient(tape: tf.GradientTape, target: tf.Tensor, sources):
-    """`tape.gradient(target, sources)`, whose loops XLA knows the turns of.
+    """`tape.gradient(target, sources)`, with loops whose turns XLA can count.
 
-    TensorFlow's gradient of a loop turns as often as the loop says that it did. XLA
-    takes that for unknown, and then a GPU asks the host after every turn whether there
-    is another. A loop of `in_turn` always makes all of its turns.
+    TensorFlow's gradient of a loop makes as many turns as the loop counted. XLA takes
+    that number for unknown, so a GPU asks the host after every turn whether there is
+    another. A loop of `in_turn` always makes its maximum of turns, which XLA knows.
 
     Args:
       tape, target, sources: see `tf.GradientTape.gradient`.
@@ -65,7 +65,7 @@ def gradient(tape: tf.GradientTape, target: tf.Tensor, sources):
     if mode().compiled:
         for operation in graph.get_operations()[len(before) :]:
             if operation.type.endswith("While"):
-                # Its first inputs: a counter, the most turns, the turns of the loop.
+                # Its first inputs: a counter, the maximum of turns, the loop's turns.
                 loop = operation.inputs[2].op
                 if loop.name.rpartition("/")[2].startswith(_NAME):
                     operation._update_input(2, loop.inputs[1])
@@ -81,7 +81,7 @@ def are_alike(modules: Sequence[tf.Module]) -> bool:
 def _unstacked(modules: Sequence[tf.Module]) -> dict[int, tf.Tensor]:
     """`Mode.weights` with the parts of all stacks of modules.
 
-    Read at once, they have a gradient that is made at once.
+    The parts of a stack are read at once, so that their gradient is made at once, too.
     """
     tensors, parts = dict(mode().weights), {}
     for module in modules:
@@ -95,9 +95,9 @@ def _unstacked(modules: Sequence[tf.Module]) -> dict[int, tf.Tensor]:
 
 def _looped(modules, method, x, conditioning):
     first, outer = modules[0], mode()
-    # Each turn takes the last values off; the gradient puts its own ones on.
+    # Each turn pops the last value off each list; the gradient pushes its own values.
     places, stacks = places_of(first), _stacks(modules[::-1])
-    # Keras' layers derive nothing, and refuse what is stacked.
+    # Keras' layers have nothing `Derived`, and refuse stacked values.
     pairs = [p for p in zip(places, stacks) if not isinstance(p[0], keras.Variable)]
     replaced = []
     with with_values(*zip(*pairs), outer):
@@ -123,7 +123,7 @@ def _looped(modules, method, x, conditioning):
             )
             rest.append(handle)
             values.append(tf.ensure_shape(one, stack.shape[1:]))
-        # What is replaced is None, for there it would be that of the first module.
+        # Replaced weights are None: else they would be those of the first module.
         nothing = [None] * len(replaced)
         with with_values([*places, *replaced], [*values, *nothing], outer):
             value, more = method(first, value, conditioning)
@@ -142,7 +142,7 @@ def _looped(modules, method, x, conditioning):
 
 
 def _stacks(modules: Sequence[tf.Module]) -> list[tf.Tensor]:
-    """Each weight of modules alike, `[len(modules), ...]`."""
+    """Each weight of modules that are built alike, stacked: `[len(modules), ...]`."""
     rows = zip(*map(places_of, modules), strict=True)
     stacks = []
     for row in rows:
@@ -154,7 +154,7 @@ def _stacks(modules: Sequence[tf.Module]) -> list[tf.Tensor]:
 
 
 def _whole_stack(weights: Sequence) -> tf.Tensor | None:
-    """The stack that weights are the parts of, in its order or the other way round."""
+    """The stack that has these weights as its parts, in its order or reversed."""
     first, *_ = weights
     if not isinstance(first, StackedWeight) or id(first) in mode().weights:
         return None

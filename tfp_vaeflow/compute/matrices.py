@@ -24,8 +24,8 @@ def inverse(matrix: tf.Tensor) -> tf.Tensor:
     return tf.cast(found, matrix.dtype)
 
 
-# XLA makes loops over columns of all factorisations, and of Cholesky's the shortest. On
-# a CPU TensorFlow's raises an error for a matrix that is singular, or not finite.
+# XLA turns all factorisations into loops over columns; Cholesky's is the shortest. On a
+# CPU, TensorFlow's Cholesky raises an error for a singular or non-finite matrix.
 
 
 @tf.custom_gradient

@@ -14,18 +14,18 @@ _M_ARENA_MAX = -8
 
 
 def tune_process(save_memory: bool = False) -> None:
-    """Settings of a process that trains; before TensorFlow looks at its devices.
+    """Sets up a process that trains, before TensorFlow looks at its devices.
 
-    The graph optimizer takes longer over a first step than it saves in thousands. And
-    memory that a step frees is kept for the next one: where the C library gives it
-    back, the system has to clear it again, for a tenth of the time of a step, and for
-    half of it with recomputation. What the C library keeps lies in pieces, though, a
-    fifth of all there is.
+    The graph optimizer is off: it takes longer over a first step than it saves in
+    thousands. Memory that a step frees is kept for the next one. If the C library gave
+    it back, the system would have to clear it again: in a tenth of the time of a step,
+    and in half of it with recomputation. The memory that the C library keeps is in
+    pieces, though: a fifth of all memory.
 
     Args:
-      save_memory: whether TensorFlow is to keep that memory instead, as it does on a
-        GPU, by sizes and so in fewer pieces. The C library, which keeps all else (half
-        a gigabyte of graph), then has one arena, and gives large blocks back.
+      save_memory: whether TensorFlow keeps that memory instead, as on a GPU: it keeps
+        memory by sizes, and so in fewer pieces. The C library keeps the rest (half a
+        gigabyte of graph). It then has one arena and gives large blocks back.
     """
     if save_memory:
         os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -42,10 +42,10 @@ def tune_process(save_memory: bool = False) -> None:
 
 
 def give_memory_back() -> None:
-    """Returns free memory to the system, before and after work that is no step.
+    """Returns free memory to the system, before and after work that is not a step.
 
-    What stays of such work lies in the memory that the last step freed, which then is
-    in pieces too small for the next step.
+    Otherwise the remains of such work lie in the memory that the last step freed, and
+    split it into pieces that are too small for the next step.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # glibc
@@ -53,7 +53,7 @@ def give_memory_back() -> None:
 
 
 def peak_memory_mib() -> float:
-    """The most memory used so far: of the fullest GPU, without one of the process."""
+    """The most memory used so far: by the fullest GPU; without GPUs, by the process."""
     gpus = tf.config.list_logical_devices("GPU")
     if gpus:
         names = [gpu.name.removeprefix("/device:") for gpu in gpus]

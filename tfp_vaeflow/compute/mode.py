@@ -1,4 +1,4 @@
-"""How layers compute now: what the interfaces of TFP and Keras have no place for."""
+"""How layers compute now: settings that TFP's and Keras' interfaces do not have."""
 
 import contextlib
 import contextvars
@@ -15,19 +15,19 @@ class Mode:
     Attributes:
       training: whether batch norm in coupling networks uses (and updates from) the
         batch, not its running statistics.
-      statistics_stay: whether the running statistics of batch norm are not updated even
-        then, because the batch is being computed again.
+      statistics_stay: whether training leaves the running statistics of batch norm as
+        they are, because the batch is being computed again.
       mixed_precision: whether networks compute in bfloat16; what they take and give is
         float32, and so are weights, norms and conditioners.
       recompute: whether the insides of networks are computed again for their gradient,
         so that between the passes only their inputs are kept.
-      compiled: whether this is the inside of what XLA compiles.
+      compiled: whether layers are inside a function that XLA compiles.
       graphs: the `SharedGraphs` of modules of one structure; None for none.
-      is_within_graph: whether this is the inside of one.
+      is_within_graph: whether layers are inside one of these graphs.
       weights_wait: whether initial values of `Weight`s stay arrays, until it is known
         which ones are stored together.
-      weights: tensors in the place of variables, by the variables' `id`, and of what is
-        `Derived` from them, by the module's `id` and the attribute's name.
+      weights: tensors in the place of variables, by the variables' `id`, and of
+        `Derived` attributes, by the module's `id` and the attribute's name.
 
     Reference: Micikevicius et al., arXiv 1710.03740; Kalamkar et al., arXiv 1905.12322
     (bfloat16, which needs no scaling of the loss); Chen et al., *Training Deep Nets
@@ -56,11 +56,11 @@ def mode() -> Mode:
 
 @contextlib.contextmanager
 def using(base: Mode | None = None, **changes) -> Iterator[None]:
-    """Within, layers compute in another mode.
+    """Within this context, layers compute in another mode.
 
     Args:
-      base: the mode to change; None for the present one. A gradient gives that of its
-        forward pass, which is no longer set when the gradient is built.
+      base: the mode to change; None for the present one. A gradient passes the mode of
+        its forward pass, which is no longer set when the gradient is built.
       **changes: fields of `Mode`.
     """
     token = _mode.set(dataclasses.replace(base or mode(), **changes))
@@ -71,5 +71,5 @@ def using(base: Mode | None = None, **changes) -> Iterator[None]:
 
 
 def network_dtype(dtype: tf.DType) -> tf.DType:
-    """What networks compute in, whose inputs and weights are of this type."""
+    """The type that networks compute in, if inputs and weights have type `dtype`."""
     return tf.bfloat16 if mode().mixed_precision else dtype

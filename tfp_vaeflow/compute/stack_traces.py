@@ -2,18 +2,18 @@
 
 import sys
 
-# Not public, but there is no switch: tests/test_trainer_step.py tells if it goes.
+# Not public, but there is no switch: tests/test_trainer_step.py fails if it goes.
 from tensorflow.python.util import tf_stack
 
 
 class WithoutStackTraces(tf_stack.StackTraceFilter):
-    """Operations that are made within know nothing of where in Python they were made.
+    """Within this context, a thread makes operations without Python's stack traces.
 
-    TensorFlow writes that out for each operation of a function when it first runs: some
-    60 frames, or 8 KB. In the step of a large model it is half a gigabyte, and seconds.
-    What names an operation in an error is its own name. XLA crashes on such operations,
-    so what it compiles is made outside. A context manager, for the thread that enters
-    it.
+    TensorFlow writes out the stack trace of each operation of a function when the
+    function first runs: some 60 frames, or 8 KB. For the step of a large model that
+    takes half a gigabyte, and seconds. Errors name such an operation by its own name
+    alone. XLA crashes on such operations, so the functions that it compiles are made
+    outside. The context holds for the thread that enters it.
     """
 
     def get_filtered_filenames(self) -> set[str]:

@@ -25,8 +25,8 @@ def stacked(
 
     Returns:
       The modules, and the variables `[count, ...]`, the last module first, for the
-      caller to hold; none where the modules differ, or hold something that has to stay
-      apart.
+      caller to hold. There are no variables where the modules differ, or hold something
+      that has to stay apart.
     """
     with using(weights_wait=True):
         modules = [make(number) for number in range(count)]
@@ -34,8 +34,8 @@ def stacked(
         for module in modules:
             for part, name in weights_by_place(module):
                 value = vars(part)[name]
-                delattr(part, name)  # a module ignores what it has already
-                setattr(part, name, value)  # and here a value becomes a variable
+                delattr(part, name)  # a module ignores a value that it has already
+                setattr(part, name, value)  # makes a variable of the value
         return modules, []
     stacks = []
     for places in zip(*map(weights_by_place, modules), strict=True):
@@ -48,7 +48,7 @@ def stacked(
             name=name,
         )
         for index, (part, name) in enumerate(places):
-            delattr(part, name)  # what is set next is no longer tracked as a variable
+            delattr(part, name)  # else the module still tracks a former variable
             setattr(part, name, StackedWeight(stack, count - 1 - index))
         stacks.append(stack)
     return modules, stacks

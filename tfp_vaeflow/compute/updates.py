@@ -1,19 +1,19 @@
-"""Many variables at a time, each on the replica that calls."""
+"""Operations on many variables at a time, on the replica that calls."""
 
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-# So many variables at a time: an update needs a scaled copy of each gradient.
+# The variables per call: few, because an update needs a scaled copy of each gradient.
 _GROUP = 16
 
 
 def in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
-    """Calls a function on a piece of each list at a time; lists what it gives.
+    """Calls a function on piece after piece of the lists; returns a list of results.
 
-    The graph of a model with thousands of variables is made of what is done to each of
-    them. By one graph for any `_GROUP` of them, whatever their shapes, that becomes a
-    matter of a few hundred calls.
+    With thousands of variables, the operations on each of them make up most of a
+    model's graph. Here one graph serves any `_GROUP` of variables, whatever their
+    shapes, so that a few hundred calls are left.
 
     Args:
       function: of a piece of each list, and of the others.
@@ -38,7 +38,7 @@ def in_groups(function: Callable, lists: Sequence[Sequence], *others) -> list:
 
 
 def handles(variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """For operations on the copies of variables on the replica that calls."""
+    """Handles, for operations on the variables' copies on the replica that calls."""
     return [variable.handle for variable in variables]
 
 
@@ -49,8 +49,8 @@ def read_handle(handle: tf.Tensor) -> tf.Tensor:
 def assign_on_replica(variable: tf.Variable, value: tf.Tensor) -> None:
     """Assigns to the copy of a mirrored variable on the replica that calls.
 
-    `assign` would want all replicas to meet; for values that are the same on all of
-    them there is no need.
+    `assign` would make all replicas wait for each other. Values that are the same on
+    all replicas do not need that.
     """
     value = tf.convert_to_tensor(value)
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

@@ -66,9 +66,9 @@ for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
 class Weight:
     """A weight of a `tf.Module`, as an attribute of its class.
 
-    It is set to an initial value, an array, of which a variable is made; or to a
-    variable. Reading it gives that, or what `Mode.weights` has in its place: so a
-    module is a function of its weights, too.
+    It is set to a variable, or to an initial value: an array, from which a variable is
+    made. Reading it gives the variable, or the tensor that `Mode.weights` has in its
+    place. So a module is a function of its weights, too.
 
         class Scale(tf.Module):
             factor = compute.Weight()
@@ -112,17 +112,18 @@ class Weight:
 
 
 class Derived:
-    """What follows from a module's weights alone, as an attribute of its class.
+    """A tensor that depends on a module's weights alone, as an attribute of its class.
 
         log_det = compute.Derived(function of the module)
 
-    For modules alike that are one loop, it is computed for all of them at once before
-    the loop: the function has to take weights with a leading dimension more.
+    Where modules that are built alike run as one loop, it is computed for all of them
+    at once before the loop. So the function has to take weights with one more leading
+    dimension.
 
     Args:
       function: (module) -> tensor.
-      replaces: names of weights that nothing else computes with: in such a loop they
-        are not there, and have no gradients of zero to be added up.
+      replaces: names of weights that nothing else computes with. Such a loop leaves
+        them out, so that it adds up no zero gradients for them.
     """
 
     def __init__(
@@ -143,15 +144,15 @@ class Derived:
         return self.function(module) if known is None else known
 
 
-# Where a tensor can be in the place of a weight.
+# A weight, or the key of a `Derived` attribute, that a tensor can stand in for.
 Place = tf.Variable | StackedWeight | keras.Variable | tuple[int, str]
 
 
 def places_of(module: tf.Module) -> list[Place]:
     """The weights that a module can take as tensors, in a fixed order.
 
-    And what is `Derived` from them, if that is given in the present mode; not what it
-    replaces there.
+    `Derived` attributes come last, if the present mode has tensors for them. Weights
+    that they replace there are left out.
     """
     known = mode().weights
     parts = (module, *module.submodules)
@@ -173,19 +174,19 @@ def places_of(module: tf.Module) -> list[Place]:
 
 
 def key_of(place: Place) -> int | tuple[int, str]:
-    """What `Mode.weights` has it by."""
+    """The key of a place in `Mode.weights`."""
     return place if isinstance(place, tuple) else id(place)
 
 
 def value_of(place: Place) -> tf.Tensor:
-    """What is in a place now."""
+    """The tensor that is in a place now."""
     if isinstance(place, keras.Variable):
         return tf.convert_to_tensor(place.value)
     return tf.convert_to_tensor(mode().weights.get(key_of(place), place))
 
 
 def derived_of(module: tf.Module) -> dict[tuple[int, str], tf.Module]:
-    """The places of what is `Derived` in a module, and which one inside it does."""
+    """The places of `Derived` attributes in a module, with the module that has each."""
     return {
         (id(part), name): part
         for part in (module, *module.submodules)
@@ -195,7 +196,7 @@ def derived_of(module: tf.Module) -> dict[tuple[int, str], tf.Module]:
 
 
 def weights_by_place(module: tf.Module) -> list[tuple[tf.Module, str]]:
-    """The `Weight`s that a module and those inside hold: by which module, and name."""
+    """The `Weight`s of a module and its submodules, as pairs of (module, name)."""
     return [
         (part, name)
         for part in (module, *module.submodules)
@@ -205,13 +206,13 @@ def weights_by_place(module: tf.Module) -> list[tuple[tf.Module, str]]:
 
 
 def is_weight(module: tf.Module, name: str) -> bool:
-    """Whether an attribute is a `Weight` that is there."""
+    """Whether an attribute is a `Weight` that is not None."""
     declared = isinstance(getattr(type(module), name, None), Weight)
     return declared and vars(module)[name] is not None
 
 
 def variable_of(weight: tf.Variable | StackedWeight) -> tuple[tf.Variable, object]:
-    """The variable that a weight lies in, and the index of its part: `...` for all."""
+    """The variable that holds a weight, and the index of its part: `...` for all."""
     if isinstance(weight, StackedWeight):
         return weight.stack, weight.index
     return weight, ...
@@ -220,7 +221,7 @@ def variable_of(weight: tf.Variable | StackedWeight) -> tuple[tf.Variable, objec
 def parts_of_variables(module: tf.Module) -> Iterator[tuple[tf.Variable, object]]:
     """The variables that a module computes with, each with the index of its part.
 
-    The index is that of a stack, or `...` for all of a variable.
+    The index is the position in a stack, or `...` for all of a variable.
     """
     for variable in module.variables:
         yield variable_of(variable)

@@ -1,4 +1,4 @@
-"""What a model and a run are made of: frozen dataclasses in plain Python.
+"""The settings of models and runs: frozen dataclasses in plain Python.
 
 Every field is checked when the object is made, so that a wrong experiment file
 fails before anything is built. Nothing here imports TensorFlow or gin.

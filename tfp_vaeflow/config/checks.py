@@ -53,7 +53,7 @@ class Settings:
                 raise UserError(
                     f"{self._name(field.name)} is {value!r}; expected {expected}"
                 )
-            # TensorFlow counts most of them so.
+            # TensorFlow holds most of them in 32 bits.
             if field.type is int and field.name != "seed" and value >= 2**31:
                 raise UserError(
                     f"{self._name(field.name)} is {value}; expected less than 2**31"
@@ -61,9 +61,9 @@ class Settings:
         self.check()
 
     def absolute_paths(self) -> dict[str, str]:
-        """The fields that hold a path, made good for any working directory.
+        """The fields that hold a path, as paths for any working directory.
 
-        A field that may hold a name holds a path if there is a file or folder of it.
+        A field for a path or a name holds a path if such a file or folder exists.
         """
         found = {}
         for field in dataclasses.fields(self):

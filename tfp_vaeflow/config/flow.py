@@ -1,4 +1,4 @@
-"""What a flow on images is made of."""
+"""The settings of a flow on images."""
 
 import dataclasses
 
@@ -15,15 +15,15 @@ STEPS = ("glow", "macow")
 
 @dataclasses.dataclass(frozen=True)
 class CouplingConfig(Settings):
-    """What every coupling layer of one level has in common.
+    """The settings that all coupling layers of one level share.
 
     Attributes:
       hidden: width of the coupling network.
       conditioning_dim: length of the conditioning vector, or channels of the
         conditioning map; 0 for none.
-      conditioning: how it enters: `global_linear` (a vector, the same at every
-        position), `global_attn` (a vector, attended to by the input) or `local_linear`
-        (a map of the input's height and width).
+      conditioning: how the conditioning enters: `global_linear` (a vector, the same
+        at every position), `global_attn` (a vector, attended to by the input) or
+        `local_linear` (a map of the input's height and width).
       activation: `elu`, `relu` or `leaky_relu`.
       norm: inside the network: `none`, `batch`, `group` or `instance`.
       num_groups: (`group` only) a divisor of `hidden`.
@@ -73,9 +73,9 @@ class FlowConfig(Settings):
     """A multi-scale flow of Glow or MaCow steps.
 
     Attributes:
-      num_steps: one entry a level, fine to coarse. The first and the last are step
-        counts; those between are lists of step counts with a split prior after each.
-      hidden: width of the coupling networks, one entry a level.
+      num_steps: one entry per level, fine to coarse. The first and the last are step
+        counts; the others are lists of step counts, with a split prior after each.
+      hidden: width of the coupling networks, one entry per level.
       factors: split factor of each internal level; a level with factor f hands
         `1 / f` of its channels to the local code after each of its step counts.
       step: `glow` or `macow`.
@@ -87,9 +87,9 @@ class FlowConfig(Settings):
       alpha: range of the affine scale.
       conditioning: as in `CouplingConfig`. A map is squeezed along with the flow.
       norm: of the coupling networks, as in `CouplingConfig`.
-      num_groups: (norm `group` only) groups, one entry a level.
+      num_groups: (norm `group` only) groups, one entry per level.
       conv1x1: kind of the invertible 1x1 convolutions: `dense`, `lu` or `split`.
-      heads: (`split` only) channel groups that share one matrix, one entry a level.
+      heads: (`split` only) channel groups that share one matrix, one entry per level.
     """
 
     num_steps: tuple[int | tuple[int, ...], ...]
@@ -153,7 +153,7 @@ class FlowConfig(Settings):
             )
 
     def _check_entries(self, field: str, expected: int, used: bool = True) -> None:
-        """Checks how many entries a field has; none where it is not used."""
+        """Checks the number of entries of a field; an unused field has none."""
         expected = expected if used else 0
         found = len(getattr(self, field))
         if found != expected:
@@ -172,8 +172,8 @@ class FlowConfig(Settings):
 
         Args:
           level: 0 is the finest.
-          conditioning_dim: of the whole flow; a map has `4^level` times its channels at
-            that level.
+          conditioning_dim: of the whole flow; a map has `4^level` times as many
+            channels at that level.
         """
         if self.conditioning == "local_linear":
             conditioning_dim *= 4**level

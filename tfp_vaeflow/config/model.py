@@ -1,4 +1,4 @@
-"""What a model is made of."""
+"""The settings of a model."""
 
 import dataclasses
 import math
@@ -13,16 +13,16 @@ PRIORS = ("normal", "flow", "categorical")
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Settings):
-    """A ResNet: of the global code's posterior, or of a dequantizer's map.
+    """A ResNet for the posterior of the global code, or for a dequantizer's map.
 
     Attributes:
-      planes: channels of the residual blocks, one entry a level; each level halves
+      planes: channels of the residual blocks, one entry per level; each level halves
         the resolution.
-      out_planes: channels of the last convolution, before the dense layer; of a
+      out_planes: channels of the last convolution, before the dense layer; in a
         dequantizer's encoder, channels of the feature map.
       activation: `elu`, `relu` or `leaky_relu`.
       norm: `batch` or `group`.
-      num_groups: (`group` only) groups, one entry a level.
+      num_groups: (`group` only) groups, one entry per level.
     """
 
     planes: tuple[int, ...]
@@ -57,7 +57,7 @@ class EncoderConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class PriorConfig(Settings):
-    """The prior p(z): a standard normal, a flow on top of one, or a code a class.
+    """The prior p(z): a standard normal, a flow on top of one, or a code per class.
 
     Attributes:
       kind: `normal`, `flow` or `categorical`. With the last the model is
@@ -66,9 +66,9 @@ class PriorConfig(Settings):
       hidden: (`flow`) width of its coupling networks.
       activation: (`flow`, `categorical`) as in `FlowConfig`.
       transform, alpha: (`flow`) as in `FlowConfig`.
-      num_classes: (`categorical`) how many labels there are, 0 to num_classes - 1.
-      class_probabilities: (`categorical`) p(label), one entry a class; without them all
-        classes are equally probable.
+      num_classes: (`categorical`) number of labels, which are 0 to num_classes - 1.
+      class_probabilities: (`categorical`) p(label), one entry per class; without them
+        all classes are equally probable.
     """
 
     kind: str = "flow"
@@ -141,8 +141,8 @@ class ModelConfig(Settings):
 
     Attributes:
       image_shape: `(height, width, channels)`, with 1 channel (grey) or 3 (RGB).
-      n_bins: levels a pixel is quantised to: 256 for 8 bits, 32 for 5 bits, or any
-        integer from 2 to 256.
+      n_bins: number of levels of a quantised pixel: 256 for 8 bits, 32 for 5 bits, or
+        any integer from 2 to 256.
       latent_dim: length of the global code z; 0 builds the flow alone (plain Glow).
       flow: the decoder.
       encoder, prior: posterior and prior of z; unused when `latent_dim` is 0. A

@@ -1,4 +1,4 @@
-"""What a run is made of: data, objective, optimizer, training, evaluation."""
+"""The settings of a run: data, objective, optimizer, training, evaluation."""
 
 import dataclasses
 import math
@@ -12,10 +12,10 @@ ALL_REDUCE = ("auto", "nccl", "hierarchical_copy", "one_device", "ring")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Settings):
-    """What training minimises; reports always show the plain ELBO.
+    """The training objective; reports always show the plain ELBO.
 
     Attributes:
-      num_samples: samples of (z, u) an image.
+      num_samples: samples of (z, u) per image.
       kl_weight: beta, the weight of the KL.
       kl_warmup_steps: steps over which the KL weight rises linearly from 0.
       free_nats: the KL of an example costs at least this much, so nothing is gained
@@ -41,12 +41,12 @@ class OptimizerConfig(Settings):
     Attributes:
       learning_rate: reached after the warm-up.
       warmup_steps: steps of linear warm-up, from 1e-7.
-      decay: factor a step after the warm-up.
+      decay: factor per step after the warm-up.
       beta_1, beta_2, epsilon: of Adam.
       weight_decay: decoupled, on every parameter.
-      clip_norm: largest global norm of the gradient of the whole batch; longer ones
-        are scaled down to it. 0 for no limit.
-      ema_decay: decay of the moving average of the weights, which is then what is
+      clip_norm: largest global norm of the gradient of the whole batch; longer
+        gradients are scaled down to it. 0 for no limit.
+      ema_decay: decay of the moving average of the weights; this average is then
         evaluated, shown and loaded. 0 for none.
     """
 
@@ -90,12 +90,12 @@ class DataConfig(Settings):
       name: `digits`, `tfds:NAME` for a data set of TensorFlow Datasets, or `folder`.
       data_dir: where the data set lies; None for the library's default. A folder of
         images here takes the place of the data set that `name` names.
-      validation_fraction: part of the training images set aside for validation where
-        the data set has no part for that, and for testing where it has none for that.
-        0 for neither.
+      validation_fraction: fraction of the training images to set aside for validation
+        if the data set has no validation part, and as much for testing if it has no
+        test part. 0 sets nothing aside.
       horizontal_flip: flip half of the training images left to right.
       shift: move training images by up to this many pixels in each direction.
-      shift_fill: what comes in at the border: `reflect` or `constant` (zeros).
+      shift_fill: what fills the border: `reflect` or `constant` (zeros).
     """
 
     name: str = "digits"
@@ -120,26 +120,28 @@ class TrainingConfig(Settings):
     """How long to train, and what to write when.
 
     Attributes:
-      batch_size: images a step, over all devices.
-      micro_batches: parts that each device takes its share of the batch in, one after
-        another, to save memory. The result is that of the whole batch.
-      recompute: compute the insides of encoders and of the flow's networks again for
-        their gradients, rather than keep them: half the memory for a third more time.
-      jit_compile: compile the step with XLA; None for where there is a GPU. With
-        several replicas the encoders stay outside, as batch norm joins the replicas
-        there.
+      batch_size: images per step, over all devices.
+      micro_batches: number of parts that each device divides its share of the batch
+        into, and computes in turn, to save memory. The result is that of the whole
+        batch.
+      recompute: compute the activations inside encoders and the flow's networks again
+        for their gradients, and do not keep them: half the memory for a third more
+        time.
+      jit_compile: compile the step with XLA; None compiles it if there is a GPU. With
+        several replicas the encoders are not compiled, because their batch norm joins
+        the replicas.
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
-        For processors and GPUs that have bfloat16: on others nothing gets faster.
-      num_steps: updates in all.
-      deterministic: on a GPU, take only operations that give the same bits every time,
-        and no timing to choose among them; on a CPU all of them do.
+        Only processors and GPUs that have bfloat16 get faster.
+      num_steps: total number of updates.
+      deterministic: on a GPU, use only operations that give the same bits every time,
+        and do not choose among them by timing; on a CPU all operations give them.
       all_reduce: how devices add up gradients: `nccl` (GPUs), `hierarchical_copy`,
         `one_device` (one of them adds for all); between machines `nccl` or `ring`;
         `auto` is TensorFlow's choice.
       seed: of the initial weights, the order of the images and all noise.
-      init_from: model directory whose weights a new run begins with, in place of
-        fresh ones; of the same architecture.
+      init_from: model directory of the same architecture, whose weights a new run
+        begins with in place of fresh ones.
       initialization_images: training images for data-dependent initialisation, two
         or more.
       log_every: steps between lines of metrics.
@@ -149,8 +151,8 @@ class TrainingConfig(Settings):
       images_every: steps between image grids; 0 for none.
       evaluation_batch_size: images at a time in validation, over all devices; None for
         as many as in a micro-batch, so that it takes no more memory than a step.
-      max_skipped_steps: this many steps in a row without an update, because a loss or
-        the gradient was not finite, end the run.
+      max_skipped_steps: the run ends after this many steps in a row without an update.
+        A step makes no update if a loss or the gradient is not finite.
     """
 
     batch_size: int = 64
@@ -188,25 +190,26 @@ class EvaluationConfig(Settings):
     """How a trained model is measured.
 
     Attributes:
-      num_samples: samples of (z, u) an image for the ELBO.
-      batch_size: images at a time; where each has several samples, so many samples.
+      num_samples: samples of (z, u) per image for the ELBO.
+      batch_size: images at a time, or samples if each image has several.
       seed: of all noise.
-      probe_seeds: fits of each probe, each on four fifths of the images.
-      probe_images: images at most that probes are fit on, and tested on; also those
-        that log-likelihoods of other data are compared with.
+      probe_seeds: number of fits of each probe, each on four fifths of the images.
+      probe_images: largest number of images to fit probes on, and to test them on; also
+        of each data set in the comparison of log-likelihoods with other data.
       classifier_steps: training steps of the small classifier of real images that
-        judges switches, and samples where there is no `feature_network`.
-      switch_pairs: switches that the decoupling score is of.
-      generated_images: images sampled at each temperature, and real ones at most that
-        they are compared with.
+        judges switches, and samples if there is no `feature_network`.
+      switch_pairs: number of switches in the decoupling score.
+      generated_images: number of images sampled at each temperature, and largest number
+        of real images that they are compared with.
       temperature: of the samples that a classifier looks at.
-      temperatures: at which samples are compared with real images.
-      feature_network: what FID and KID compare images by: `inception` (Keras'
+      temperatures: of the samples that are compared with real images.
+      feature_network: network whose features FID and KID compare: `inception` (Keras'
         InceptionV3, ImageNet weights), or the path of a Keras file or SavedModel; None
         for the small classifier.
-      feature_pixel_range: what a network of a path takes the pixels 0 and 255 as.
-      other_data: another data set to tell from the model's own: by its name, of which
-        the test part is taken, or a folder, of which all pictures are. None for none.
+      feature_pixel_range: values that a network given by its path takes for the pixels
+        0 and 255.
+      other_data: another data set to tell from the model's own: a name, for its test
+        part, or a folder, for all its pictures. None for none.
     """
 
     num_samples: int = 16

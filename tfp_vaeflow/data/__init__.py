@@ -42,15 +42,15 @@ _LOADERS = {"digits": load_digits_data, "tfds": load_tfds}
 def load(config: DataConfig, model: ModelConfig, order: Order = NATURAL) -> Splits:
     """Loads a data set for a model.
 
-    A `data_dir` that holds a folder of images takes the place of whatever data set the
-    experiment names. Images are cropped and resized to the model's shape, but for the
-    digits, which have to have it.
+    A `data_dir` that holds a folder of images replaces the data set that the experiment
+    names. Images are cropped and resized to the model's shape. The digits are not: the
+    model has to have their shape.
 
     Args:
       config: which data set, and where.
       model: gives the image shape.
-      order: which label each class of a folder gets; `classes.order_of` a run that has
-        begun.
+      order: which label each class of a folder gets; for a run that has begun, the
+        result of `classes.order_of`.
 
     Raises:
       UserError: if the data set is unknown, missing, or of another shape; if a
@@ -66,7 +66,7 @@ def check_labels(split: Split, model: ModelConfig, part: str) -> None:
     """Checks that a class-conditional model can work on a part of its data.
 
     Raises:
-      UserError: if the part has no labels, or some that the model has no class for.
+      UserError: if the part has no labels, or has labels beyond the model's classes.
     """
     if not model.is_class_conditional or not split.num_images:
         return
@@ -106,7 +106,7 @@ def _is_folder(data_dir: str | None, name: str) -> bool:
     """Whether a directory holds pictures, and not the data set of that name."""
     if data_dir is None:
         return False
-    # TensorFlow Datasets keeps the pictures that it was made from in `downloads`.
+    # TensorFlow Datasets keeps the source pictures of data sets in `downloads`.
     own = [os.path.join(data_dir, part) for part in (name.split("/")[0], "downloads")]
     if name and any(map(files.is_dir, own)):
         return False

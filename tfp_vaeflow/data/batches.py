@@ -1,9 +1,9 @@
 """Batches that are pure functions of seed and step.
 
-Batch t of training is a function of the seed and t alone: the position
-`i = t * batch_size + j` in an endless sequence of epochs names the image, each epoch
-being a permutation of the split of its own. So nothing of an input pipeline has to be
-saved, and a resumed run skips to step t.
+Batch t of training is a function of the seed and t alone. Its image j is at position
+`i = t * batch_size + j` of an endless sequence of epochs, and each epoch is its own
+permutation of the split. So an input pipeline has no state to save, and a resumed run
+skips to step t.
 """
 
 from typing import NamedTuple
@@ -23,14 +23,14 @@ class Share(NamedTuple):
 
     Attributes:
       index: of the worker; 0 is the chief.
-      count: of the workers, which has to divide the batch.
+      count: number of workers; it has to divide the batch size.
     """
 
     index: int
     count: int
 
     def positions(self, batch_size: int) -> tf.Tensor:
-        """int64 `[batch_size / count]`: those of the part in a global batch."""
+        """The positions of the part in a global batch: int64 `[batch_size / count]`."""
         size = batch_size // self.count
         return self.index * size + tf.range(size, dtype=tf.int64)
 
@@ -43,8 +43,8 @@ class Batch(NamedTuple):
 
     Attributes:
       images: uint8 `[B, H, W, C]`.
-      positions: int64 `[B]`, of each example in the global batch or the split: its
-        noise is a function of this.
+      positions: int64 `[B]`, the position of each example in the global batch or the
+        split; the example's noise is a function of it.
       weights: float32 `[B]`, 0 for examples that only fill up the last batch.
       labels: int64 `[B]`; all -1 unless they were asked for.
     """
@@ -75,7 +75,7 @@ def augment(
 
     Args:
       images: uint8 `[B, H, W, C]`.
-      config: which variations.
+      config: which variations to apply.
       seed: of this batch.
       first: position of the first image in the batch.
 
@@ -115,7 +115,7 @@ def training_batches(
     Args:
       split: the training split.
       config: its augmentation.
-      batch_size: images a global batch.
+      batch_size: images per global batch.
       seed: of order and augmentation.
       first_step: the first batch to give.
       with_labels: whether to give labels.
@@ -135,7 +135,7 @@ def training_batches(
         positions = share.positions(batch_size)
         (count,) = positions.shape
         of_all = step * batch_size + positions
-        # A permutation of its own for every epoch, read without ever being stored.
+        # Each epoch has its own permutation, which is never stored.
         epochs = tf.cast(of_all // size, tf.int32)
         keys = tf.broadcast_to(order_seed, [count, 2])
         indices = tf.raw_ops.RandomIndexShuffle(
@@ -161,7 +161,7 @@ def evaluation_batches(
 
     Args:
       split: the images.
-      batch_size: images a global batch.
+      batch_size: images per global batch.
       with_labels: whether to give labels.
       share: the part of each batch to read.
 

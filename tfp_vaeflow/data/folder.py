@@ -1,19 +1,20 @@
 """A folder of pictures of any size, with or without labels.
 
-    ROOT/train/CLASS/*   labelled; ROOT/test and ROOT/validation likewise, if there
+    ROOT/train/CLASS/*   labelled; ROOT/test and ROOT/validation likewise, if any
     ROOT/train/*         without labels
     ROOT/CLASS/*         labelled, no parts
     ROOT/*               without labels, no parts
 
-The folders of the root are its parts only where one of them is called `train`, in any
-case of letters; then `val`, `valid` or `validation` is the validation part, and `test`
-or `testing` the test part. Otherwise they are classes, whatever they are called. A part
-has labels where at least half of its pictures lie in folders, by the first folder.
+The folders of the root are its parts only if one of them is called `train`, in any case
+of letters. Then `val`, `valid` or `validation` is the validation part, and `test` or
+`testing` is the test part. Otherwise all folders are classes, whatever their names. A
+part has labels if at least half of its pictures lie in folders; the first folder of a
+picture's path names its class.
 
-Classes are those of the training part; names that only other parts have come after
-them. What of validation and test is not there is carved out of the training part by the
-hash of the file names; the last picture of a class stays. `listing` says which files
-are pictures; damaged ones are known and named at the start.
+The classes of the training part come first, then classes that only other parts have. A
+missing validation or test part is carved out of the training part by the hash of the
+file names; the last picture of a class stays. `listing` says which files are pictures.
+Damaged pictures are found and named at the start.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ _PART_NAMES = {
 
 
 class _Part(NamedTuple):
-    """Pictures of one part, and the class of each; None where they have none."""
+    """Pictures of one part, and the class of each; None without classes."""
 
     paths: list[str]
     classes: list[str] | None
@@ -57,7 +58,7 @@ class _Part(NamedTuple):
 def holds_images(root: str | os.PathLike) -> bool:
     """Whether a directory looks like a folder of pictures.
 
-    It has a training part, or a picture somewhere below.
+    Such a directory has a training part, or a picture somewhere below.
     """
     root = files.absolute(root)
     if not files.is_dir(root):
@@ -85,7 +86,7 @@ def is_picture(path: str) -> bool:
 
 
 def _directories(root: str, left_out: listing.LeftOut) -> dict[str, str]:
-    """The folder of each part that is there; of `train` alone without parts.
+    """The folder of each part that exists; without parts, the root as `train`.
 
     Raises:
       UserError: if two folders are the same part.
@@ -117,10 +118,10 @@ def _directories(root: str, left_out: listing.LeftOut) -> dict[str, str]:
 
 
 def _mixed(directory: str, paths: list[str], left_out: listing.LeftOut) -> _Part:
-    """The pictures of a part by the hash of their names, with their classes.
+    """The pictures of a part, sorted by the hash of their names, with their classes.
 
-    Their own order goes by class, or by film; so the first of them, which initialise
-    the model, are as mixed as all.
+    The folder's own order goes by class or film. Sorted by hash, the first pictures,
+    which initialise the model, are as mixed as all.
     """
 
     def key(path: str) -> tuple:
@@ -204,7 +205,7 @@ def _found_instead(left_out: listing.LeftOut) -> str:
 
 
 def _carve(parts: dict[str, _Part], root: str, fraction: float) -> None:
-    """Takes what is not there of test and validation from the training part."""
+    """Carves a missing test or validation part out of the training part."""
     share, made = fraction, []
     for part in ("test", "validation"):
         train = parts["train"]
@@ -215,7 +216,7 @@ def _carve(parts: dict[str, _Part], root: str, fraction: float) -> None:
             names = [f"{part} {os.path.basename(path)}" for path in train.paths]
             kept, aside = carve_indices(names, share, train.classes)
             parts["train"], parts[part] = train.at(kept), train.at(aside)
-            share /= 1 - share  # of what is left, the same number again
+            share /= 1 - share  # the same number again, of fewer pictures
             made.append(f"{len(aside)} for {part}")
     if made:
         where = files.printable(root)
@@ -271,9 +272,9 @@ def load_folder(
 def load_whole_folder(
     root: str | os.PathLike, image_shape: tuple[int, int, int]
 ) -> Split:
-    """All images of a folder in one split, of whatever part they are.
+    """All images of a folder, whatever their part, in one split.
 
-    They have labels where those of any part have; `no class` is then a class too.
+    If any part has labels, images of parts without labels get the class `no class`.
 
     Args:
       root: the folder, as for `load_folder`.

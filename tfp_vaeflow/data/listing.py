@@ -1,7 +1,7 @@
 """Which files of a folder are pictures, what else it holds, and which are damaged.
 
-Links are followed. Hidden files and those of other programs are passed over; all others
-are known by their content. What is left out is counted, by kind.
+Links are followed. Hidden files and files of other programs are passed over; the
+content of the others decides what they are. What is left out is counted by kind.
 """
 
 import collections
@@ -42,24 +42,24 @@ _HELPERS = {
     "desktop.ini",
     "icon\r",
 }
-# A camera's raw file is a TIFF file to its first reader, and shows it a thumbnail.
+# Raw files of cameras look like TIFF files, but a TIFF reader sees only a thumbnail.
 _RAW = (".dng", ".nef", ".cr2", ".arw", ".orf", ".pef", ".srw", ".rw2", ".3fr", ".iiq")
 _NAMED = 5  # files that are named; the rest are counted
 _OTHER, _DAMAGED = "other format", "damaged"
-_VERSION = f"2 {PIL.__version__}"  # of the verdicts that are kept
+_VERSION = f"2 {PIL.__version__}"  # of the saved verdicts
 
 
 class LeftOut:
-    """What is left out of a folder.
+    """The files and folders that are left out of a folder of pictures.
 
     Attributes:
       hidden: files and folders whose names begin with a dot.
       helpers: files and folders of other programs.
-      other_formats: pairs of a file that is no picture of `FORMATS`, and its kind.
-      unreadable: pairs of a picture, or a folder, that cannot be read, and why.
+      other_formats: pairs of a file in none of `FORMATS`, and its kind.
+      unreadable: pairs of a picture or folder that cannot be read, and the reason.
       unlabelled: pictures beside folders that name classes.
-      outside: what lies beside the folders of the parts.
-      num_pictures: files that were taken for pictures, damaged ones too.
+      outside: files and folders beside the folders of the parts.
+      num_pictures: number of files taken for pictures, damaged ones included.
 
     Args:
       root: the folder.
@@ -76,14 +76,14 @@ class LeftOut:
         self.num_pictures = 0
 
     def ignored(self, name: str, path: str) -> bool:
-        """Notes what is passed over by its name; whether it is."""
+        """Whether a name is passed over; if so, notes its path."""
         kind = ignored_kind(name)
         if kind is not None:
             (self.hidden if kind == "hidden" else self.helpers).append(path)
         return kind is not None
 
     def lines(self) -> Iterator[str]:
-        """What to say of all this: nothing where nothing was left out."""
+        """Lines that report what was left out; none if nothing was."""
         parts = [
             (len(self.hidden), "hidden", ""),
             (len(self.helpers), "of other programs", _counts(self._names())),
@@ -140,21 +140,21 @@ def ignored_kind(name: str) -> str | None:
 
 
 def named_as_picture(name: str) -> bool:
-    """Whether a name ends as those of pictures do."""
+    """Whether a name has the suffix of a picture."""
     return name.lower().endswith(SUFFIXES)
 
 
 class _Folder(NamedTuple):
     path: str
-    above: frozenset  # the identities of the folders that it lies in, and its own
+    above: frozenset  # the identities of the folders that it lies in
 
 
 def candidates(directory: str, left_out: LeftOut) -> Iterator[str]:
-    """The files below a directory but those that are passed over by their names.
+    """The files below a directory, except those that are passed over by their names.
 
     Args:
       directory: to walk.
-      left_out: takes what is passed over, and what cannot be looked into.
+      left_out: takes everything that is passed over or cannot be opened.
     """
     waiting = [_Folder(directory, frozenset())]
     while waiting:
@@ -190,9 +190,9 @@ def _kind_of_name(path: str) -> str:
 
 
 def _verdict(path: str) -> tuple[str, str] | None:
-    """None for a picture that can be read; else its kind, and what is wrong."""
+    """None for a readable picture; else `_OTHER` or `_DAMAGED`, with a detail."""
     name = os.path.basename(path)
-    if not named_as_picture(name):  # it may be of any size
+    if not named_as_picture(name):  # it may be large, so only its start is read
         if format_of(files.read_bytes(path, HEAD)) is None:
             return _OTHER, _kind_of_name(path)
         if name.lower().endswith(_RAW):
@@ -201,7 +201,7 @@ def _verdict(path: str) -> tuple[str, str] | None:
         decode(path, (1, 1, 3))
     except Exception as error:  # Pillow raises all kinds
         if isinstance(error, OSError) and error.errno:
-            raise  # the file system's, and perhaps not for long
+            raise  # an error of the file system, perhaps temporary
         return _DAMAGED, fault(error)
     return None
 
@@ -222,13 +222,13 @@ def _known_verdicts(cache_path: str) -> dict[str, tuple[str, str] | None]:
 
 
 def readable(paths: list[str], left_out: LeftOut) -> list[str]:
-    """The pictures among files that can be read.
+    """The readable pictures among files.
 
-    All are decoded once; the verdicts are kept by path, size and time.
+    Each file is checked once; the verdicts are saved by path, size and time.
 
     Args:
-      paths: what `candidates` gave.
-      left_out: takes the others; its root names what is being checked.
+      paths: the files that `candidates` gave.
+      left_out: takes the other files; its root is the folder that is being checked.
     """
     cache_path = _cache_path(left_out.root)
     known = _known_verdicts(cache_path)
@@ -237,7 +237,7 @@ def readable(paths: list[str], left_out: LeftOut) -> list[str]:
     def stamp(path):
         try:
             return f"{path} {files.stamp(path)}"
-        except OSError as error:  # gone since it was found, say
+        except OSError as error:  # for example, removed since it was found
             failed[path] = _DAMAGED, fault(error)
             return None
 
@@ -258,7 +258,7 @@ def readable(paths: list[str], left_out: LeftOut) -> list[str]:
             if paths[index] not in failed:
                 known[keys[index]] = verdict
     if missing:
-        # With no place to keep the verdicts, the next run checks again.
+        # If the verdicts cannot be saved, the next run checks again.
         kept = {key: known[key] for key in keys if key in known}
         with contextlib.suppress(OSError):
             text = json.dumps({"version": _VERSION, "verdicts": kept})
@@ -282,7 +282,7 @@ class Pictures(NamedTuple):
 
     Attributes:
       paths: of the pictures, in the order of their folders and names.
-      left_out: what else there was.
+      left_out: the other files and folders.
     """
 
     paths: list[str]
@@ -304,7 +304,7 @@ def find_pictures(folder: str | os.PathLike) -> Pictures:
 
 
 def expected(root: str) -> str:
-    """What to say that a folder of pictures may look like."""
+    """The layouts that a folder of pictures may have, for an error message."""
     return (
         f"expected {root}/train/CLASS/*, {root}/CLASS/*, or files right in {root}, of "
         f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"

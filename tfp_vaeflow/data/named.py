@@ -43,7 +43,7 @@ def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> S
         )
     with np.load(_DIGITS) as found:
         train, test = (
-            # The levels 0..16, each as the smallest of its pixels.
+            # Each level 0..16 becomes the smallest 8-bit value of that level.
             in_memory(
                 np.ceil(256 / 17 * found[part][..., np.newaxis]).astype(np.uint8),
                 found[f"{part}_labels"].astype(np.int64),
@@ -56,7 +56,7 @@ def load_digits_data(config: DataConfig, image_shape: tuple[int, int, int]) -> S
 def _check_prepared(builder, name: str) -> None:
     """Checks that a builder of TensorFlow Datasets finds files to read by index."""
     build = f"`tfds build {name} --file_format=array_record"
-    # With a network `builder.info` has the splits of data that is not here.
+    # With network access, `builder.info` has splits even without data on disk.
     prepared = files.exists(os.path.join(builder.data_dir, "dataset_info.json"))
     if not prepared or "train" not in builder.info.splits:
         raise UserError(
@@ -76,8 +76,8 @@ def _check_prepared(builder, name: str) -> None:
 def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
     """A prepared data set of TensorFlow Datasets with images.
 
-    Images are cropped and resized to the model's shape. What of `validation` and `test`
-    the data set does not have is taken from `train`, a fraction for each.
+    Images are cropped and resized to the model's shape. A missing `validation` or
+    `test` part is carved out of `train`, a fraction for each.
 
     Raises:
       UserError: if there is no such data set, or it is not prepared, or has no images.
@@ -102,7 +102,7 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     def split(part: str) -> Split:
-        # As bytes, for the library does not say how it decodes JPEG.
+        # As bytes, because the library does not say how it decodes JPEG.
         whole = tfds.decode.SkipDecoding()
         source = builder.as_data_source(part, decoders={"image": whole})
 
@@ -115,8 +115,8 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
             return np.stack(list(images))
 
         def read_labels():
-            # Of each record, only the label is taken out. A data source does not
-            # know of partial decoding, so it gives bytes here.
+            # Only the label of each record is decoded. A data source has no partial
+            # decoding, so it gives bytes here.
             partial = tfds.decode.PartialDecoding({"label": True})
             label = partial.extract_features(features)
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -146,5 +146,5 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
     for part in ("validation", "test"):
         if part not in parts:
             parts["train"], parts[part] = carve(parts["train"], share)
-            share /= 1 - share  # of what is left, the same number again
+            share /= 1 - share  # the same number again, of fewer images
     return check_sizes(Splits(**parts), f"data set {name!r}")

@@ -38,21 +38,21 @@ _TURNS = {
 
 
 def format_of(head: bytes) -> str | None:
-    """The format of a file by its first bytes; None if it is not read here.
+    """The format of a file by its first bytes; None if it is not one of `FORMATS`.
 
     Args:
       head: the first `HEAD` bytes or more.
     """
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    # Two letters alone would make a picture of many a text.
+    # Two letters are not enough: many texts begin with them.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     return next((f for start, f in _SIGNATURES.items() if head.startswith(start)), None)
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """An image as its EXIF data says it should be shown, if that can be read."""
+    """An image, turned as its EXIF data says if that can be read."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # Pillow raises all kinds
@@ -79,7 +79,7 @@ def _png_without_metadata(data: bytes, with_exif: bool) -> bytes:
 
 
 def _jpeg_without_metadata(data: bytes, with_exif: bool) -> bytes:
-    """A JPEG file without comments and application data, but what its colours need."""
+    """A JPEG file with only the data that its pixels and colours need."""
     kept, at = [data[:2]], 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         marker = data[at + 1]
@@ -92,11 +92,12 @@ def _jpeg_without_metadata(data: bytes, with_exif: bool) -> bytes:
 
 
 def _jpeg_without_end(data: bytes) -> Image.Image:
-    """A JPEG file that lacks its end marker, and nothing else.
+    """Reads a JPEG file that lacks its end marker, and nothing else.
 
-    The decoder makes missing rows grey and says nothing. So the end is put in its place
-    twice, once behind bytes that mean nothing: they change a picture that misses rows.
-    Of a progressive file, whose every scan is of all rows, the scans are looked at.
+    The decoder makes missing rows grey without an error. So the file is decoded with an
+    end marker twice, once with meaningless bytes before the marker: they change the
+    picture if rows are missing. In a progressive file every scan has all rows, so its
+    scans are checked too.
 
     Raises:
       ValueError: if rows or scans are missing.
@@ -130,7 +131,7 @@ def _has_all_scans(data: bytes, image: Image.Image) -> bool:
 
 
 def _attempts(data: bytes) -> Iterator[Callable[[], Image.Image]]:
-    """Ways to read a file, the next one for files with worse metadata."""
+    """Ways to read a file; each later one is for files with worse metadata."""
     yield lambda: _opened(data)
     kind = format_of(data)
     if kind == "JPEG":
@@ -161,7 +162,7 @@ def _read(data: bytes) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """An image of one wide channel with 8 bits in it, if its range is known."""
+    """Scales a channel of more than 8 bits to 8; leaves other images as they are."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose range is not known")
     if not image.mode.startswith("I"):
@@ -179,10 +180,10 @@ def decode(
 ) -> np.ndarray:
     """Reads one image: turned as its EXIF says, cropped to shape, resized.
 
-    Its format goes by its content, not by its name. Of an animation the first frame is
-    taken. Transparent pixels are laid on white, 16 bits per channel scaled to 8, CMYK
-    and palettes converted; a colour image becomes grey where the model is grey.
-    Metadata that cannot be read is ignored, and so is a missing end marker.
+    The content of the file decides its format, not the name. The first frame of an
+    animation is taken. Transparent pixels are laid on white, 16 bits per channel are
+    scaled to 8, CMYK and palettes are converted. A colour image becomes grey for a grey
+    model. Metadata that cannot be read is ignored, and so is a missing end marker.
 
     Args:
       source: a file of one of `FORMATS`, or its path, remote or not.
@@ -192,7 +193,7 @@ def decode(
       uint8 `[H, W, C]`.
 
     Raises:
-      OSError, SyntaxError, ValueError or what else Pillow raises: if pixels are damaged
+      OSError, SyntaxError, ValueError or other errors of Pillow: if pixels are damaged
         or missing, or the file is no image.
     """
     height, width, channels = image_shape
@@ -235,7 +236,7 @@ def from_files(
 ) -> Split:
     """A split of files that are decoded when they are read.
 
-    Whoever makes it has seen that they can be: one that cannot is a `LostImageError`.
+    The caller has checked that all can be read: a failure raises a `LostImageError`.
     """
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)
 

@@ -16,7 +16,7 @@ from tfp_vaeflow.errors import UserError
 
 
 class LostImageError(OSError):
-    """An image of a split that cannot be read, though it once could."""
+    """An image of a split can no longer be read."""
 
 
 _LOST = re.compile(rf"{LostImageError.__name__}: (.*)")
@@ -24,9 +24,9 @@ _LOST = re.compile(rf"{LostImageError.__name__}: (.*)")
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Raises a `LostImageError` from a tf.data pipeline in this block as it was.
+    """Restores a `LostImageError` that a tf.data pipeline raises in this block.
 
-    TensorFlow makes an error of its own of it, with a trace as text.
+    TensorFlow turns it into an error of its own, with a trace as text.
     """
     try:
         yield
@@ -45,9 +45,9 @@ class Split:
       num_images: how many.
       read: int64 indices `[B]` -> uint8 images `[B, H, W, C]`; works in a tf.data map
         (see `reading`).
-      read_labels: gives the labels, which may take a while; None where there are none.
-      class_names: of all labels of the data set, label i being the i-th; None where
-        there are none.
+      read_labels: gives the labels, which may take a while; None without labels.
+      class_names: names of all labels of the data set, label i at index i; None
+        without names.
     """
 
     num_images: int
@@ -138,17 +138,17 @@ def carve_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chooses a fraction of things, at least one, by the hash of their names.
 
-    The choice looks random and is the same in every run; what is added or removed
-    later moves few of the others.
+    The choice looks random and is the same in every run. Adding or removing things
+    later changes the choice of few others.
 
     Args:
       names: of the things.
       fraction: to choose.
-      classes: theirs; the last one of a class is never chosen, so that fewer are where
-        most classes have one. None where there are no classes.
+      classes: of the things; None without classes. The last thing of a class is never
+        chosen, so fewer are chosen if most classes have only one.
 
     Returns:
-      The indices of what stays and of what was chosen, each in ascending order.
+      The indices of the others and of the chosen things, each in ascending order.
     """
     keys = [hashlib.md5(encoded(name)).hexdigest() for name in names]
     order = sorted(range(len(names)), key=keys.__getitem__)

@@ -1,4 +1,4 @@
-"""Likelihood by class, and how well classes that training lacks are told apart."""
+"""Likelihood by class, and the detection of classes that training lacks."""
 
 from collections.abc import Iterator
 from typing import TypedDict
@@ -20,23 +20,24 @@ def by_class(
     bounds: likelihood.Bounds,
     config: EvaluationConfig,
 ) -> list[dict] | None:
-    """The bits/dim of each class, and an anomaly score for each new one.
+    """The bits/dim of each class, and how well two scores detect new classes.
 
-    An image of a class that training lacks should look strange: by its bits/dim, or by
-    their distance from the mean of the training images (see `novelty`).
+    A new class is one that training lacks. Its images should score high. The scores are
+    the bits/dim, and their distance from the mean over training images (see `novelty`).
 
     Args:
       model: a trained model.
-      train, split: the images that it learned from, and those that were measured.
+      train, split: the images that the model learned from, and the images to measure.
       bounds: of the images of `split`.
       config: sizes and seed.
 
     Returns:
       None without labels; else one entry per class, in the order of labels: `class`
       (its name), `num_images`, `bits_per_dim`, `in_training`, and `likelihood_auc` and
-      `typicality_auc`, areas under the ROC curve of the two scores between its images
-      and those of classes that training has. These are None for the latter, and for all
-      where the split has no image of them.
+      `typicality_auc`. These are the areas under the ROC curve of the two scores,
+      between the images of a new class and all images of classes that training has.
+      They are None for classes that training has, and for every class where the split
+      has no image of such a class.
     """
     if split.labels is None:
         return None

@@ -1,4 +1,4 @@
-"""A small network that learns the labels of real images, to judge made ones."""
+"""A small network that learns the labels of real images, to judge generated ones."""
 
 import keras
 import numpy as np
@@ -34,12 +34,12 @@ def _build(image_shape, num_classes: int, seed: int) -> keras.Model:
 
 
 class ImageClassifier:
-    """A small convolutional network, fit on labelled images as they are.
+    """A small convolutional network, fit on labelled images without augmentation.
 
     Args:
       train: labelled images.
-      num_steps: batches of 64 to train on; where `batch_size` is less, each goes in
-        parts of that many.
+      num_steps: batches of 64 to train on. If `batch_size` is less than 64, each batch
+        is computed in parts of at most `batch_size` images.
       seed: of weights and order; the same seed gives the same network.
       batch_size: images at a time.
     """
@@ -62,7 +62,7 @@ class ImageClassifier:
         self._network.fit(
             batches.map(lambda batch: (batch.images, {"logits": batch.labels})),
             steps_per_epoch=num_steps,
-            shuffle=False,  # the batches are
+            shuffle=False,  # `training_batches` has done that
             verbose=0,
         )
 
@@ -77,7 +77,7 @@ class ImageClassifier:
         return self._run(images, training=False)["features"].numpy()
 
     def accuracy(self, split: Split) -> float:
-        """The share of a labelled split whose label it finds."""
+        """The share of a split's images for which it finds the right label."""
         found = np.concatenate(list(map(self.labels, split.batches(self._batch_size))))
         return float((found == split.labels).mean())
 

@@ -1,4 +1,4 @@
-"""Whether z and v hold different things: what a switch takes over from whom."""
+"""Whether z and v hold different content: whose class a switched picture shows."""
 
 from typing import TypedDict
 
@@ -49,13 +49,13 @@ def _shares(found, of_a, of_b) -> dict[str, float]:
 
 
 def _consistency(z, again, a, b) -> dict[str, float]:
-    """How well z of the switched pictures, `again`, brings back z of a."""
+    """How well `again`, z of the switched pictures, agrees with z of a."""
     center = z.mean(axis=0)
     z, again = z - center, again - center
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     similarity = again @ unit.T
     own = similarity[np.arange(len(a)), a][:, np.newaxis]
-    # Ties count half, so that codes that are all alike come out at chance.
+    # Ties count half, so that identical codes rank as by chance.
     rank = (
         1 + (similarity > own).sum(axis=1) + ((similarity == own).sum(axis=1) - 1) / 2
     )
@@ -84,28 +84,28 @@ def decoupling(
 
         score = P(picture is of a's class) - P(picture is of b's class)
 
-    as a classifier of real images sees it, and as the encoder does (logistic regression
-    on z, fit on real images). 1: the class lies in z alone; -1: in v alone. A flow
-    without z has nothing to switch: its picture is b, so its score is about minus
-    the classifier's accuracy. That is the baseline, measured on the same pairs; a model
-    without z gets it as its score.
+    There are two scores: one by a classifier of real images, and one by the encoder
+    (logistic regression on z, fit on real images). 1: the class lies in z alone; -1: in
+    v alone. A flow without z has nothing to switch: its picture is b, so its score is
+    about minus the classifier's accuracy. That is the baseline, measured on the same
+    pairs. It is also the score of a model without z.
 
-    Consistency: the picture encoded again against z_a, by cosine (from the mean z of
-    the split), and by the rank of z_a among the z of all images of the split, the most
-    similar first.
+    Consistency compares z_a with z of the picture when it is encoded again. It has
+    their cosine (after subtraction of the split's mean z), and the rank of z_a among
+    the z of all images of the split, the most similar first.
 
     Args:
-      model: a trained model; not class-conditional, where z is the label.
+      model: a trained model; not class-conditional, as z would be set by the label.
       train: labelled images that the encoder's classifier is fit on.
       split: images to switch, two or more.
       classifier: of real images; None where there are no labels.
       z: posterior means of the split's images, `[N, D]`; None without z.
-      config: `switch_pairs`, at most `probe_images` of the training part, sizes, seed.
+      config: `switch_pairs`, `probe_images` (training images at most), sizes, seed.
 
     Returns:
       `num_pairs`; `classifier` and `encoder` (each `of_a`, `of_b`, `score`, and
       `accuracy` on the real images of the split), `without_z` (the baseline) and
-      `chance` (the score of a guess is 0, its `of_a` this), None without labels;
+      `chance` (`of_a` of a guess, whose score is 0), all None without labels;
       `consistency`, None without z.
     """
     batch_size = config.batch_size

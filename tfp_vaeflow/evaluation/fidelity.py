@@ -25,12 +25,12 @@ from tfp_vaeflow.evaluation.measure import (
 )
 from tfp_vaeflow.model import VAEFlow
 
-# With fewer images FID says more of their number than of the model.
+# With fewer images, FID depends more on their number than on the model.
 FID_IMAGES = 5000
 LEAST_IMAGES = 4  # KID takes subsets of half of them, and pairs within these
-_ANY_SIZE = 299  # what published FID resizes images to
+_ANY_SIZE = 299  # the size of images for published FID
 _SUBSETS = 50
-_LEAST_STDDEV = 1e-3  # of a feature that is always the same
+_LEAST_STDDEV = 1e-3  # keeps constant features from a division by 0
 _SUBSET_SIZE = 1000
 _WITHOUT_LABELS = (
     "To compare features without labels, name a network: "
@@ -39,10 +39,10 @@ _WITHOUT_LABELS = (
 
 
 class FeatureNetwork(NamedTuple):
-    """A network that images are compared by.
+    """A network whose features are used to compare images.
 
     Attributes:
-      name: what the figures are named after.
+      name: of the network, as an evaluation shows it.
       features: a batch of uint8 images `[B, H, W, C]` -> `[B, F]`.
     """
 
@@ -55,7 +55,7 @@ class FeatureNetwork(NamedTuple):
 
 
 def _keras_features(network, pixel_range: tuple[float, float]):
-    """Features by any callable on float32 images, resized to what it takes."""
+    """A function that resizes uint8 images for a network and gives its features."""
     shape = network.inputs[0].shape
     if len(shape) != 4:
         raise UserError(
@@ -82,21 +82,21 @@ def _keras_features(network, pixel_range: tuple[float, float]):
 
 
 def _reason(error: Exception) -> str:
-    """What an error of Keras comes down to, without the configuration of all layers."""
+    """The cause that an error of Keras names, without the settings of all layers."""
     return textwrap.shorten(str(error).rpartition("Exception encountered: ")[2], 300)
 
 
 def load_network(
     name: str, pixel_range: tuple[float, float], image_shape: tuple[int, int, int]
 ) -> FeatureNetwork:
-    """A network that the user names.
+    """Loads the network that the user names.
 
     Args:
       name: `inception`, for Keras' InceptionV3 with ImageNet weights (from Keras'
         cache, or fetched), pooled to 2,048 features; or the path of a Keras file or a
-        SavedModel that takes images. Images are resized to what it takes, to 299x299 if
-        it takes any size; of an output with positions the mean is taken.
-      pixel_range: what a network of a path takes the pixels 0 and 255 as.
+        SavedModel that takes images. Images are resized to the network's input size, or
+        to 299x299 if it takes any size. An output with positions is averaged over them.
+      pixel_range: the values that a network from a path takes for pixels 0 and 255.
       image_shape: `(H, W, C)` of the images that it will be given.
 
     Raises:
@@ -105,12 +105,12 @@ def load_network(
     if name == "inception":
         try:
             network = keras.applications.InceptionV3(include_top=False, pooling="avg")
-        except Exception as error:  # what Keras' download raises depends on the network
+        except Exception as error:  # Keras' download raises all kinds
             raise UserError(
                 "InceptionV3's weights are not in Keras' cache and cannot be fetched "
                 f"({error}); give EvaluationConfig.feature_network a file instead"
             ) from error
-        # Published FID is of the features of another training of this network.
+        # Published FID takes this network with other weights.
         return FeatureNetwork(
             "InceptionV3 with Keras' weights (not comparable with published FID)",
             _keras_features(network, (-1, 1)),
@@ -136,11 +136,11 @@ def load_network(
         raise UserError(
             f"the feature network {name} cannot be read: {_reason(error)}"
         ) from error
-    try:  # before all else is measured
+    try:  # on a black image, so that errors come before any measurement
         found = features(np.zeros((1, *image_shape), np.uint8))
         if found.ndim != 2 or not np.isfinite(found).all():
             raise ValueError(f"of a black image, {found}")
-    except Exception as error:  # again all kinds
+    except Exception as error:  # Keras raises all kinds here too
         raise UserError(
             f"the feature network {name} gives no vectors of features of images of "
             f"shape {image_shape}: {_reason(error)}"
@@ -200,7 +200,8 @@ def kernel_distance(
     """The kernel distance of two sets of features (KID), unbiased.
 
     The squared maximum mean discrepancy under `k(x, y) = (x y / F + 1)^3`, over 50
-    subsets of 1,000 of each (of half of them where there are fewer than 2,000).
+    subsets of 1,000 rows of each set (half of the smaller set if it has fewer than
+    2,000).
 
     Args:
       one, other: `[N, F]`, N at least `LEAST_IMAGES`.
@@ -252,19 +253,19 @@ def fidelity(
 
     Args:
       model: a trained model.
-      train: real images that give the floor: what another part of the data gets.
-      split: the real images to compare with; of both at least `LEAST_IMAGES`.
+      train: real images for the floor: the distance of another part of the data.
+      split: the real images to compare with. Both need at least `LEAST_IMAGES`.
       network: gives the features.
-      temperatures: of the samples, whose codes are the same but for that factor.
-      num_images: samples, and real images at most (drawn at random).
+      temperatures: of the samples, whose codes differ in that factor only.
+      num_images: number of samples, and of real images at most (drawn at random).
       batch_size: images at a time.
       seed: of the samples and subsets.
 
     Returns:
-      `network`, `num_samples`, `num_images` (real ones), `measure` (`kid` below 5,000
-      of either, else `fid`: the one to look at), `by_temperature` (a list of
+      `network`, `num_samples`, `num_images` (real ones), `measure` (the one to look at:
+      `kid` below 5,000 of either, else `fid`), `by_temperature` (a list of
       `temperature`, `kid`, `kid_stddev`, `fid`), `best_temperature` (by that measure)
-      and `floor` (of as many training images).
+      and `floor` (the distances of training images instead of samples).
     """
     chosen = at_most(split, num_images, seed)
     real = network.of(chosen.batches(batch_size))
@@ -294,7 +295,7 @@ class Fidelity(TypedDict):
 
 
 def named_network(subject: Subject) -> FeatureNetwork | None:
-    """The network that the user names, if one.
+    """The network that the user names; None if they name none.
 
     Raises:
       UserError: if it cannot be used.

@@ -28,7 +28,7 @@ ACTIVE_VARIANCE = 0.01
 # The estimate of mutual information cannot exceed log N, and says little close to it.
 _SATURATION_MARGIN = 1.0
 _PRIOR_SAMPLES = 10_000
-# Of the matrix of all pairs of images.
+# Entries of the matrix of all pairs of images to compute at once.
 _PAIRS_AT_A_TIME = 2**21
 _NO_Z = "This model infers no z from images."
 _MAP_IMAGES = 1000
@@ -43,7 +43,7 @@ class Posteriors(NamedTuple):
 
 
 def posteriors(model: VAEFlow, split: Split, batch_size: int) -> Posteriors:
-    """The posteriors of a split's images, by a model that has them."""
+    """The posteriors of a split's images, from a model that infers z."""
 
     parts = [
         [part.numpy()[: int(tf.reduce_sum(batch.weights))] for part in parts]
@@ -58,15 +58,15 @@ def kl_by_dimension(found: Posteriors) -> np.ndarray:
 
         mean over x of  KL(q(z_d | x) || N(m_d, S_d^2)) = log S_d - mean of log s_d(x)
 
-    where m_d and S_d^2 are mean and variance of the aggregate, so that a dimension that
-    says nothing of x has 0 whatever the prior is.
+    where m_d and S_d^2 are mean and variance of the aggregate. A dimension that says
+    nothing about x therefore has KL 0, whatever the prior is.
     """
     variance = found.mean.var(axis=0) + (found.stddev**2).mean(axis=0)
     return 0.5 * np.log(variance) - np.log(found.stddev).mean(axis=0)
 
 
 def active_units(found: Posteriors) -> int:
-    """Dimensions whose posterior mean has a variance over the data above 0.01.
+    """Counts dimensions whose posterior mean has variance above 0.01 over the data.
 
     Reference: Burda et al., arXiv 1509.00519, section 5.2.
     """
@@ -79,8 +79,9 @@ class MutualInformation(NamedTuple):
     Attributes:
       nats: the estimate.
       standard_error: over images; None for a single one.
-      ceiling: `log N`, which it cannot exceed.
-      saturated: whether it is within 1 nat of that: then it is only a lower bound.
+      ceiling: `log N`, which the estimate cannot exceed.
+      saturated: whether the estimate is within 1 nat of the ceiling: then it is only a
+        lower bound.
     """
 
     nats: float
@@ -90,7 +91,7 @@ class MutualInformation(NamedTuple):
 
 
 def mutual_information(found: Posteriors, seed: int) -> MutualInformation:
-    """Estimates `I(x; z)` from one sample of z an image.
+    """Estimates `I(x; z)` from one sample of z per image.
 
         mean over i of  log q(z_i | x_i) - log (1/N) sum_j q(z_i | x_j)
 
@@ -132,8 +133,8 @@ def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
     Returns:
       `kl_by_dimension` (nats, `[D]`), `active_units`, `dimensions`,
       `mutual_information` (see `MutualInformation`), and `moments`: mean and standard
-      deviation by dimension of the aggregate posterior and of the prior (of 10,000
-      samples).
+      deviation per dimension, for the aggregate posterior and for the prior (from
+      10,000 samples).
     """
     dim = found.mean.shape[1]
     drawn = noise.normal(noise.as_seed(seed), Stream.PRIOR, _PRIOR_SAMPLES, (dim,))
@@ -154,8 +155,8 @@ def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
 
 
 class Use(TypedDict):
-    """`usage`: see `usage`. The others: how many nats worse an image is explained by
-    the z of another image, of the prior, and by zeros; see `likelihood.z_gaps`."""
+    """`usage`: see `usage`. The others: how many nats worse the decoder explains an
+    image with another image's z, z of the prior, or z = 0; see `likelihood.z_gaps`."""
 
     usage: dict | None
     shuffled_z_gap_nats: float | None
@@ -164,7 +165,7 @@ class Use(TypedDict):
 
 
 def posteriors_of(subject: Subject) -> Posteriors:
-    """Of the measured images.
+    """The posteriors of the measured images.
 
     Raises:
       NotMeasuredError: if the model infers no z.
@@ -245,7 +246,7 @@ def _draw_map(drawing: Drawing) -> None:
     shown = at_most(drawing.split, _MAP_IMAGES, seed=0)
     z = posteriors(drawing.model, shown, drawing.batch_size).mean
     perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)
-    # Its threads wait for one another in a loop: on a busy machine that takes minutes.
+    # TSNE's threads busy-wait for one another, which takes minutes on a busy machine.
     with threadpool_limits(1):
         points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
     plots.scatter(drawing.path("z_map.png"), points, shown.labels, shown.name_of)

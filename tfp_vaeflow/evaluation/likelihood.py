@@ -24,7 +24,7 @@ from tfp_vaeflow.objective import (
     nats_per_bit_dim,
 )
 
-# What z is replaced by, to see what the decoder loses.
+# The replacements of z that show how much the decoder uses it.
 OTHER_CODES = ("shuffled", "prior", "zeros")
 
 
@@ -34,20 +34,20 @@ def labelled_batches(model: VAEFlow, split: Split, batch_size: int) -> tf.data.D
 
 
 def labels_for(model: VAEFlow, batch: Batch, number: int) -> tf.Tensor | None:
-    """What to pass as `labels=` with the first `number` images of a batch."""
+    """The argument `labels=` for the first `number` images of a batch."""
     return batch.labels[:number] if model.config.is_class_conditional else None
 
 
 class Bounds(NamedTuple):
-    """Lower bounds on the log-likelihood of a split, from the same K samples an image.
+    """Lower bounds on a split's log-likelihood, from the same K samples per image.
 
     Attributes:
       losses: the mean terms of the negative ELBO, in nats.
       importance_weighted: the negative importance-weighted bound in nats, a mean over
         images; never above `losses.total`.
       standard_error: of the mean negative ELBO over images, in nats.
-      importance_weighted_standard_error: likewise.
-      elbo_by_image, importance_weighted_by_image: the bounds themselves, `[N]`.
+      importance_weighted_standard_error: likewise, of `importance_weighted`.
+      elbo_by_image, importance_weighted_by_image: the bounds of each image, `[N]`.
     """
 
     losses: Losses
@@ -70,7 +70,7 @@ def bounds(
       model: a trained model.
       split: the images.
       num_samples: K.
-      batch_size: samples of images at a time.
+      batch_size: samples per batch, over all its images.
       seed: of the noise.
 
     Returns:
@@ -129,17 +129,18 @@ def z_gaps(
 
         mean over x of  -log p(x | z')  -  -log p(x | z),   z ~ q(z | x)
 
-    All are 0 where z is ignored.
+    All gaps are 0 where the decoder ignores z.
 
     Args:
       model: a trained model with z.
       split: the images, two or more.
-      batch_size: images at a time, each with one z.
+      batch_size: pairs of an image and a z per batch.
       seed: of z, z' and the dequantization noise, which is the same for all.
 
     Returns:
-      By what z' is: `shuffled`, a sample of `q(z | x')` for the next image x' of the
-      split (for the last one the first); `prior`, a sample of p(z); `zeros`.
+      The gap for each kind of z': `shuffled`, a sample of `q(z | x')` for the next
+      image x' of the split (the first image for the last one); `prior`, a sample of
+      p(z); `zeros`.
     """
     seed = noise.as_seed(seed)
     dim = model.config.latent_dim
@@ -173,7 +174,7 @@ def z_gaps(
 
 
 def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:
-    """How many images of a split `decode(*encode(x))` gives back without a change."""
+    """How many images of a split `decode(*encode(x))` reproduces exactly."""
     count = 0
     for batch in labelled_batches(model, split, batch_size):
         number = int(tf.reduce_sum(batch.weights))
@@ -187,9 +188,9 @@ def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:
 
 
 class Likelihood(TypedDict):
-    """`bits_per_dim` is of the mean ELBO, and `iw_bits_per_dim` the importance-weighted
-    bound with the same samples; errors are standard errors over images. `terms` are
-    bits/dim, `exactly_decoded` counts images."""
+    """`bits_per_dim` is of the mean ELBO, `iw_bits_per_dim` of the importance-weighted
+    bound with the same samples. Errors are standard errors over images. `terms` are in
+    bits/dim. `exactly_decoded` counts images."""
 
     bits_per_dim: float
     standard_error: float | None

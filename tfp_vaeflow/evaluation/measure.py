@@ -1,4 +1,4 @@
-"""What a measure is, and what measures have in common."""
+"""The interface of a measure, and helpers that measures share."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from tfp_vaeflow.model import VAEFlow
 T = TypeVar("T")
 
 SHOWN_CLASSES = 30  # at most in a table; evaluation.json has all
-# Of evaluations that do not say more.
+# The reason where an evaluation gives none.
 _NO_LABELS = "The data has no labels of two or more kinds."
 
 
@@ -24,12 +24,12 @@ class NotMeasuredError(Exception):
 
 
 class Section(NamedTuple):
-    """A part of an evaluation to read.
+    """A part of an evaluation as text.
 
     Attributes:
       title: of the part.
-      rows: what was measured, and the figure.
-      note: what has to be known to read them; may be empty.
+      rows: the name of each figure, and its value.
+      note: explains the rows; may be empty.
     """
 
     title: str
@@ -38,17 +38,17 @@ class Section(NamedTuple):
 
 
 class Subject:
-    """What is measured, and what several measures need of it.
+    """The model and images to measure, with results that several measures share.
 
     Attributes:
       model: a trained model.
       train: the images that it learned from.
       split: the images that it is measured on.
       config: numbers of samples and sizes.
-      say: told what is being measured.
+      say: called with the name of each thing that is being measured.
       chosen: indices of the images of `split` whose classes training has; None where
         nothing can be learned from labels.
-      compared: these images, or all of them without labels.
+      compared: the chosen images; all of `split` without labels if `chosen` is None.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Subject:
         self.chosen, self._reason = _learned(train, split)
 
     def once(self, function: Callable[["Subject"], T]) -> T:
-        """What a function gives of this, computed for the first who asks."""
+        """The result of a function on this subject, computed at the first call."""
         if function not in self._known:
             self._known[function] = function(self)
         return self._known[function]
@@ -86,7 +86,7 @@ class Subject:
 
 
 def _learned(train: Split, split: Split) -> tuple[np.ndarray | None, str]:
-    """Which images are of classes that can be learned, and why there are none."""
+    """Indices of images whose classes can be learned; or None, and the reason."""
     if train.labels is None or split.labels is None:
         which = "training" if train.labels is None else "measured"
         return None, f"The {which} images have no labels."
@@ -110,7 +110,7 @@ def check_count(count: int, least: int) -> None:
 
 
 class Drawing(NamedTuple):
-    """What the figures of an evaluation are drawn of, and where to.
+    """The data that an evaluation's figures are drawn from, and their folder.
 
     Attributes:
       model: a trained model.
@@ -138,18 +138,18 @@ class Drawing(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """Something that is measured: all that the program knows of it.
+    """One measure: its keys in an evaluation, how to compute and how to show them.
 
     Attributes:
-      name: of the measure, in `notes`.
-      result: a `TypedDict`: the keys of `evaluation.json` that are its own. They are
+      name: the key of the measure in `notes`.
+      result: a `TypedDict` of the measure's own keys in `evaluation.json`. They are
         None where it was not measured.
       run: measures; raises `NotMeasuredError` where there is nothing to measure.
-      sections: of a whole evaluation, what to read of this measure. Evaluations of
-        before may lack keys.
+      sections: takes a whole evaluation, gives the sections of this measure. Older
+        evaluations may lack keys.
       figures: draws PNG files; gives captions by file name.
-      check: raises a `UserError` for what is wrong with its settings, before anything
-        is measured.
+      check: raises a `UserError` if the measure's settings are wrong; called before
+        anything is measured.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""All measures, in the order to take and to read them."""
+"""All measures, in the order in which they are computed and shown."""
 
 from tfp_vaeflow.evaluation import (
     by_class,

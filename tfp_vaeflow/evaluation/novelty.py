@@ -41,7 +41,7 @@ def areas(own: np.ndarray, other: np.ndarray, center: float) -> dict[str, float]
 
 
 def shown_areas(found: dict[str, float]) -> str:
-    """What `areas` gives, to read."""
+    """The result of `areas` as text."""
     return (
         f"ROC AUC {found['likelihood_auc']:.3f} by likelihood, "
         f"{found['typicality_auc']:.3f} by typicality"
@@ -60,24 +60,27 @@ def novelty(
     """How well two scores tell other data from the model's own.
 
     - likelihood: the bits/dim of the one-sample ELBO; high means strange.
-    - typicality: its distance from the mean over training images, so that images which
-      are too likely are strange too (Nalisnick et al., arXiv 1906.02994).
+    - typicality: the distance of the bits/dim from their mean over training images, so
+      that images which are too likely are strange too (Nalisnick et al., arXiv
+      1906.02994).
 
     Args:
       model: a trained model; not class-conditional.
-      train, split: the model's own images: those it learned from, and those to tell.
+      train, split: the model's own images: those that it learned from, and those to
+        tell from the others.
       others: images of another data set, read at the model's size.
-      max_images: of each; of larger ones so many are drawn at random.
+      max_images: images of each at most; drawn at random where there are more.
       batch_size: images at a time.
       seed: of the noise.
 
     Returns:
       `likelihood_auc` and `typicality_auc`, areas under the ROC curve (0.5: no better
-      than a guess; 1: all other images are the stranger ones); the mean bits/dim of
-      the three, `train_bits_per_dim`, `bits_per_dim` and `other_bits_per_dim`;
-      `num_images` and `num_other_images`; and `by_class`, None where the others have no
-      labels, else one entry per class of them: `class`, `num_images`, `bits_per_dim`
-      and the two areas, between its images and all own ones.
+      than a guess; 1: every other image is stranger than every own one); the mean
+      bits/dim of the three splits, `train_bits_per_dim`, `bits_per_dim` and
+      `other_bits_per_dim`; `num_images` and `num_other_images`; and `by_class`, None
+      where the others have no labels, else one entry for each of their classes:
+      `class`, `num_images`, `bits_per_dim`, and the two areas between the images of the
+      class and all own images.
     """
     others = at_most(others, max_images, seed)
     known, own, other = (
@@ -170,7 +173,7 @@ def _sections(result: dict) -> Iterator[Section]:
                 f"{found['other_bits_per_dim']:.3f}",
             ),
         ]
-        # Evaluations of before have no figures by class.
+        # Older evaluations have no figures by class.
         classes, note = found.get("by_class") or [], ""
         rows += [
             (

@@ -1,4 +1,4 @@
-"""An evaluation to read: as a table of text, and as a page of Markdown."""
+"""Shows an evaluation as a table of text, and as a page of Markdown."""
 
 from tfp_vaeflow.evaluation.measure import Section
 from tfp_vaeflow.evaluation.measures import MEASURES
@@ -7,7 +7,7 @@ from tfp_vaeflow.evaluation.measures import MEASURES
 def folder(result: dict) -> str:
     """Where `evaluate` keeps an evaluation, below the model directory.
 
-    Evaluations of other splits and steps have other folders.
+    Each split and step has its own folder.
     """
     return f"evaluation/{result['split']}-step-{result['step']}"
 
@@ -57,5 +57,5 @@ def markdown(
 
 
 def _cell(text: str) -> str:
-    """Text as it may stand in a table of Markdown."""
+    """Text that is safe in a table of Markdown."""
     return text.strip().replace("|", "&#124;")

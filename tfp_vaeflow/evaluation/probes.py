@@ -1,4 +1,4 @@
-"""What simple classifiers can read off the codes."""
+"""How well simple classifiers find the label from the codes."""
 
 from collections.abc import Iterator
 from typing import TypedDict
@@ -27,12 +27,13 @@ from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
 _MAX_ITERATIONS = 5000
-# Wider features are reduced to as many principal components, or to one an image if
-# there are fewer: logistic regression on all pixels of ten thousand takes hours.
+# Wider features are reduced to this many principal components, or to one per image if
+# there are fewer images: logistic regression on all pixels of ten thousand images takes
+# hours.
 _MAX_WIDTH = 128
 # The part of the images that each seed fits on.
 _SHARE = 0.8
-# What is done to wide rows goes by as many.
+# Wide rows are processed this many at a time.
 _ROWS_AT_A_TIME = 64
 
 CLASSIFIERS = {
@@ -53,20 +54,20 @@ _NEIGHBOURS = 5
 def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
     """A classifier that can be fitted on these labels, however few they are."""
     if len(np.unique(labels)) < 2:
-        return DummyClassifier()  # names the only class there is
+        return DummyClassifier()  # always gives the only class
     if kind == "knn":
         return KNeighborsClassifier(min(_NEIGHBOURS, len(labels)))
     return CLASSIFIERS[kind]()
 
 
 class Reduction:
-    """Rows standardised, and taken to 128 principal components if they are wider.
+    """Standardises rows, and reduces wide ones to 128 principal components.
 
-    Of wide rows, one float32 copy is made; everything else goes a few rows at a time.
+    It makes one float32 copy of wide rows; all else is computed a few rows at a time.
 
     Args:
       rows: `[N, F]`, of any type.
-      chosen: indices of those that mean, variance and components are of.
+      chosen: indices of the rows that mean, variance and components are computed from.
     """
 
     def __init__(self, rows: np.ndarray, chosen: np.ndarray):
@@ -89,7 +90,7 @@ class Reduction:
     def __call__(
         self, rows: np.ndarray, chosen: np.ndarray | None = None
     ) -> np.ndarray:
-        """`[N, F]` -> float64 `[N, F or 128]`; of some rows only if `chosen`."""
+        """`[N, F]` -> float64 `[N, F or 128]`; only the rows `chosen`, if given."""
         if chosen is None:
             chosen = np.arange(len(rows))
         reduced = []
@@ -144,16 +145,16 @@ def probes(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Test accuracies of four classifiers on z, v and pixels.
 
-    Logistic regression, linear SVM, RBF SVM and five nearest neighbours, with
-    scikit-learn's defaults. Each seed fits on four fifths of the training images as
-    they are (no augmentation), standardised; features wider than 128 are reduced to
-    that many principal components. Of fewer than five images all are neighbours.
+    They are logistic regression, linear SVM, RBF SVM and five nearest neighbours, with
+    scikit-learn's defaults. Each seed fits on four fifths of the training images,
+    without augmentation. Features are standardised; those wider than 128 are reduced to
+    that many principal components. With fewer than five images, all are neighbours.
 
     Args:
       model: a trained model.
       train, test: labelled splits.
-      num_seeds: choices of the four fifths.
-      max_images: of either split; of a larger one so many are drawn at random.
+      num_seeds: number of random choices of the four fifths.
+      max_images: images of either split at most; drawn at random where there are more.
       batch_size: images at a time.
 
     Returns:
@@ -165,7 +166,7 @@ def probes(
         names.insert(0, "z")
     scores = {kind: {name: [] for name in names} for kind in CLASSIFIERS}
     for name in names:
-        # Rows of all pixels are large: only those of one part are held at a time.
+        # Rows of all pixels are large: memory holds those of one split at a time.
         fitted = _fitted(
             representation(model, train, name, batch_size), train, num_seeds
         )

@@ -21,18 +21,18 @@ def evaluate(
 
     Args:
       model: a trained model.
-      splits: its data; probes are fit on the training part.
+      splits: the model's data; probes are fit on the training part.
       split_name: `train`, `validation` or `test`.
       config: numbers of samples and sizes.
-      say: told what is being measured.
+      say: called with the name of each thing that is being measured.
 
     Returns:
       What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
-      and the keys of all measures (see their `result`). These are None where the model
-      has no z for it, the data no labels or too few images, or nothing else was asked
-      for; standard errors of a single image are. `notes` says why, by the names of
-      measures. What learns from labels is measured on the images whose classes the
-      training part has.
+      and the keys of all measures (see their `result`). A key is None where its measure
+      needs a z, labels, more images or other data that are missing. Standard errors
+      of a single image are None too. `notes` gives the reasons by the measures' names.
+      Measures that learn from labels use only the images whose classes the training
+      part has.
 
     Raises:
       UserError: if the other data set or the feature network cannot be used, or a

@@ -1,4 +1,4 @@
-"""How sharp samples are, and whether they are of every class."""
+"""How clearly samples show a class, and whether they show every class."""
 
 from collections.abc import Iterator
 from typing import TypedDict
@@ -19,8 +19,7 @@ def sample_check(
     seed: int,
     batch_size: int,
 ) -> dict[str, float]:
-    """How surely a classifier of real images names the samples, and whether it names
-    every class.
+    """How surely a classifier names the samples, and whether it names every class.
 
     Args:
       model: a trained model.
@@ -32,9 +31,9 @@ def sample_check(
 
     Returns:
       `mean_top_probability`, and `min_class_share`: the smallest share of the samples
-      that any class gets. For a class-conditional model, which is asked for every class
-      in turn, also `label_agreement`: the share of the samples that the classifier
-      gives the label they were asked for.
+      that any class gets. A class-conditional model is asked for every class in turn,
+      and also has `label_agreement`: the share of the samples for which the classifier
+      finds the label that was asked for.
     """
     classifier = logistic_probe(
         representation(model, train, "pixels", batch_size), train.labels

@@ -1,1 +1,1 @@
-"""The page of `explore`: `page` its parts and what they answer, `pictures` its HTML."""
+"""The page of `explore`: its components (`page`), and their HTML (`pictures`)."""

@@ -1,4 +1,4 @@
-"""The parts of the page, by Gradio, and what they answer."""
+"""The Gradio components of the page, and the functions behind them."""
 
 import functools
 from collections.abc import Callable
@@ -26,12 +26,11 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class Answers:
-    """What the page answers to what a person does; its methods take and give the values
-    of components.
+    """Answers events of the page; methods take and return the values of components.
 
     Attributes:
       has_z: whether the model has a z.
-      count: sliders for entries of z.
+      count: number of sliders for entries of z.
 
     Args:
       model: behind the page.
@@ -43,7 +42,7 @@ class Answers:
         self.count = pictures.slider_count(model.latent_dim)
 
     def choose(self, images, a, b, class_a, class_b, alpha, beta):
-        """Two images: their codes, themselves, their bits/dim, their mix, sliders."""
+        """Picks two images: returns codes, pictures, bits/dim, the mix and sliders."""
         pair = images[[int(a) - 1, int(b) - 1]]
         labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
         codes = pictures.Codes(*self._model.encode(pair, labels))
@@ -59,7 +58,7 @@ class Answers:
         )
 
     def mix(self, codes, alpha, beta, *offsets):
-        """The mix of the two, and its z."""
+        """The mix of the two images, and its z."""
         chosen = pictures.between(codes, alpha, beta)
         if self.has_z:
             chosen = pictures.moved(chosen, pictures.slider_dims(codes), offsets)
@@ -68,19 +67,19 @@ class Answers:
         return (mixed, pictures.chart(chosen.z[0])) if self.has_z else (mixed,)
 
     def reset(self, codes, alpha, beta):
-        """All sliders of z at 0, and the mix."""
+        """Sets all sliders of z to 0; returns them and the mix."""
         zeros = [0] * self.count
         return zeros + list(self.mix(codes, alpha, beta, *zeros))
 
     def extend(self, images, more):
-        """More images to pick from."""
+        """Adds images to pick from."""
         images = np.concatenate([images, more])
         numbers = gr.Dropdown(choices=list(range(1, len(images) + 1)))
         return images, pictures.numbered(images, "image"), numbers, numbers
 
     def upload(self, images, files):
-        """Images of files as the model sees them, to pick from."""
-        # What is shown does not go by the class.
+        """Adds the images of files, as the model sees them, to pick from."""
+        # The images to show do not depend on the class.
         labels = [0] if self._model.needs_labels else None
         read = [images[:0]]
         for number, file in enumerate(files, 1):
@@ -91,7 +90,7 @@ class Answers:
         return *self.extend(images, np.concatenate(read)), None
 
     def switch(self, images, number):
-        """Every z of the first images with every v."""
+        """A table of every z of the first images with every v."""
         first = images[: int(number)]
         return pictures.matrix(first, pictures.all_pairs(self._model, first))
 
@@ -105,7 +104,7 @@ class Answers:
 
 
 def _guarded(function: Callable) -> Callable:
-    """Shows what the client raises as a note on the page."""
+    """Shows errors of the client as notes on the page."""
 
     @functools.wraps(function)
     def run(*args):
@@ -129,12 +128,12 @@ class _Picking(NamedTuple):
 
     @property
     def images(self) -> list[gr.components.Component]:
-        """What more images change."""
+        """The components that change when images are added."""
         return [self.pool, self.shown, self.a, self.b]
 
 
 class _Mixing(NamedTuple):
-    """The two images, what lies between them, and where."""
+    """The components of the two images and of their mix."""
 
     codes: gr.State
     first: gr.HTML
@@ -149,10 +148,10 @@ class _Mixing(NamedTuple):
 
 
 def build(model: Client, images: np.ndarray, name: str) -> gr.Blocks:
-    """The page.
+    """Builds the page.
 
     Args:
-      model: behind it.
+      model: behind the page.
       images: to begin with, uint8 `[N, H, W, C]`, two or more.
       name: of the model, for the title.
     """
@@ -267,7 +266,7 @@ def _samples(
 
 
 def _connect(page: gr.Blocks, answers: Answers, picking: _Picking, mixing: _Mixing):
-    """Picking and moving, to what they change."""
+    """Connects the controls to the components that they change."""
     where = [mixing.alpha, mixing.beta]
     mix = [mixing.mixed, *mixing.bars]
     choose = {

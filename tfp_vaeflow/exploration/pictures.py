@@ -1,4 +1,4 @@
-"""What the page of `explore` shows: codes between two images, and pictures as HTML."""
+"""The contents of the page of `explore`: codes between two images, and HTML."""
 
 import base64
 import html
@@ -12,7 +12,8 @@ from PIL import Image
 from tfp_vaeflow import arguments
 from tfp_vaeflow.client import Client
 
-# Of a longer z only those entries get a slider in which two images differ most.
+# If z is longer than the first number, only as many entries as the second number get a
+# slider: those in which the two images differ most.
 MOST_SLIDERS, SLIDERS_OF_MANY = 64, 32
 
 STYLE = """
@@ -62,7 +63,7 @@ def slider_dims(codes: Codes) -> np.ndarray:
 
 
 def moved(codes: Codes, dims: np.ndarray, offsets: Sequence[float]) -> Codes:
-    """Codes with something added to some entries of z."""
+    """Codes with offsets added to the entries `dims` of z."""
     if codes.z is None:
         return codes
     z = codes.z.copy()

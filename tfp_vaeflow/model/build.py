@@ -1,4 +1,4 @@
-"""A model from its configuration, in a process that is set up for it."""
+"""Builds a model from its configuration, and sets the process up for it."""
 
 import tensorflow as tf
 
@@ -18,7 +18,7 @@ def build_model(config: ModelConfig, seed: int = 0) -> VAEFlow:
       seed: of the initial weights; the same seed gives the same weights.
 
     Raises:
-      UserError: if Keras is set up in another way than models need.
+      UserError: if Keras does not have the settings that models need.
     """
     check_keras()
     tf.config.experimental.enable_tensor_float_32_execution(config.allow_tf32)

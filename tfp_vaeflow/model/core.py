@@ -21,7 +21,7 @@ class VAEFlowCore(tf.Module):
     Nothing here checks its input or holds compiled functions; `VAEFlow` does.
 
     Attributes:
-      global_code: where z comes from; it holds encoder and prior.
+      global_code: the source of z; it holds encoder and prior.
       dequantizer: q(u | x).
       flow: v -> x, given z.
       decoder: p(x | z) as a distribution.
@@ -64,11 +64,11 @@ class VAEFlowCore(tf.Module):
         labels: tf.Tensor | None = None,
         training: bool = False,
     ) -> Statistics:
-        """What encoders say of images before any noise: the parameters of q(z, u | x).
+        """The encoders' outputs without noise: the parameters of q(z, u | x).
 
-        Everything that depends on the whole batch through batch norm. A step that takes
-        its batch in pieces computes this on the whole batch, so that the pieces add up
-        to the whole.
+        Encoders depend on the whole batch through batch norm. A step that takes its
+        batch in pieces computes their outputs on the whole batch, so that the pieces
+        add up to the result of the whole.
 
         Args:
           images: uint8 `[B, H, W, C]`.
@@ -138,7 +138,7 @@ class VAEFlowCore(tf.Module):
 
         `-total = log w_k = log p(x, z_k) - log q(z_k | x) - log q(u_k | x)`: its mean
         over k is the ELBO, its log-mean-exp the importance-weighted bound. Here `kl` is
-        always the estimate at the sample, also where a prior has an analytic one.
+        always the estimate at the sample, even if the prior has an analytic one.
 
         Args:
           images: uint8 `[B, H, W, C]`.
@@ -263,7 +263,7 @@ class VAEFlowCore(tf.Module):
         Args:
           draws: noise.
           temperature: factor on v; a scalar, or of v's rank.
-          labels: `[B]`, of a class-conditional model; drawn by p(label) without.
+          labels: `[B]`, for a class-conditional model; None draws them from p(label).
         """
         z = self.global_code.from_noise(draws.prior, labels)
         return z, temperature * draws.local
@@ -277,7 +277,7 @@ class VAEFlowCore(tf.Module):
         num_samples: int,
         first: int | tf.Tensor = 0,
     ) -> LossNoise:
-        """Draws what `losses_given_noise` needs for positions first, first + 1, ..."""
+        """Draws noise for `losses_given_noise`, for positions first, first + 1, ..."""
         shape = (num_samples, *self.config.image_shape)
         dequantization = self.dequantizer.draw(seed, batch, shape, first)
         posterior = self.global_code.draw(seed, batch, num_samples, first)
@@ -286,7 +286,7 @@ class VAEFlowCore(tf.Module):
     def draw_code_noise(
         self, seed: int | tf.Tensor, batch: int, first: int | tf.Tensor = 0
     ) -> CodeNoise:
-        """Draws what `codes_given_noise` needs for positions first, first + 1, ..."""
+        """Draws noise for `codes_given_noise`, for positions first, first + 1, ..."""
         shape = self.config.image_shape
         local = noise.normal(seed, Stream.LOCAL_CODE, batch, shape, first)
         return CodeNoise(local, self.global_code.draw_prior(seed, batch, first))

@@ -1,4 +1,4 @@
-"""The noise behind what a model computes, as tensors that one can hold."""
+"""The noise of a model's computations, as tuples of tensors."""
 
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ class CodeNoise(NamedTuple):
 
     Attributes:
       local: standard normal `[B, H, W, C]`.
-      prior: standard normal `[B, D]`; of a class-conditional model uniform `[B]`; None
-        for a model without z.
+      prior: standard normal `[B, D]`, or uniform `[B]` for a class-conditional model;
+        None for a model without z.
     """
 
     local: tf.Tensor

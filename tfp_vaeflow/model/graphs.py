@@ -1,8 +1,8 @@
-"""The maths of one batch by a few graphs, each traced once for batches of any size.
+"""The maths of one batch in a few graphs, each traced once for batches of any size.
 
-A graph of a large model takes as much memory as a batch of images. So there is one for
-each network, and one for each direction of the flow, that all methods share; what lies
-between them is a few operations, done one by one.
+A graph of a large model takes as much memory as a batch of images. So all methods share
+one graph per network and one per direction of the flow. The few operations between the
+graphs run one by one.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 
 
 class VAEFlowGraphs(VAEFlowCore):
-    """A model that works on one batch by graphs: to be used, not to be trained.
+    """A model that computes one batch by graphs; for use, not for training.
 
     Args:
       config: the architecture.
@@ -61,18 +61,19 @@ class VAEFlowGraphs(VAEFlowCore):
         signature: list[tf.TensorSpec] | None = None,
         name: str = "what is measured",
     ) -> Callable:
-        """A `tf.function` that uses this model, not to train it.
+        """Makes a `tf.function` that uses this model, but does not train it.
 
         Steps of the flow that are alike share a graph, also with the other functions
-        that are made here. Where there is a GPU, XLA compiles it in the long run.
+        that this method makes. On a GPU, XLA compiles the function after many batches
+        of one size.
 
         Args:
-          function: of tensors.
-          signature: of its arguments, if one trace is to do for all shapes.
+          function: takes tensors.
+          signature: of its arguments, to use one trace for all shapes.
           name: says what it computes.
         """
 
-        @functools.wraps(function)  # or TensorFlow takes all of these for one
+        @functools.wraps(function)  # else TensorFlow takes all of them for one
         def run(*args):
             with compute.WithoutStackTraces(), compute.using(graphs=self._graphs):
                 return function(*args)
@@ -84,20 +85,17 @@ class VAEFlowGraphs(VAEFlowCore):
 
     @contextlib.contextmanager
     def by_layers(self) -> Iterator[None]:
-        """Within, codes and images are computed layer by layer, and not by graphs.
+        """Computes codes and images layer by layer, not by graphs, within this context.
 
-        That takes more time, but none of the memory that a graph keeps: for what is
-        done now and then beside training. Encoders stay graphs: an eager Keras model
-        holds what all of its layers give.
+        This takes more time, but saves the memory that a graph keeps. It suits work
+        that is done now and then beside training. Encoders stay graphs, because an
+        eager Keras model keeps the outputs of all its layers.
         """
         self._is_by_layers = True
         try:
             yield
         finally:
-            self._codes_graph = self.traced(
-                self.codes_given_noise, name="codes from noise"
-            )
-        self._is_by_layers = False
+            self._is_by_layers = False
 
     def _inverse_by_layers(self, z, x):
         return self.flow.inverse_and_log_det_map(x, z)[0]
@@ -115,7 +113,7 @@ class VAEFlowGraphs(VAEFlowCore):
         return self._forward_graph(*_given(z, v))
 
     def _infer(self, images, labels=None):
-        """What is known of z, and its mean."""
+        """The statistics of z, and its mean."""
         x = self.noise_free(images)
         statistics = self.global_code.statistics(x, labels=labels)
         return statistics, self.global_code.mean(statistics)
@@ -167,10 +165,10 @@ class VAEFlowGraphs(VAEFlowCore):
 
 
 def _given(*values: tf.Tensor | None) -> list[tf.Tensor]:
-    """The arguments of a graph, which has none where there is no z, or no label."""
+    """The arguments of a graph: it has no argument for a missing z or label."""
     return [value for value in values if value is not None]
 
 
 def _both(*z_and_value: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
-    """(z, value), where z may be missing: the other way round."""
+    """(z, value), with None for a missing z: the inverse of `_given`."""
     return z_and_value if len(z_and_value) == 2 else (None, *z_and_value)

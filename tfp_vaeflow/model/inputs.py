@@ -1,4 +1,4 @@
-"""What comes into a model: checked, and taken a batch at a time."""
+"""Checks the inputs of a model, and divides them into batches."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,7 +26,7 @@ def checked_labels(
     """int64 labels `[count]` of a class-conditional model; None for any other.
 
     Raises:
-      UserError: if they are missing, not wanted, or no such classes.
+      UserError: if they are missing, not expected, or out of range.
     """
     if labels is not None:
         labels = tf.convert_to_tensor(labels)
@@ -54,7 +54,7 @@ def check_posterior(config: ModelConfig, method: str) -> None:
     """Checks that a model has a posterior of z, which a method needs.
 
     Raises:
-      UserError: naming the method.
+      UserError: if it has none; the error names the method.
     """
     if not config.has_posterior:
         why = "ModelConfig.latent_dim = 0"
@@ -72,7 +72,7 @@ def checked_codes(
     """float32 codes z `[B, D]` (None without z) and v `[B, H, W, C]`.
 
     Raises:
-      UserError: if they are of other shapes, or hold what is no number.
+      UserError: if they are of other shapes, or not finite.
     """
     v = tf.convert_to_tensor(v, tf.float32)
     if z is not None:
@@ -85,7 +85,7 @@ def checked_codes(
 
 
 def in_batches(inputs: list[tf.Tensor], batch_size: int) -> Iterator[tuple]:
-    """The inputs of `batch_size` examples at a time, after the first one's position.
+    """Yields the inputs in batches, each after the position of its first example.
 
     Args:
       inputs: tensors with a leading batch dimension; all but the last may be None.
@@ -96,7 +96,7 @@ def in_batches(inputs: list[tf.Tensor], batch_size: int) -> Iterator[tuple]:
     """
     arguments.check_at_least_one("batch_size", batch_size)
     size = inputs[-1].shape[0]
-    if 0 < size <= batch_size:  # without operations, which take longer than small ones
+    if 0 < size <= batch_size:  # no slicing, which takes longer than a small batch
         yield 0, *inputs
         return
     for first in range(0, size, batch_size):
@@ -113,8 +113,8 @@ def batched(
       function: tensors with a leading batch dimension -> such tensors.
       inputs: its arguments for all examples.
       batch_size: examples at a time.
-      position: whether `function` also takes the first example's position, before the
-        others.
+      position: whether `function` also takes the first example's position, before
+        its other arguments.
 
     Raises:
       UserError: if `batch_size` is not positive.

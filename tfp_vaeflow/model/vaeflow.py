@@ -1,4 +1,4 @@
-"""`VAEFlow`: the model as its users meet it, on any number of images."""
+"""`VAEFlow`: the public interface of the model, for any number of images."""
 
 import functools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from tfp_vaeflow.model.inputs import (
 from tfp_vaeflow.objective import Losses, bits_per_dim_terms
 
 DEFAULT_BATCH_SIZE = 256
-_LARGEST_U = 0.999  # beyond, float32 may round a pixel into the next bin
+_LARGEST_U = 0.999  # above it, float32 may round a pixel into the next bin
 
 
 class VAEFlow(VAEFlowGraphs):
@@ -39,11 +39,11 @@ class VAEFlow(VAEFlowGraphs):
     z is the global code `[D]`, v the local code, of the image's own shape. Images are
     uint8 `[B, H, W, C]`; z and v are float32. With `latent_dim = 0` there is no z: z is
     then None wherever it is returned or expected. With a categorical prior the model is
-    class-conditional: z is a function of the image's label, and `labels=` is needed
-    wherever images come in.
+    class-conditional: z is a function of the image's label, and methods that take
+    images need `labels=`.
 
-    Many images are worked on `batch_size` at a time; but for rounding, no result
-    depends on it, nor on the other images of the batch.
+    Methods compute `batch_size` images at a time. Apart from rounding, no result
+    depends on `batch_size` or on the other images of the batch.
 
     Reference: Ma, Kong, Zhang & Hovy, *Decoupling Global and Local Representations via
     Invertible Generative Flows*, ICLR 2021, arXiv 2004.11820.
@@ -79,14 +79,14 @@ class VAEFlow(VAEFlowGraphs):
         """Data-dependent initialisation on training images, once.
 
         Every ActNorm gets outputs of mean 0 and std 1, every coupling becomes the
-        identity, the posterior N(0, 1). First the posterior and with it the prior, then
-        the dequantizer, then the decoder, on noise-free x and the sampled z.
+        identity, and the posterior becomes N(0, 1). The posterior and the prior come
+        first, then the dequantizer, then the decoder, on noise-free x and sampled z.
 
         Args:
           images: uint8 `[B, H, W, C]`, a few hundred or more.
           seed: of the sampled z and the dequantizer's noise.
           labels: of the images, `[B]`; for a class-conditional model.
-          batch_size: images at a time; statistics are those of all.
+          batch_size: images at a time; the statistics are those of all images.
 
         Raises:
           UserError: if the model is initialised already.
@@ -122,7 +122,7 @@ class VAEFlow(VAEFlowGraphs):
 
         Args:
           images: uint8 `[B, H, W, C]`.
-          num_samples: K samples of (z, u) an image.
+          num_samples: K samples of (z, u) per image.
           seed: of the noise; the noise of an image depends on its position.
           batch_size: images at a time.
           labels: of the images, `[B]`; for a class-conditional model.
@@ -168,11 +168,11 @@ class VAEFlow(VAEFlowGraphs):
         """The codes of images; `decode` takes them back to the quantised images.
 
         With 256 bins these are the images themselves; with fewer, each pixel comes back
-        as the smallest one of its level.
+        as the smallest pixel of its level.
 
         Args:
           images: uint8 `[B, H, W, C]`.
-          u: where in its bin each pixel lies, from 0 to 0.999. The centre leaves half
+          u: position of each pixel in its bin, from 0 to 0.999. The centre leaves half
             a bin of room for rounding errors on either side.
           batch_size: images at a time.
           labels: of the images, `[B]`; for a class-conditional model.
@@ -210,7 +210,7 @@ class VAEFlow(VAEFlowGraphs):
         batch_size: int = DEFAULT_BATCH_SIZE,
         labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """What the flow is given of images: x with u ~ q(u | x), and z ~ q(z | x).
+        """The inputs of the flow for images: x with u ~ q(u | x), and z ~ q(z | x).
 
         Args:
           images: uint8 `[B, H, W, C]`.
@@ -238,8 +238,8 @@ class VAEFlow(VAEFlowGraphs):
           v: local codes `[B, H, W, C]`.
           batch_size: images at a time.
 
-        Of the codes of `encode` it gives the images that went in (quantised to the
-        model's levels), to the last pixel, as long as the flow computes in float32: on
+        For codes from `encode`, it returns exactly the images that were encoded
+        (quantised to the model's levels), as long as the flow computes in float32: on
         CPUs, and on GPUs without TF32. With `ModelConfig.allow_tf32` on a GPU, and in a
         model exported with `mixed_precision`, some pixels come back a level or more
         off. Training in mixed precision changes nothing here.
@@ -262,11 +262,11 @@ class VAEFlow(VAEFlowGraphs):
     def _sampled(
         self, function, num_images, temperature, seed, first, labels, batch_size
     ):
-        """A function of codes from the prior, which it gets a batch at a time."""
+        """Applies `function` to codes from the prior, one batch at a time."""
         check_at_least_one("num_images", num_images)
         check_temperature(temperature)
         inputs = [tf.range(num_images)]
-        if labels is not None:  # a model without classes says so
+        if labels is not None:  # raises for a model without classes
             inputs.append(checked_labels(self.config, labels, num_images))
 
         def make(position, numbers, labels=None):
@@ -292,8 +292,8 @@ class VAEFlow(VAEFlowGraphs):
           temperature: factor on the local code v; z keeps temperature 1.
           seed: of the codes.
           batch_size: images at a time.
-          labels: what to show, `[num_images]`, for a class-conditional model; without
-            them, labels are drawn from the prior.
+          labels: classes to show, `[num_images]`, for a class-conditional model;
+            without them, labels are drawn from the prior.
         """
         return self._sampled(
             self._decode, num_images, temperature, seed, 0, labels, batch_size
@@ -353,7 +353,7 @@ class VAEFlow(VAEFlowGraphs):
         betas: Sequence[float],
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> tf.Tensor:
-        """Between two images: z by alpha, v by beta, 0 being a and 1 being b.
+        """Interpolates two images: z by alpha, v by beta; 0 gives a and 1 gives b.
 
             z = (1 - alpha) z_a + alpha z_b,  v = (1 - beta) v_a + beta v_b
 

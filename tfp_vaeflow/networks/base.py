@@ -16,12 +16,12 @@ from tfp_vaeflow.networks.conditioners import (
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-    """How networks are folded: put as the same function with less to compute.
+    """How networks are folded: turned into the same function with less to compute.
 
-    What is folded can be neither trained nor initialised.
+    A folded network can be neither trained nor initialised.
 
     Attributes:
-      kernel_dtype: what kernels are kept in.
+      kernel_dtype: the type of stored kernels.
       product: computes h(z) for all layers; None where each layer keeps its own.
     """
 
@@ -29,7 +29,7 @@ class Folding:
     product: SharedProduct | None = None
 
     def conditioner(self, layer: Conditioner | None) -> Conditioner | None:
-        """The layer, or what stands in its place."""
+        """The layer, or the one that replaces it."""
         if self.product is not None and isinstance(layer, GlobalLinear):
             return self.product.take(layer)
         return layer
@@ -43,8 +43,8 @@ class Network(tf.Module, abc.ABC):
     built alike share a graph, which takes less time to build.
 
     Attributes:
-      is_conditioned: whether it needs a conditioning; None if both will do. A network
-        that uses a conditioning has to set it.
+      is_conditioned: whether it needs a conditioning; None if it works with and
+        without. A network that uses a conditioning has to set it.
       conditioning_ndims: 1 where the conditioning of one example is a vector, 3 where
         it is a map.
     """
@@ -59,9 +59,9 @@ class Network(tf.Module, abc.ABC):
         """`[B, (H, W,) in_channels]` -> `[B, (H, W,) out_channels]`."""
 
     def initialize_to_zero(self) -> bool:
-        """Makes the output 0, whatever the input is; returns whether it could.
+        """Makes the output 0 for any input; returns whether it could.
 
-        With parameters 0 every transform is the identity: there training starts.
+        With parameters 0, every transform is the identity: training starts from that.
         """
         return False
 

@@ -54,7 +54,7 @@ class LocalLinear(Linear):
 
 
 class GlobalAttention(tf.Module):
-    """`h`: a vector from the conditioning, weighted by where x fits it.
+    """`h`: a vector from the conditioning, weighted by how well each position fits it.
 
         query = dense(conditioning),  key = conv1x1(x)
         h = query * softmax over positions of <query, key>
@@ -100,8 +100,8 @@ class GlobalAttention(tf.Module):
 class SharedProduct(tf.Module):
     """One product of z instead of one per layer, for the `GlobalLinear`s of a flow.
 
-    First it takes the layers, then `build` joins their weights. A call gives the values
-    of all layers.
+    First `take` collects the layers, then `build` joins their weights. A call returns
+    the values of all layers.
     """
 
     def __init__(self):
@@ -109,7 +109,7 @@ class SharedProduct(tf.Module):
         self._layers = []
 
     def take(self, layer: GlobalLinear) -> "PartOfProduct":
-        """Takes a layer; returns what stands in its place."""
+        """Takes a layer; returns the one that replaces it."""
         self._layers.append(layer)
         return PartOfProduct(len(self._layers) - 1)
 
@@ -127,7 +127,7 @@ class SharedProduct(tf.Module):
 
 
 class PartOfProduct(tf.Module):
-    """In the place of a `GlobalLinear`: its part of a `SharedProduct`'s values.
+    """Replaces a `GlobalLinear`: returns its part of a `SharedProduct`'s values.
 
     Args:
       number: which part.
@@ -153,7 +153,7 @@ def conditioning_ndims(config: CouplingConfig) -> int:
 def make_conditioner(
     config: CouplingConfig, in_channels: int, hidden: int, init: Initializer | int
 ) -> Conditioner | None:
-    """What a network on `in_channels` adds to its hidden layer; None without."""
+    """The conditioner of a network on `in_channels`; None without conditioning."""
     init = Initializer.of(init)
     dim = config.conditioning_dim
     if not dim:

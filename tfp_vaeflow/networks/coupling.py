@@ -92,7 +92,7 @@ class CouplingNetwork(Network):
 def _folded_pair(
     linear: Linear, norm: Norm | None, dtype: tf.DType
 ) -> tuple[FixedLinear, Norm | None]:
-    """A convolution and the norm after it: batch norm becomes part of it."""
+    """Folds a convolution and a batch norm after it into one; keeps another norm."""
     if norm is None or not norm.is_batch:
         return linear.folded(dtype), norm
     scale, shift = (tf.cast(v, linear.kernel.dtype) for v in norm.scale_and_shift())

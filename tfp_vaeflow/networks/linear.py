@@ -26,7 +26,7 @@ def mean_and_std(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     float32 values are wrong in the fourth digit.
 
     Args:
-      batches: `[..., C]`, all of one type; two values a channel or more in all.
+      batches: `[..., C]`, all of one type; in all, at least two values per channel.
 
     Returns:
       Each `[C]`.
@@ -57,7 +57,7 @@ class Linear(tf.Module):
       kernel_shape: `(in, out)` or `(kh, kw, in, out)`.
       init: source of initial weights, or a seed.
       bias: `None` for no bias, or how it starts: `zeros` or `uniform`, like the kernel.
-      limit: b, if another one.
+      limit: b, if not the default.
     """
 
     kernel = compute.Weight()
@@ -116,7 +116,7 @@ class WeightNormLinear(tf.Module):
         self.bias = init.zeros(kernel_shape[-1:])
 
     def _norm(self, direction: tf.Tensor) -> tf.Tensor:
-        """Of each output channel."""
+        """The norm of each output channel."""
         return tf.sqrt(
             tf.reduce_sum(tf.square(direction), list(range(-self._rank, -1)))
         )
@@ -128,7 +128,7 @@ class WeightNormLinear(tf.Module):
         return self.direction * scale[..., *ones, :]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """x of any precision; the result has that of the weights."""
+        """Takes x of any precision; the result has the precision of the weights."""
         return tf.cast(compute.linear(x, self.kernel), self.bias.dtype) + self.bias
 
     def initialize(self, x: tf.Tensor, scale: float) -> tf.Tensor:
@@ -140,7 +140,7 @@ class WeightNormLinear(tf.Module):
         return self(x)
 
     def initialize_to_zero(self) -> None:
-        """The same with scale 0: the output is 0 then, whatever the data is."""
+        """Makes the output 0 for any data, like `initialize` with scale 0."""
         for variable in (self.gain, self.bias):
             variable.assign(tf.zeros_like(variable))
 
@@ -159,7 +159,7 @@ class FixedLinear(tf.Module):
     Args:
       kernel: `[in, out]` or `[kh, kw, in, out]`.
       bias: `[out]`, or None.
-      kernel_dtype: what the kernel is kept in; it is cast to the precision of x.
+      kernel_dtype: of the stored kernel; a call casts it to the precision of x.
       result_dtype: the precision of the result; None for that of x.
     """
 

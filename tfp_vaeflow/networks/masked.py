@@ -25,8 +25,8 @@ class RowNetwork(tf.Module):
     """Outputs the parameters of a row of pixels, given the rows above it.
 
     A convolution (no bias) -> + h(conditioning) -> act -> conv1x1 with weight norm and
-    bias. The convolution has no padding: it gives kh - 1 rows and kw - 1 columns less
-    than it gets. `make_row_network` makes one from a `CouplingConfig`.
+    bias. The convolution has no padding: its output has kh - 1 rows and kw - 1 columns
+    less than its input. `make_row_network` makes one from a `CouplingConfig`.
 
     Args:
       shifted: the convolution, `[kh, kw, C, hidden]`.
@@ -77,7 +77,7 @@ class RowNetwork(tf.Module):
         return run
 
     def initialize_to_zero(self) -> bool:
-        """Makes the output 0, whatever the input is; returns whether it could."""
+        """Makes the output 0 for any input; returns whether it could."""
         self.last.initialize_to_zero()
         return True
 
@@ -105,8 +105,8 @@ def make_row_network(
 
     Args:
       channels, out_channels: of the network.
-      config: width, activation, conditioning. With `global_attn`, which would have to
-        see the whole image, the network does without, as in the paper's code.
+      config: width, activation, conditioning. With `global_attn` the network has no
+        conditioner, as in the paper's code: attention needs the whole image.
       kernel_size: `(kh, kw)`.
       init: source of initial weights, or a seed.
     """

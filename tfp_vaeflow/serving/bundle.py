@@ -1,11 +1,11 @@
-"""What TensorFlow Serving is given: a SavedModel, and the files beside it.
+"""Writes the files for TensorFlow Serving: a SavedModel, and the files beside it.
 
 NAME/1/                       a version: SavedModel and warm-up requests
 NAME/models.config            --model_config_file
 NAME/batching.config          --batching_parameters_file
 NAME/signatures.md            what each signature takes and gives
 NAME/classes.json             the names of a class-conditional model's labels, if known
-NAME/requests/SIGNATURE.json  a request for each, for curl
+NAME/requests/SIGNATURE.json  a request per signature, for curl
 """
 
 import json
@@ -31,7 +31,7 @@ from tfp_vaeflow.serving.signatures import (
     Signatures,
 )
 
-# Batches that a server forms have one of these sizes; it fills them up.
+# A server fills each batch up to one of these sizes.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _BATCHING = """\
 max_batch_size {{ value: {largest} }}
@@ -70,8 +70,8 @@ _MEANINGS = {
 def publish(finished: Path, directory: str | os.PathLike) -> str:
     """Gives a finished version, a local directory, the next free number.
 
-    In one step by renaming it; elsewhere, where that is not to be had, by copying its
-    files, the one last without which it is no SavedModel.
+    On a local path this is one step, a rename. Elsewhere the files are copied, and
+    saved_model.pb comes last, because a directory without it is no SavedModel.
     """
     while True:
         names = files.list_dir(directory)
@@ -83,7 +83,7 @@ def publish(finished: Path, directory: str | os.PathLike) -> str:
             else:
                 os.rename(finished, target)
         except OSError:
-            if not files.exists(target):  # not just another export that was faster
+            if not files.exists(target):  # else another export took the number
                 raise
         else:
             return target
@@ -158,24 +158,23 @@ def export(
 ) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
-    The model is folded (see `folding`) and good for nothing else afterwards. One that
-    XLA is to compile is not folded: its steps have to stay alike to be a loop.
+    The model is folded (see `folding`) and cannot be used for anything else afterwards.
+    A model for XLA is not folded: only steps that are alike can be compiled as a loop.
 
     Args:
       model: initialised.
-      directory: of all versions; its name is the model's.
-      num_samples: K, samples an image in `score`.
+      directory: holds all versions; its name is the model's.
+      num_samples: K, samples per image in `score`.
       mixed_precision: whether networks compute in bfloat16, as in training with
         `mixed_precision`; codes and log-dets stay float32.
-      class_names: of the labels, which a class-conditional model takes; None where they
-        are not known.
+      class_names: of a class-conditional model's labels; None if they are not known.
       jit_compile: whether XLA compiles the flow in the server, for `BATCH_SIZES`.
 
     Returns:
       The version's directory.
 
     Raises:
-      UserError: if the model is not initialised, or the directory is something else.
+      UserError: if the model is not initialised, or `directory` is a file.
     """
     if not tf.convert_to_tensor(model.initialized):
         raise UserError("the model is not initialised; train it, or load a trained one")
@@ -188,7 +187,7 @@ def export(
         folding.fold(model, tf.bfloat16 if mixed_precision else tf.float32)
     compiled_sizes = BATCH_SIZES if jit_compile else None
     signatures = Signatures(model, num_samples, compiled_sizes).all()
-    beside = None if files.is_remote(directory) else directory  # to be renamed
+    beside = None if files.is_remote(directory) else directory  # for the rename
     with tempfile.TemporaryDirectory(prefix=".", dir=beside) as temporary:
         finished = Path(temporary) / "version"
         name = os.path.basename(directory)

@@ -1,4 +1,4 @@
-"""Folding: the same function with less to compute, for a model that is trained.
+"""Folding: the same function with less to compute, for a trained model.
 
     weight norm                     -> its kernel
     ActNorm, 1x1 convolution        -> one affine map of the channels, and its inverse
@@ -6,7 +6,7 @@
     log-dets of all these           -> numbers
     every layer's h(z)              -> parts of one product of z
 
-Each layer and network says its folded form; this module joins them. Matrices are
+Each layer and network builds its folded form; this module joins them. Matrices are
 multiplied and inverted once, in float64, and kept in float32.
 """
 
@@ -27,7 +27,7 @@ class ConditionedAtOnce(FlowBijector):
 
     Args:
       flow: folded.
-      product: of all its layers.
+      product: gives h(z) of all its layers.
     """
 
     def __init__(self, flow: FlowBijector, product: SharedProduct):
@@ -43,7 +43,7 @@ class ConditionedAtOnce(FlowBijector):
 
 
 def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:
-    """Puts another flow in the place of a model's."""
+    """Replaces the flow of a model."""
     model.flow = flow
     model.decoder = tfd.TransformedDistribution(model.decoder.distribution, flow)
 
@@ -51,14 +51,14 @@ def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:
 def fold(model: VAEFlowCore, kernel_dtype: tf.DType = tf.float32) -> None:
     """Folds all that can be folded, in place.
 
-    The model then computes what it did before, but can be neither trained nor saved as
+    The model then computes the same as before, but can be neither trained nor saved as
     a checkpoint. Group and instance norm stay, and so does batch norm that does not
     follow a convolution.
 
     Args:
       model: trained.
-      kernel_dtype: what coupling networks keep their kernels in: bfloat16 where they
-        are to compute in it.
+      kernel_dtype: type of the kernels of coupling networks: bfloat16 if these compute
+        in it.
     """
     folding, config = Folding(kernel_dtype), model.config
     model.global_code = model.global_code.folded(folding)

@@ -13,8 +13,8 @@ def _on_white(rgba: tf.Tensor) -> tf.Tensor:
 
 def _decoded_png(data: tf.Tensor) -> tf.Tensor:
     """uint8 RGB of a PNG file."""
-    # The header has the bits a channel, then the kind of pixels, 0 being grey. With an
-    # alpha channel asked for, TensorFlow spoils grey of less than 8 bits.
+    # The header has the bits per channel, then the kind of pixels, where 0 is grey.
+    # TensorFlow spoils grey of less than 8 bits if it has to add an alpha channel.
     header = tf.io.decode_raw(tf.strings.substr(data, 24, 2), tf.uint8, fixed_length=2)
     return tf.cond(
         (header[0] < 8) & (header[1] == 0),
@@ -33,9 +33,9 @@ def _grey(rgb: tf.Tensor) -> tf.Tensor:
 def read(data: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     """Reads one picture of any size: cropped to shape, resized (Lanczos).
 
-    The largest part in the middle that has the shape's proportions is taken.
-    Transparent pixels are laid on white. EXIF tags, such as a turn, are not read: the
-    client turns a picture before it sends it.
+    The crop is the largest part in the middle that has the shape's proportions.
+    Transparent pixels are laid on white. EXIF tags, such as the orientation, are not
+    read: the client turns a picture before it sends it.
 
     Args:
       data: scalar string, a PNG or JPEG file.

@@ -1,19 +1,19 @@
-"""Rows of a request: each by itself, whatever its neighbours in the batch are.
+"""Keeps the rows of a request independent of their neighbours in the batch.
 
 A server joins requests of several callers in one batch. So a bad value never raises:
-it is replaced, and the row's `is_finite` says so. And every row has its own seed.
+it is replaced, and the row's `is_finite` says so. Every row has its own seed.
 """
 
 from collections.abc import Callable
 
 import tensorflow as tf
 
-# A row's seed: below this bit the seed of a sequence of draws, above it the position.
+# A row's seed has the seed of a sequence of draws below this bit, the position above.
 POSITION_BIT = 31
 
 
 class Checks:
-    """Keeps, for each row of a batch, whether all that was seen of it is good.
+    """Records for each row of a batch whether all its checked values are good.
 
     Attributes:
       is_finite: bool `[B]`.
@@ -52,7 +52,7 @@ class Checks:
 
 
 def draw(function: Callable, seeds: tf.Tensor) -> tuple:
-    """Random draws for rows that have a seed each.
+    """Random draws for rows with a seed per row.
 
     Args:
       function: `(seed, position) -> a NamedTuple of [1, ...]` tensors or None, such as
@@ -60,8 +60,8 @@ def draw(function: Callable, seeds: tf.Tensor) -> tuple:
       seeds: int64 `[B]`: `seed + (position << 31)`.
 
     Returns:
-      The same NamedTuple with `[B, ...]`: row by row what a model draws in Python for
-      the image at that position under that seed.
+      The same NamedTuple with `[B, ...]`. Each row equals the draw of a model in Python
+      for the image at that position under that seed.
     """
 
     def one(value):

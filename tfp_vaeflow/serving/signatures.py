@@ -1,4 +1,4 @@
-"""The signatures of a served model: what each takes, computes and gives.
+"""The signatures of a served model: their inputs, functions and outputs.
 
 Every input and output has the batch dimension first, and row i of the outputs depends
 on row i of the inputs alone.
@@ -40,11 +40,11 @@ class Signature(NamedTuple):
 
 
 class _TracedFlow(FlowBijector):
-    """A flow whose two directions are one function each, that all signatures call.
+    """A flow with one traced function per direction, which all signatures call.
 
     Args:
       flow, config: of the model.
-      sizes: of the batches that XLA compiles them for; None where it does not.
+      sizes: batch sizes that XLA compiles the functions for; None without XLA.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class _TracedFlow(FlowBijector):
 
             def run(value, *conditioning):
                 value, log_det_map = method(value, *conditioning)
-                shape = tf.shape(value)[:-1]  # a constant is one for each position
+                shape = tf.shape(value)[:-1]  # constants get all positions too
                 return value, tf.broadcast_to(log_det_map, shape)
 
             return compute.compiled_in_parts(run, specs, sizes)
@@ -86,9 +86,8 @@ class Signatures:
     Args:
       model: initialised; folded or not. Its flow is replaced by one that is traced
         once.
-      num_samples: K, samples an image in `score`.
-      compiled_sizes: of the batches that XLA compiles the flow for; None where it does
-        not.
+      num_samples: K, samples per image in `score`.
+      compiled_sizes: batch sizes that XLA compiles the flow for; None without XLA.
 
     Raises:
       UserError: if K is not positive.
@@ -239,7 +238,7 @@ class Signatures:
     # Helpers.
 
     def _known(self, label, checks, low=0):
-        """Labels of classes that there are."""
+        """Labels, clamped to the classes that the model has."""
         if label is None:
             return None
         return checks.within(label, low, self._config.prior.num_classes - 1)

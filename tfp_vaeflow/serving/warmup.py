@@ -1,4 +1,4 @@
-"""One good request for every signature: to warm a server up, and to show.
+"""One valid request per signature: to warm up a server, and as an example.
 
 Reference: TensorFlow Serving, *SavedModel Warmup*.
 """
@@ -28,7 +28,7 @@ def _gradient(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def example(config: ModelConfig, spec: tf.TensorSpec) -> np.ndarray:
-    """A value for one row of an input, of the input's shape `[1, ...]`."""
+    """An example of one row of an input, `[1, ...]`."""
     image = _gradient(config.image_shape)
     if spec.name == "image_bytes":
         png = io.BytesIO()
@@ -65,7 +65,7 @@ def write_records(
       model_name: as the server will know it.
       config: of the model.
       signatures: of the model.
-      batch_sizes: one request a signature for each.
+      batch_sizes: of the requests, one per signature and size.
     """
     path.parent.mkdir(parents=True)
     with files.tensorflow_errors(path), tf.io.TFRecordWriter(str(path)) as writer:

@@ -69,7 +69,7 @@ def settings(config: ExperimentConfig) -> dict[str, bool | int | float | str]:
 
 
 def write_settings(config: ExperimentConfig) -> None:
-    """Writes settings, and what runs are compared by, to the writer in use."""
+    """Writes settings, and the metrics to compare runs by, to the writer in use."""
     found = settings(config)
     metrics = [
         hparams.Metric("bits_per_dim/total", "eval", "validation bits/dim"),

@@ -16,12 +16,12 @@ def model_pictures(
 ) -> dict[str, np.ndarray]:
     """Grids of samples, reconstructions, switches and an interpolation.
 
-    Samples are of the same codes every time, so that progress is seen.
+    Samples use the same codes every time, so that progress can be seen.
 
     Args:
       model: as it is now.
       originals: uint8 validation images, an even number of them.
-      labels: theirs, for a class-conditional model; samples are of these classes.
+      labels: of the originals and the samples, for a class-conditional model.
       batch_size: images at a time.
 
     Returns:

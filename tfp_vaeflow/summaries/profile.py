@@ -12,11 +12,11 @@ class StepProfile:
     """Profiles the steps from `first` to `last`, for TensorBoard's profile plugin.
 
     Attributes:
-      folder: where it is written.
+      folder: where the profile is written.
 
     Args:
       model_dir: takes `plugins/profile/`.
-      first, last: the first and the last step of it; None for no profile.
+      first, last: the first and the last step to profile; None for no profile.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class StepProfile:
         self._running = False
 
     def step(self, number: int) -> AbstractContextManager:
-        """What to run a training step within."""
+        """The context to run a training step in."""
         if self._first is None:
             return nullcontext()
         if number == self._first:
@@ -39,11 +39,11 @@ class StepProfile:
         return nullcontext()
 
     def ends_with(self, number: int) -> bool:
-        """Whether this step, which is to have ended by then, is its last one."""
+        """Whether the profile ends after this step."""
         return self._running and number >= self._last
 
     def after(self, number: int) -> bool:
-        """Ends the profile after its last step; whether it did."""
+        """Ends the profile after its last step; returns whether it did."""
         ended = self.ends_with(number)
         if ended:
             self.stop()

@@ -28,12 +28,12 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
 def write_projection(
     logdir: str, model: VAEFlow, split: Split, batch_size: int
 ) -> None:
-    """Writes what the projector shows of a run; what was there is replaced.
+    """Writes the projector's files of a run; replaces older ones.
 
     Args:
       logdir: the run's events; takes `projector_config.pbtxt` and `projector/`.
       model: as it is now; with a posterior of z.
-      split: the images to show, by the names of their classes if they have labels.
+      split: the images to show, with the names of their classes if they have labels.
       batch_size: images at a time.
     """
     z, cells = [], []

@@ -1,4 +1,4 @@
-"""What flows and posteriors do to a few images: where a flow breaks, it shows here."""
+"""Statistics of flows and posteriors on a few images; they show where flows break."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,7 +6,7 @@ import tensorflow as tf
 from tfp_vaeflow.bijectors import ActNorm, Parametrized, total_log_det, watched
 from tfp_vaeflow.model import VAEFlow
 
-# Of each transform and image, evenly spread over the image.
+# Values per transform and image at most, evenly spread over the image.
 _LOG_SCALES = 2048
 
 
@@ -15,13 +15,13 @@ def model_statistics(
 ) -> dict[str, np.ndarray]:
     """Values to draw histograms of, from one pass of the density direction.
 
-    The flow runs layer by layer, so that no more is held than what one layer needs, and
+    The flow runs layer by layer, so that memory holds only the tensors of one layer and
     these values.
 
     Args:
       model: as it is now.
       images: uint8 `[B, H, W, C]`.
-      labels: theirs, for a class-conditional model.
+      labels: of the images, for a class-conditional model.
       batch_size: images at a time.
 
     Returns:

@@ -18,12 +18,12 @@ _IMAGES_IN_STATISTICS = 8
 
 
 def _verbatim(text: str) -> str:
-    """A text as TensorBoard's Markdown shows it unchanged."""
+    """Indents a text, so that TensorBoard's Markdown shows it unchanged."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def write_text(model_dir: str | os.PathLike, name: str, text: str, step: int) -> None:
-    """Adds a text to the events of a run's `eval` that is not being trained."""
+    """Adds a text to the `eval` events of a run that is not being trained."""
     logdir = os.path.join(model_dir, "eval")
     with files.tensorflow_errors(logdir):
         writer = tf.summary.create_file_writer(logdir)
@@ -35,9 +35,9 @@ def write_text(model_dir: str | os.PathLike, name: str, text: str, step: int) ->
 class RunWriter:
     """Writes scalars of training and validation, image grids and histograms.
 
-    Scalars go to TensorBoard under the same names in `train/` and `eval/`, and as one
-    JSON object a line to `metrics.jsonl`; images to TensorBoard and `images/`. What is
-    of the whole run (settings, layout of the charts) goes to `model_dir` itself.
+    Scalars go to TensorBoard under the same names in `train/` and `eval/`, and to
+    `metrics.jsonl`, one JSON object per line. Images go to TensorBoard and `images/`.
+    The settings and the layout of the charts go to `model_dir` itself.
 
     Args:
       model_dir: where the run lives.
@@ -62,7 +62,7 @@ class RunWriter:
 
     @contextmanager
     def _events(self, part: str, step: int) -> Iterator[None]:
-        """Where `tf.summary` writes within the block; nothing else belongs there."""
+        """Makes `tf.summary` in the block write to a part's events; do only that."""
         writer = self._writers[part]
         with files.tensorflow_errors(self._logdirs[part]), writer.as_default(step):
             yield
@@ -113,9 +113,9 @@ class RunWriter:
           model: as it is now.
           step: names the files.
           originals: uint8 validation images, an even number of them.
-          labels: theirs, for a class-conditional model; samples are of these classes.
-          projected: images for the projector; where they have labels, with the names of
-            their classes.
+          labels: of the originals and the samples, for a class-conditional model.
+          projected: images for the projector, which shows the names of their classes if
+            they have labels.
           batch_size: images at a time.
         """
         few = slice(_IMAGES_IN_STATISTICS)
@@ -140,7 +140,7 @@ class RunWriter:
                 writer.flush()
 
     def close(self) -> None:
-        """Writes what is waiting, and ends."""
+        """Writes all waiting events, and closes the writers."""
         for part, writer in self._writers.items():
             with files.tensorflow_errors(self._logdirs[part]):
                 writer.close()

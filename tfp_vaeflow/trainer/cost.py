@@ -12,13 +12,13 @@ from tfp_vaeflow.trainer.gradients import GRADIENT, PARTS, loss_and_gradients
 
 # Operations whose output is their first input under another shape or name.
 _ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}
-# Outputs that are there anyway, or are no activations.
+# Operations whose outputs are in memory anyway, or are no activations.
 _NOT_KEPT = {"ReadVariableOp", "Const", "Placeholder"}
 _BATCH = 2
 
 
 class Cost(NamedTuple):
-    """Of one image in one part of a model.
+    """The cost of one image in one part of a model.
 
     Attributes:
       flops: of the forward pass, in convolutions and matrix products (a product and a
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 def flops_of(op: tf.Operation) -> int:
-    """Of a convolution or a matrix product of static shape; 0 for any other."""
+    """FLOPs of a convolution or matrix product of static shape; 0 for any other."""
     if op.type not in ("Conv2D", "MatMul", "BatchMatMulV2"):
         return 0
     outputs = op.outputs[0].shape.num_elements()
@@ -42,20 +42,20 @@ def flops_of(op: tf.Operation) -> int:
 
 
 def _source(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor whose memory this one has."""
+    """The tensor whose memory this one shares."""
     while tensor.op.type in _ALIASES:
         tensor = tensor.op.inputs[0]
     return tensor
 
 
 def _kept(forward: set[tf.Operation], backward: list[tf.Operation]) -> float:
-    """Bytes that `backward` reads of what `forward` made."""
+    """Bytes of the outputs of `forward` that `backward` reads."""
     tensors = {}
     for op in backward:
         for tensor in map(_source, op.inputs):
             if tensor.op in forward and tensor.op.type not in _NOT_KEPT:
                 tensors[tensor.ref()] = tensor
-    # What has no static shape is the shape of something: a few numbers.
+    # A tensor without a static shape holds a shape: a few numbers.
     sizes = [(t.shape.num_elements() or 0) * t.dtype.size for t in tensors.values()]
     return sum(sizes)
 

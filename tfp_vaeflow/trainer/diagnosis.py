@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from: an eager pass, layer by layer."""
+"""Finds the origin of a number that is not finite: an eager pass, layer by layer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tfp_vaeflow.trainer.gradients import loss_and_gradients
 
 
 class _NotFiniteError(Exception):
-    """Raised where the first value appears that is not finite."""
+    """Raised at the first value that is not finite."""
 
 
 def _is_finite(*values: tf.Tensor) -> bool:
@@ -37,7 +37,7 @@ def _check_resnet(model: VAEFlow, name: str, resnet, images: tf.Tensor) -> None:
     layers = [layer for layer in resnet.layers if layer.weights]
     outputs = keras.Model(resnet.inputs, [layer.output for layer in layers])
 
-    @tf.function(autograph=False)  # which frees what lies between the layers
+    @tf.function(autograph=False)  # a graph frees the tensors between the layers
     def are_finite(x):
         values = outputs(x, training=True)
         return [tf.reduce_all(tf.math.is_finite(value)) for value in values]
@@ -53,9 +53,11 @@ def _layer_of(
     gradient: tf.Tensor,
     passed: list[FlowBijector],
 ):
-    """(place in the order of the data, name) of the last layer whose part of a
-    variable has a gradient that is not finite."""
-    owners = {}  # of each part, the innermost layer, which passed first
+    """Finds the last layer whose part of a variable has a gradient that is not finite.
+
+    Returns (place in the order of the data, name); the place is -1 outside of the flow.
+    """
+    owners = {}  # part -> its innermost layer, which is the first in `passed`
     for place, layer in enumerate(passed):
         for one, part in compute.parts_of_variables(layer):
             if one is variable:
@@ -73,16 +75,16 @@ def _layer_of(
 def first_layer_not_finite(
     model: VAEFlow, config: ExperimentConfig, batch: Batch, step: int
 ) -> str:
-    """Says which layer is the first to give something that is not finite.
+    """Says which layer is the first whose output or gradient is not finite.
 
-    Layers are looked at in the order in which data passes them, from the pixels to the
-    codes; where all of them are finite, gradients in the opposite order.
+    Outputs are checked in the order in which data passes the layers, from the pixels to
+    the codes. If all of them are finite, gradients are checked in the opposite order.
 
     Args:
       model: with the weights that the step had.
       config: the experiment.
       batch: the global batch of the step.
-      step: steps before this one, which its noise goes by.
+      step: number of steps before this one; its noise depends on it.
     """
     size = len(batch.images) // config.training.micro_batches
     statistics = [(v, tf.identity(v)) for v in model.variables if not v.trainable]
@@ -105,7 +107,7 @@ def first_layer_not_finite(
         return f"the first that is not finite is {error}"
     finally:
         for variable, value in statistics:
-            variable.assign(value)  # batch norm has moved them
+            variable.assign(value)  # batch norm has changed them
     return "layer by layer, without the other devices, all of it is finite"
 
 

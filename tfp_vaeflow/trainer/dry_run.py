@@ -1,4 +1,4 @@
-"""What a run would cost, before it is begun."""
+"""The cost of a run, before it begins."""
 
 import time
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
     share = training.batch_size // replicas
     kept = parts["statistics"].activation_bytes * share
     kept += parts["losses"].activation_bytes * (share // training.micro_batches)
-    # How much less recomputation keeps is not known here.
+    # The memory that recomputation saves is not known here.
     about = "at most" if training.recompute else "estimated"
     for name, size in (
         ("weights and optimizer", fixed),
@@ -41,11 +41,11 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
 def dry_run(
     config: ExperimentConfig, splits: data.Splits, strategy: tf.distribute.Strategy
 ) -> Iterator[str]:
-    """Measures an experiment without writing anything; two steps are run for the time.
+    """Measures an experiment without writing anything; runs two steps to time them.
 
     The memory is that of variables, gradients and activations kept for the gradient,
-    read off the traced graph; what the libraries and a single operation need for
-    themselves comes on top.
+    read off the traced graph. The libraries and single operations need some memory on
+    top of that.
 
     Args:
       config: the experiment.

@@ -10,7 +10,7 @@ from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model.core import Statistics, VAEFlowCore
 from tfp_vaeflow.objective import Losses, training_objective
 
-# The name scopes of the parts, each with its gradient's.
+# The name scopes of the parts, and the suffix for those of their gradients.
 PARTS = ("statistics", "losses")
 GRADIENT = "_gradient"
 
@@ -22,27 +22,28 @@ def loss_and_gradients(
     step: int | tf.Tensor,
     compiled: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[Losses, list[tf.Tensor]]:
-    """The losses of a batch, and the gradient of what training minimises.
+    """The losses of a batch, and the gradient of the training objective.
 
-    A batch may be a part of the global one: then both are its contribution, to be
-    summed.
+    The batch may be a part of the global batch. Then both results are its contribution,
+    and the caller sums them.
 
     Encoders see the whole batch at once, because of batch norm; prior and flow may take
-    it in micro-batches. The encoders' gradient is then one backward pass of the whole
-    batch, from the gradient of the micro-batches by the statistics.
+    it in micro-batches. Then the encoders' gradient is one backward pass over the whole
+    batch, from the micro-batches' gradients with respect to the statistics.
 
     Args:
       model: in training.
       config: the experiment.
-      batch: images at consecutive positions of the global batch, which micro-batches
-        share evenly.
-      step: steps so far, which the noise goes by.
-      compiled: gives the form in which a function of tensors is run that needs no other
-        replica: the losses of a (micro-)batch given its statistics, and their gradient.
+      batch: images at consecutive positions of the global batch; they divide evenly
+        into micro-batches.
+      step: number of steps so far; the noise depends on it.
+      compiled: wraps, and may compile, the function that computes the losses of a
+        (micro-)batch given its statistics, and their gradient. That function needs no
+        other replica.
 
     Returns:
       Each loss term, summed over the batch and divided by `TrainingConfig.batch_size`;
-      and the gradient by each of `model.trainable_variables`, likewise.
+      and the gradient with respect to each of `model.trainable_variables`, likewise.
     """
     training = config.training
     seed = noise.step_seed(training.seed, step)
@@ -93,14 +94,15 @@ def _in_micro_batches(
     statistics: Statistics,
     variables: list[tf.Variable],
 ) -> tuple[Losses, list[tf.Tensor], Statistics]:
-    """What `of_piece` gives of a batch, in pieces one after another.
+    """The results of `of_piece` for a batch, in pieces one after another.
 
     Args:
       of_piece: (position of its first image, images, their statistics) -> losses, to be
-        summed; gradients by `variables`, to be summed; those by its statistics.
-      count: of the pieces.
+        summed; gradients with respect to `variables`, to be summed; gradients with
+        respect to its statistics.
+      count: number of pieces.
       images, statistics: of the batch.
-      variables: these.
+      variables: those whose gradients `of_piece` gives.
     """
     size = images.shape[0] // count
     arrays = {
@@ -110,7 +112,7 @@ def _in_micro_batches(
 
     def body(index, sums, gradients, arrays):
         piece = slice(index * size, (index + 1) * size)
-        # Slices of a batch do not say how many images they hold.
+        # Slices of a batch have no static number of images.
         given = {
             name: tf.ensure_shape(value[piece], [size, *value.shape[1:]])
             for name, value in statistics.items()

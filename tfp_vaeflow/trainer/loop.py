@@ -37,7 +37,7 @@ class _Window:
     """The steps between two lines of metrics.
 
     Args:
-      batch_size: images a step.
+      batch_size: images per step.
     """
 
     def __init__(self, batch_size: int):
@@ -47,7 +47,7 @@ class _Window:
         self._since = time.monotonic()
 
     def add(self, result: StepResult, made: bool) -> None:
-        """Takes a step in; its values count if it made its update."""
+        """Adds a step; its losses and norm count only if it made its update."""
         self._steps += 1
         if made:
             self._made.append(result)
@@ -57,7 +57,7 @@ class _Window:
         self._since += seconds
 
     def scalars(self, config: ExperimentConfig) -> dict[str, float]:
-        """Means of losses and gradient norm, if a step was made, and the rate."""
+        """The rate, and mean losses and gradient norm if any step made its update."""
         seconds = time.monotonic() - self._since
         values = {"images_per_second": self._steps * self._batch_size / seconds}
         if self._made:
@@ -69,9 +69,9 @@ class _Window:
 
 
 class _Results:
-    """Looks at what steps tell, one step late: so a device always has one to do.
+    """Reads the results of steps one step late, so that a device always has work.
 
-    Where a step made no update, the next ones are looked at at once.
+    If a step made no update, the result of the step after it is read at once.
 
     Attributes:
       stopping: whether a worker was asked to stop; the same on every worker.
@@ -87,14 +87,14 @@ class _Results:
         self.window = _Window(config.training.batch_size)
 
     def add(self, step: int, batch: data.Batch, result: StepResult) -> None:
-        """Takes a step in, and looks at the one before."""
+        """Adds the result of a step, and reads that of the step before."""
         made = all(self._look(*each) for each in self._unseen)
         self._unseen = [(step, batch, result)]
         if not made:
             self.look()
 
     def look(self) -> None:
-        """Looks at all steps so far."""
+        """Reads the results of all steps so far."""
         for each in self._unseen:
             self._look(*each)
         self._unseen = []
@@ -116,7 +116,7 @@ class _Results:
 
 
 def _check_update(trainer, config, progress, step, batch, result: StepResult) -> bool:
-    """Whether a step made its update; says so if not, and ends the run in time."""
+    """Whether a step made its update; prints a note if not, and raises at the limit."""
     in_a_row = int(result.skipped_in_a_row)
     if not in_a_row:
         return True
@@ -136,7 +136,7 @@ def _check_update(trainer, config, progress, step, batch, result: StepResult) ->
 
 
 def _begin(trainer, config, splits, keeper, model_dir) -> None:
-    """The weights to begin with: of the last checkpoint, another model, or new."""
+    """Sets the first weights: from the last checkpoint, another model, or new ones."""
     init_from = config.training.init_from
     if keeper.restore_latest():
         print(f"resumed from step {trainer.step} in {model_dir}", flush=True)
@@ -161,8 +161,8 @@ def train(
 ) -> Trainer:
     """Trains up to `num_steps`, from the last checkpoint in `model_dir` if any.
 
-    Ctrl-C or SIGTERM, to any of the workers, ends the run two steps later at most and
-    saves it. Each worker calls this; what the chief begins with is what all begin with.
+    Ctrl-C or SIGTERM to any of the workers ends the run at most two steps later and
+    saves it. Each worker calls this function; all begin with the chief's variables.
 
     Args:
       config: the experiment.
@@ -178,14 +178,14 @@ def train(
 
     Raises:
       UserError: if the directory holds another model, or too many steps in a row
-        could not be made.
+        made no update.
     """
     checkpoints.check_description(model_dir, config.model)
     trainer = Trainer(config, strategy)
     keeper = checkpoints.CheckpointKeeper(
         model_dir, config.training.keep_checkpoints, trainer.state
     )
-    keeper.take_over()  # before anything that takes its time
+    keeper.take_over()  # before anything slow
     trainer.prepare(splits)
     if trainer.share.index == 0:
         _begin(trainer, config, splits, keeper, model_dir)
@@ -207,9 +207,9 @@ def train(
 
 
 def _save_the_rest(error: OSError, trainer, keeper) -> str:
-    """Saves the steps that were made before something failed; what to say of it."""
+    """Saves the steps made before an error; returns the message for the user."""
     if trainer.step != keeper.saved_step and trainer.weights_are_finite():
-        with contextlib.suppress(OSError):  # what failed may be the disk for this too
+        with contextlib.suppress(OSError):  # the same disk may have failed
             keeper.save(trainer.step)
     saved = "nothing"
     if keeper.saved_step is not None:
@@ -221,7 +221,7 @@ def _save_the_rest(error: OSError, trainer, keeper) -> str:
 
 
 class _Loop:
-    """The steps of a run, and what is done beside them.
+    """The steps of a run, with its metrics, validation, checkpoints and pictures.
 
     Args:
       trainer, config, splits, keeper, writer, profile, stop: of the run.
@@ -236,7 +236,7 @@ class _Loop:
         self._profile = profile
         self._stop = stop
         self._step, self._last = trainer.step, config.training.num_steps
-        # What pictures and projector show.
+        # The images that pictures and projector show.
         shown = splits.validation if splits.validation.num_images else splits.train
         images = shown.first(_IMAGES_IN_GRIDS)
         self._images = images[: len(images) // 2 * 2]
@@ -245,12 +245,12 @@ class _Loop:
             self._labels = shown.labels[: len(self._images)]
         projected = min(_PROJECTED_IMAGES, shown.num_images)
         self._projected = shown.subset(np.arange(projected))
-        # They begin to measure time.
+        # Last, because both begin to measure time.
         self._progress = Progress(self._step, self._last)
         self._results = _Results(trainer, config, self._progress)
 
     def run(self) -> None:
-        """Up to the last step, or until a worker is asked to stop."""
+        """Runs up to the last step, or until a worker is asked to stop."""
         training = self._config.training
         batches = iter(self._trainer.training_batches(self._splits.train, self._step))
         while self._step < self._last and not self._results.stopping:
@@ -275,7 +275,7 @@ class _Loop:
         return every > 0 and (self._step % every == 0 or self._step == self._last)
 
     def _take(self, batch: data.Batch) -> StepResult:
-        """One step, whose result is looked at if something goes by it."""
+        """Makes one step, and reads its result at once if something depends on it."""
         training, profile = self._config.training, self._profile
         with profile.step(self._step):
             result = self._trainer.train_step(batch, self._stop.requested)
@@ -311,7 +311,7 @@ class _Loop:
         self._progress.show(self._step, scalars)
 
     def _validate(self) -> None:
-        """bits/dim of the validation images, if there are any."""
+        """Measures bits/dim of the validation images, if there are any."""
         if not self._splits.validation.num_images:
             return
         losses = self._trainer.evaluate(self._splits.validation)
@@ -328,7 +328,7 @@ class _Loop:
         self._keeper.save(self._step)
 
     def _show(self) -> None:
-        """Pictures, if there are images for them, histograms, projector."""
+        """Writes pictures, histograms and projector, if there are images to show."""
         if not len(self._images):
             return
         self._writer.model(

@@ -1,4 +1,4 @@
-"""What a step tells."""
+"""The results of a training step."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ REMEDY = (
 
 
 class StepResult(NamedTuple):
-    """What one step tells.
+    """The results of one step.
 
     Attributes:
       losses: the batch means of the loss terms, before the update.

@@ -1,4 +1,4 @@
-"""The training step: losses, gradients, and an update that is made whole or not."""
+"""The training step: losses, gradients, and a complete update or none."""
 
 import contextlib
 
@@ -47,19 +47,19 @@ class StepCounts(tf.Module):
 class Trainer:
     """Model, optimizer and the steps that join them, on devices of one or more workers.
 
-    A step's losses and gradients are those of the whole global batch, however many
-    replicas share it and in however many micro-batches: the noise of an example goes by
-    its position in that batch, batch norm sees all of it, and gradients are summed
-    before the optimizer sees them. Where a loss term or the gradient is not finite, the
-    step changes no weight, slot, average or batch-norm statistic. Where there are more
-    workers, each has a trainer and calls the same methods in the same order.
+    A step's losses and gradients are those of the whole global batch, for any number of
+    replicas and micro-batches. The noise of an example depends on its position in that
+    batch, batch norm sees the whole batch, and gradients are summed before the
+    optimizer sees them. If a loss term or the gradient is not finite, the step changes
+    no weight, slot, average or batch-norm statistic. If there are several workers, each
+    has a trainer and calls the same methods in the same order.
 
     Attributes:
       model: the trained model.
       average: a model with the moving average of the weights, or None.
       optimizer: holds the slots.
       counts: of the steps.
-      images_at_a_time: what a device holds the insides of the flow of in a step.
+      images_at_a_time: images per device whose flow activations a step holds at once.
       share: the part of each batch that this worker reads.
 
     Args:
@@ -111,7 +111,7 @@ class Trainer:
 
     @property
     def state(self) -> dict[str, tf.Module]:
-        """What a checkpoint has to hold, by name."""
+        """The objects that a checkpoint has to hold, by name."""
         state = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -139,7 +139,7 @@ class Trainer:
         self.start_average()
 
     def start_average(self) -> None:
-        """Lets the average begin at the weights as they are."""
+        """Sets the average to the current weights."""
         if self.average is not None:
             for average, variable in zip(self.average.variables, self.model.variables):
                 average.assign(variable)
@@ -169,7 +169,7 @@ class Trainer:
 
         Args:
           batch: this worker's share of it.
-          stop_requested: whether this worker was asked to stop; all learn of it.
+          stop_requested: whether this worker was asked to stop; all workers see it.
 
         Raises:
           UserError: if a matrix of the flow is no longer invertible.
@@ -185,11 +185,11 @@ class Trainer:
             ) from error
 
     def prepare(self, splits: data.Splits) -> None:
-        """Makes the graphs of a step and of validation, where XLA compiles them.
+        """Traces a step and validation, if XLA compiles them.
 
-        What XLA has compiled is found again by the names of functions, and they count
-        the graphs that were made before: so these are to come first, in a new run as
-        in one that goes on.
+        XLA's cache finds compiled functions by their names, and these contain the
+        number of graphs traced before. So these two have to be traced first, in a new
+        run and in a resumed one.
         """
         if not self._compiled:
             return
@@ -226,7 +226,7 @@ class Trainer:
         checks = [tf.math.is_finite(v) for v in self.model.trainable_variables]
         return tf.reduce_all([tf.reduce_all(check) for check in checks])
 
-    # Without AutoGraph, which has nothing to convert here and takes its time.
+    # Without AutoGraph, which has nothing to convert here and is slow.
     @tf.function(autograph=False)
     def _train_step(self, batch: data.Batch, stop_request: tf.Tensor) -> StepResult:
         step = self._step_on_replica
@@ -239,9 +239,9 @@ class Trainer:
         )
 
     def _step_on_replica(self, batch: data.Batch, stop_request: tf.Tensor):
-        """The step on a replica's share of the batch, in step with the others."""
+        """The step on a replica's share of the batch, together with the others."""
         with self._mode_of_step():
-            # The forward pass moves the statistics of batch norm.
+            # The forward pass changes the statistics of batch norm.
             before = [tf.identity(v) for v in self.model.non_trainable_variables]
             taken = tf.identity(self.counts.taken)
             inputs = self.model, self._config, batch, taken
@@ -249,7 +249,7 @@ class Trainer:
                 losses, gradients = loss_and_gradients(*inputs, compute.compiled)
             else:
                 losses, gradients = loss_and_gradients(*inputs)
-            # The identity of the request is on the replica's device.
+            # `tf.identity` puts the request on the replica's device.
             losses, gradients, stop_requests = compute.summed_over_replicas(
                 [losses, gradients, tf.identity(stop_request)]
             )
@@ -277,13 +277,13 @@ class Trainer:
                 yield
 
     def _update_if(self, made: tf.Tensor, gradients, norm: tf.Tensor, before) -> None:
-        """Makes the step's update, or leaves all but the counts as it was.
+        """Makes the step's update, or changes nothing but the counts.
 
         Args:
-          made: whether.
-          gradients: by the trainable variables.
+          made: whether to make the update.
+          gradients: with respect to the trainable variables.
           norm: of the gradient.
-          before: the other variables, as they were before the step.
+          before: the values of the other variables before the step.
         """
         config, counts = self._config.optimizer, self.counts
         updates = tf.identity(self.optimizer.iterations)
@@ -346,7 +346,7 @@ class Trainer:
 
 
 def _example_of(batches: tf.data.Dataset) -> data.Batch:
-    """A batch of zeros, of the same shapes."""
+    """A batch of zeros, with the shapes of these batches."""
     return tf.nest.map_structure(
         lambda spec: tf.zeros(spec.shape, spec.dtype), batches.element_spec
     )
@@ -356,7 +356,7 @@ def _is_compiled(config: ExperimentConfig, num_replicas: int) -> bool:
     """Whether XLA compiles the step.
 
     Raises:
-      UserError: if that is asked for and cannot be.
+      UserError: if compilation is asked for and is not possible.
     """
     asked = config.training.jit_compile
     if asked is None and not compute.has_gpu():

@@ -1,9 +1,8 @@
 """Reads PyTorch's archives of tensors, without PyTorch.
 
 `model.pt` and `checkpoint*.tar` are zip archives of a pickle and raw storages (before
-PyTorch 1.6, a sequence of pickles and storages); they are read here with an unpickler
-that admits the few names such a file needs and refuses every other, so nothing in it
-can run.
+PyTorch 1.6, a sequence of pickles and storages). The unpickler here accepts the few
+names that such a file needs and refuses all others, so no code in it can run.
 """
 
 import collections
@@ -18,7 +17,7 @@ import numpy as np
 
 from tfp_vaeflow.errors import UserError
 
-# What PyTorch before 1.6 begins its files with: a pickled number.
+# The first bytes of a file by PyTorch before 1.6: a pickled number.
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _STORAGES = {
@@ -33,7 +32,7 @@ _STORAGES = {
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
-    """What `torch._utils._rebuild_tensor_v2` stands for, as a NumPy array."""
+    """Stands in for `torch._utils._rebuild_tensor_v2`; returns a NumPy array."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and (offset < 0 or min(stride, default=0) < 0):
         raise UserError("a tensor has a negative offset or stride")
@@ -48,7 +47,7 @@ class _Unpickler(pickle.Unpickler):
 
     Args:
       file: holds the pickle.
-      storage_of: from key, dtype and number of elements to a storage's content.
+      storage_of: (key, dtype, number of elements) -> the content of a storage.
     """
 
     def __init__(self, file: IO[bytes], storage_of: Callable):
@@ -74,7 +73,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load_zip(path: str | Path):
-    """What the pickle of an archive holds, as PyTorch writes them since 1.6."""
+    """The content of an archive's pickle, in the format since PyTorch 1.6."""
     with zipfile.ZipFile(path) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
         root = name.removesuffix("data.pkl")
@@ -86,7 +85,7 @@ def _load_zip(path: str | Path):
 
 
 def _load_old(path: str | Path):
-    """The same from the older format: pickles, and the storages behind them."""
+    """The same for the older format: pickles, followed by their storages."""
     with open(path, "rb") as file:
         for _ in range(3):  # the magic number, the version, the machine's sizes
             _Unpickler(file, None).load()
@@ -107,7 +106,7 @@ def _load_old(path: str | Path):
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a reference checkpoint by name, PyTorch's layout.
+    """The tensors of a reference checkpoint by name, in PyTorch's layout.
 
     Args:
       path: `model.pt`, as the reference's `save` writes it, or a `checkpoint*.tar` of
@@ -120,8 +119,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:
             is_old = file.read(len(_OLD_FORMAT)) == _OLD_FORMAT
         content = _load_old(path) if is_old else _load_zip(path)
-        # The model's own file holds the state of `core`; that of training the state of
-        # the model around it, which in a distributed run is wrapped once more.
+        # `model.pt` holds the state of `core`. A checkpoint of training holds the state
+        # of the model around it, which a distributed run wraps once more.
         whole = "core" not in content
         tensors = {}
         for name, value in dict(content["model" if whole else "core"]).items():

@@ -144,7 +144,7 @@ def _split_prior(name: str, step: SplitPrior) -> Iterator[Weight]:
 
 
 def _norm(name: str, layer) -> Iterator[Weight]:
-    """A Keras layer: batch norm, or group norm (which is instance norm, too)."""
+    """A Keras layer: batch norm, or group norm (instance norm is one, too)."""
     yield f"{name}.weight", layer.gamma.value, _same
     yield f"{name}.bias", layer.beta.value, _same
     if isinstance(layer, BatchNormalization):
@@ -153,7 +153,7 @@ def _norm(name: str, layer) -> Iterator[Weight]:
 
 
 def _resnet(name: str, resnet) -> Iterator[Weight]:
-    """A ResNet of ours has layers `level0_block1_conv2`, on the way up `up0_...`."""
+    """Our ResNets name layers `level0_block1_conv2`, and `up0_...` on the way up."""
     for layer in resnet.layers:
         if not layer.weights:
             continue
@@ -177,7 +177,7 @@ def _resnet(name: str, resnet) -> Iterator[Weight]:
             yield from _norm(full_name, layer)
             continue
         # Transposed kernels are [in, out, kh, kw] there and [kh, kw, out, in] here: the
-        # same exchange of axes. The 1x1 one of a shortcut is a plain one here.
+        # same exchange of axes. The 1x1 kernel of a shortcut is a plain one here.
         transposed = layer.name.startswith("up") and "projection" in layer.name
         layout = _transposed_pointwise if transposed else _kernel
         yield f"{full_name}.weight", layer.kernel.value, layout
@@ -215,8 +215,11 @@ def _flow(name: str, flow: MultiScaleFlow) -> Iterator[Weight]:
 
 
 def weights(model: VAEFlow) -> Iterator[Weight]:
-    """Every saved weight of a model: its name in the reference, our variable, and the
-    function that takes the reference's array to our layout."""
+    """Every saved weight of a model, with its name and layout in the reference.
+
+    Yields (name in the reference, our variable, function from the reference's layout of
+    the array to ours).
+    """
     yield from _flow("generator.flow", model.flow)
     if model.encoder is not None:
         yield from _encoder(model.encoder)
@@ -234,12 +237,12 @@ def weights(model: VAEFlow) -> Iterator[Weight]:
 
 
 def assign(model: VAEFlow, tensors: dict[str, np.ndarray]) -> list[str]:
-    """Gives a model the weights of a reference checkpoint; it is initialised then.
+    """Assigns the weights of a reference checkpoint to a model, and initialises it so.
 
-    Every tensor is used once, or belongs to those that are no parameters.
+    Every tensor is used once, unless it is no parameter.
 
     Returns:
-      The names of those that are no parameters (`IGNORED`).
+      The names of the tensors that are no parameters (`IGNORED`).
 
     Raises:
       UserError: if a tensor is missing, left over, or of the wrong shape.

@@ -26,8 +26,8 @@ class _Section:
     """One object of the file, whose keys are taken one by one.
 
     Args:
-      name: where it lies, such as `generator.flow`.
-      values: what was read.
+      name: its place in the file, such as `generator.flow`.
+      values: the parsed object.
     """
 
     def __init__(self, name: str, values: object):
@@ -39,14 +39,14 @@ class _Section:
         self._values = dict(values)
 
     def take(self, key: str, default=_REQUIRED):
-        """The value of a key; without it the default, if there is one."""
+        """The value of a key; the default, if there is one, for a missing key."""
         value = self._values.pop(key, default)
         if value is _REQUIRED:
             raise UserError(f"{self.name or 'the file'} has no key {key}")
         return value
 
     def choose(self, key: str, allowed: dict | list, default=_REQUIRED):
-        """The value of a key that is one of few, translated if `allowed` is a dict."""
+        """The value of a key, one of `allowed`; translated if `allowed` is a dict."""
         value = self.take(key, default)
         if value not in list(allowed):
             raise UserError(
@@ -60,7 +60,7 @@ class _Section:
         return _Section(name, self.take(key))
 
     def end(self, *unused: str) -> None:
-        """Checks that no key is left but these, which decide nothing."""
+        """Checks that no keys are left except these, which have no effect."""
         left = sorted(set(self._values) - set(unused))
         if left:
             raise UserError(f"{self.name or 'the file'} has an unknown key {left[0]}")
@@ -149,16 +149,17 @@ def _classes(section: _Section) -> PriorConfig:
 def _image_shape(
     given: tuple[int, int] | None, channels: int, levels: int, features: int | None
 ) -> tuple[int, int, int]:
-    """The shape that was given, or what the file lets one guess.
+    """The given shape, or a guess from the file.
 
     Args:
       given: `(H, W)`, or None.
       channels: of the images.
       levels: of the decoder.
-      features: positions that the encoder's dense layer sees, times 4^(its levels).
+      features: positions at the encoder's dense layer times 4^(levels of the encoder),
+        which is the number of pixels; None without an encoder.
     """
     if given is None:
-        # Without an encoder: the paper takes as many levels as leave 4x4.
+        # Without an encoder: the paper's flows have as many levels as leave 4x4.
         side = 2 ** (levels + 1) if features is None else math.isqrt(features)
         given = (side, side)
     height, width = given
@@ -177,12 +178,12 @@ def read_config(
 
     Args:
       path: of `config.json`.
-      image_size: `(H, W)`; the file does not hold it. None takes the square that the
-        encoder's dense layer asks for, or without one `2^(levels + 1)` pixels a side.
+      image_size: `(H, W)`; the file does not hold it. None means the square that fits
+        the encoder's dense layer; without an encoder, `2^(levels + 1)` pixels per side.
       n_bins: levels of a pixel; the file does not hold it either.
 
     Raises:
-      UserError: if it describes what is not supported, naming the key.
+      UserError: if a setting is not supported, naming the key.
     """
     try:
         root = _Section("", json.loads(Path(path).read_text(encoding="utf-8")))
