@@ -196,6 +196,13 @@ def test_samples(model):
     np.testing.assert_allclose(2 * v, v_again, rtol=1e-6)
 
 
+def test_layers_run_one_by_one_only_within_their_block(model):
+    with pytest.raises(ZeroDivisionError), model.by_layers():
+        assert model._is_by_layers
+        1 / 0  # noqa: B018
+    assert not model._is_by_layers
+
+
 def test_switch_and_interpolate(model, images):
     a, b = images[:6], images[6:]
     z_a_v_b, z_b_v_a = model.switch(a, b)

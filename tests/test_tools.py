@@ -396,7 +396,7 @@ pathlib.Path(sys.argv[1].removeprefix("--output=")).write_text(figures)
 
 def test_rows_take_turns(tmp_path):
     """One at a time; one that is never warm is waited for by nobody, and ended."""
-    tool = runpy.run_path(str(ROOT / "tools" / "benchmark_gpu.py"))
+    tool = runpy.run_path(str(ROOT / "tools" / "timed_rows.py"))
     scripts = [TAKES_TURNS] * 3 + ["import time; time.sleep(60)", "1 / 0"]
     rows = [
         tool["Memory"](str(number), ["-c", script], tmp_path / str(number))
@@ -421,12 +421,14 @@ def test_benchmark_gpu(tmp_path):
         *("--batch_size", 16, 32),
         *("--large_gin_file=gin/digits.gin", "--large_batch_size=4"),
         *("--log_every=5", "--steps=2", "--limit=1000"),
+        "--xla_flags=--xla_cpu_enable_fast_math=false",
         f"--output={tmp_path / 'found.json'}",
         *(f"--gin_bindings={binding}" for binding in TINY),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "found.json").read_text())
     assert not [row for row in rows if row["error"]]
+    assert sum("xla_cpu_enable_fast_math" in row["row"] for row in rows) == 1
     for row in rows:
         kind = row["row"].split(",")[0]
         if kind in ("train", "memory"):

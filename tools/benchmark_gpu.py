@@ -23,10 +23,6 @@ It runs without a GPU, too; --gin_bindings can make the model small.
 import argparse
 import json
 import os
-import re
-import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,18 +31,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import compilation_cache, files, metrics
+from timed_rows import Count, Memory, Row, Start, Training, take_turns
+
+from tfp_vaeflow import files
 
 WAYS = {
     "mixed": ["TrainingConfig.mixed_precision=True", "ModelConfig.allow_tf32=True"],
     "float32": [],
     "TF32": ["ModelConfig.allow_tf32=True"],
 }
-# The share of all time for the rows in mixed precision, and the share of a group's time
-# for warming up.
-_FIRST, _WARMING = 0.65, 0.7
-_WINDOWS = 2  # windows of --log_every steps that a rate is taken over
-_CACHE = compilation_cache.SWITCH
+_FIRST = 0.65  # the share of all time for the rows in mixed precision
 # What the table shows: name, digits, unit.
 _SHOWN = {
     "train_images_per_s": ("training", 0, " images/s"),
@@ -60,201 +54,6 @@ _SHOWN = {
     "graph": ("as a graph", 0, " operations"),
     "compiled": ("compiled", 0, " operations"),
 }
-
-
-class Row:
-    """A command that is measured.
-
-    Attributes:
-      name: of the row in the table.
-      found: the figures that are known so far, by name.
-      error: why the row has failed, or None.
-
-    Args:
-      name: see above.
-      command: arguments of the Python interpreter.
-      folder: the directory for its files.
-      environment: variables that are added to those of this process.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        folder: Path,
-        environment: dict[str, str] | None = None,
-    ):
-        self.name = name
-        self.found = {}
-        self.error = None
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = open(folder / "log", "w+", encoding="utf-8")  # noqa: SIM115
-        self._since = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=Path(__file__).resolve().parents[1],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def said(self) -> str:
-        with open(self._log.name, encoding="utf-8", errors="replace") as file:
-            return file.read()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._since
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def stands_warm(self) -> bool:
-        """Whether it is warm, and so waits for its turn; polled."""
-        return False
-
-    def begin(self) -> None:
-        """Begins its turn."""
-
-    def finish(self) -> bool:
-        """Whether it is done, with all its figures; polled."""
-        if not self.ended:
-            return False
-        if self._process.returncode:
-            last = [line for line in self.said.splitlines() if line.strip()]
-            self.error = last[-1][:200] if last else "it ended without a word"
-        return True
-
-    def kill(self) -> None:
-        if not self.ended:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
-        self._log.close()
-
-
-class Training(Row):
-    """`train`, timed by the metrics that it writes."""
-
-    def __init__(self, name, command, folder, log_every):
-        self._run = folder / "run"
-        self._every = log_every
-        self._first = None  # last step of the window that its turn began in
-        super().__init__(
-            name, [*command, f"--model_dir={self._run}"], folder, {_CACHE: "0"}
-        )
-
-    def _rates(self) -> dict[int, float]:
-        """The images/s of each window, by its last step."""
-        return {
-            record["step"]: record["images_per_second"]
-            for record in metrics.read(self._run)
-            if "images_per_second" in record
-        }
-
-    def stands_warm(self):
-        if not self._rates():  # the first window includes the first step
-            return False
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        return True
-
-    def begin(self):
-        self._first = max(self._rates()) + self._every  # this window has the pause
-        os.killpg(self._process.pid, signal.SIGCONT)
-
-    def finish(self):
-        if super().finish():
-            return True
-        if self._first is None:
-            return False
-        rates = [rate for step, rate in self._rates().items() if step > self._first]
-        if len(rates) < _WINDOWS:
-            return False
-        self.found["train_images_per_s"] = statistics.harmonic_mean(rates)
-        return True
-
-
-class Memory(Row):
-    """tools/benchmark.py, which waits for its turn by itself."""
-
-    def __init__(self, name, command, folder):
-        self._output = folder / "figures.json"
-        super().__init__(name, [*command, f"--output={self._output}"], folder)
-
-    def stands_warm(self):
-        return "ready\n" in self.said
-
-    def begin(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def finish(self):
-        over = super().finish()
-        if over and self._output.exists():
-            self.found = json.loads(self._output.read_text(encoding="utf-8"))
-        return over
-
-
-class Start(Row):
-    """`train`, up to the end of its first step."""
-
-    def __init__(self, name, command, folder, store):
-        command = [*command, f"--model_dir={folder / 'run'}"]
-        super().__init__(name, command, folder, {_CACHE: str(store)})
-
-    def finish(self):
-        if "step 1/1:" in self.said and "seconds" not in self.found:
-            self.found["seconds"] = self.seconds
-        return super().finish()
-
-
-class Count(Row):
-    """tools/operations.py."""
-
-    def finish(self):
-        over = super().finish()
-        pattern = r"(graph|compiled) *(?:by XLA)?: (\d+) operations"
-        for what, number in re.findall(pattern, self.said):
-            self.found[what] = int(number)
-        return over
-
-
-def take_turns(rows: Sequence[Row], end: float) -> None:
-    """Runs rows until all have ended; waiting rows get their turns one by one.
-
-    Args:
-      rows: already started.
-      end: the `time.monotonic()` at which unfinished rows are killed.
-    """
-    now = time.monotonic()
-    latest = now + _WARMING * (end - now)  # turns begin then at the latest
-    open_rows, waiting, current = list(rows), [], None
-    while open_rows and time.monotonic() < end:
-        for row in list(open_rows):
-            if row is current or row in waiting:
-                continue
-            if row.finish():
-                open_rows.remove(row)
-                row.kill()
-            elif row.stands_warm():
-                waiting.append(row)
-                print(f"warm after {row.seconds:.0f} s: {row.name}", flush=True)
-        if current is not None and current.finish():
-            open_rows.remove(current)
-            current.kill()
-            current = None
-        begins = len(waiting) == len(open_rows) or time.monotonic() > latest
-        if current is None and waiting and begins:
-            current = waiting.pop(0)
-            current.begin()
-        time.sleep(0.1)
-    for row in open_rows:
-        row.error = f"not done after {row.seconds:.0f} s"
-        row.kill()
 
 
 def _bindings(*bindings: str) -> list[str]:
@@ -298,7 +97,7 @@ class Rows:
             command.append(f"--data_dir={self._flag.data_dir}")
         return command
 
-    def training(self, way: str, size: int) -> Row:
+    def training(self, way: str, size: int, xla_flags: str = "") -> Row:
         """A row that trains without end, and writes nothing but metrics."""
         never = 10**9
         command = self._train(
@@ -309,8 +108,13 @@ class Rows:
             evaluate_every=never,
             checkpoint_every=never,
         )
-        name = f"train, {way}, batch {size}"
-        return self._start(Training, name, command, self._flag.log_every)
+        name, environment = f"train, {way}, batch {size}", {}
+        if xla_flags:
+            name += f", {xla_flags}"
+            flags = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}"
+            environment["XLA_FLAGS"] = flags.strip()
+        every = self._flag.log_every
+        return self._start(Training, name, command, every, environment)
 
     def memory(self, way: str, size: int, gin_file: str | None = None) -> Row:
         """A row of tools/benchmark.py, on the experiment or on another one."""
@@ -365,6 +169,7 @@ def measure(flag: argparse.Namespace) -> list[Row]:
                 [rows.memory("mixed", flag.large_batch_size, large)] if large else []
             )
             group += [rows.training("mixed", size) for size in reversed(sizes)]
+            group += [rows.training("mixed", largest, more) for more in flag.xla_flags]
             group += [rows.memory("mixed", size) for size in reversed(sizes)]
             group.append(rows.start("mixed", largest, "cold, beside the others"))
             run(_FIRST, *group, rows.count(largest))
@@ -393,6 +198,13 @@ def main() -> None:
     parser.add_argument("--large_batch_size", type=int, default=8)
     parser.add_argument("--log_every", type=int, default=50, help="steps of a window")
     parser.add_argument("--steps", type=int, default=10, help="repeats in memory")
+    parser.add_argument(
+        "--xla_flags",
+        action="append",
+        default=[],
+        help="trains at the largest batch with these flags in XLA_FLAGS, too; may come "
+        "several times",
+    )
     parser.add_argument("--limit", type=int, default=300, help="seconds for all")
     parser.add_argument("--output", type=files.user_path, help="takes it as JSON")
     flag = parser.parse_args()
