@@ -18,7 +18,7 @@ from tensorflow.python.ops import gen_io_ops
 
 from testing import load_digits, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import trainer
+from tfp_vaeflow import training
 
 PAUSE = 0.3
 
@@ -69,7 +69,7 @@ def main():
             )
             config = experiment()
             strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-            trainer.train(config, load_digits(config), strategy, line.strip(), "")
+            training.train(config, load_digits(config), strategy, line.strip(), "")
             os._exit(0)
         say("process", child)
         say("ended", os.waitpid(child, 0)[1])

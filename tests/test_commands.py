@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tfp_vaeflow import command
-from tfp_vaeflow.distribution import locked
 from tfp_vaeflow.errors import EXTRAS
+from tfp_vaeflow.training.devices import locked
 
 ROOT = Path(__file__).parents[1]
 TINY = [

@@ -15,7 +15,7 @@ from test_parity import FOLDERS, load_model, load_vectors
 from test_variants import VARIANTS
 from testing import randomize, tiny_model_config
 from tfp_vaeflow import compute
-from tfp_vaeflow.objective import Losses
+from tfp_vaeflow.model.objective import Losses
 
 QUICK = ("5 bits",)
 

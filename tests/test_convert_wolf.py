@@ -14,7 +14,7 @@ import pytest
 
 import tfp_vaeflow as vf
 from test_parity import load_model, load_vectors, nhwc, path_of
-from tfp_vaeflow import experiment, wolf
+from tfp_vaeflow import experiment, reference
 from tfp_vaeflow.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def write_old(path: Path, content: dict) -> None:
 
 def training_state(prefix: str) -> dict:
     """What the reference's training saves, around the weights of a folder."""
-    tensors = wolf.read_state_dict(path_of(FOLDER, "model.pt"))
+    tensors = reference.read_state_dict(path_of(FOLDER, "model.pt"))
     return {
         "epoch": 3,
         "model": {
@@ -95,8 +95,8 @@ def training_state(prefix: str) -> dict:
 @pytest.mark.parametrize("prefix", ["core.", "core.module."])
 def test_checkpoints_of_training(tmp_path, write, prefix):
     write(tmp_path / "checkpoint1000.tar", training_state(prefix))
-    found = wolf.read_state_dict(tmp_path / "checkpoint1000.tar")
-    expected = wolf.read_state_dict(path_of(FOLDER, "model.pt"))
+    found = reference.read_state_dict(tmp_path / "checkpoint1000.tar")
+    expected = reference.read_state_dict(path_of(FOLDER, "model.pt"))
     assert set(found) == set(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
@@ -219,7 +219,7 @@ def test_configurations_that_are_refused(tmp_path, change, message):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=message) as error:
-        wolf.read_config(path, (16, 16))
+        reference.read_config(path, (16, 16))
     assert str(path) in str(error.value)
 
 
@@ -229,15 +229,15 @@ def test_files_that_are_no_configuration(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=str(path)):
-        wolf.read_config(path)
+        reference.read_config(path)
 
 
 def test_the_size_of_the_images():
     path = path_of(FOLDER, "config.json")
-    assert wolf.read_config(path).image_shape == (16, 16, 3)
-    assert wolf.read_config(path, (8, 32)).image_shape == (8, 32, 3)
+    assert reference.read_config(path).image_shape == (16, 16, 3)
+    assert reference.read_config(path, (8, 32)).image_shape == (8, 32, 3)
     plain = path_of("glow-uniform", "config.json")
-    assert wolf.read_config(plain).image_shape == (16, 16, 3)
+    assert reference.read_config(plain).image_shape == (16, 16, 3)
 
 
 def test_logits_of_classes(tmp_path):
@@ -250,6 +250,6 @@ def test_logits_of_classes(tmp_path):
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    prior = wolf.read_config(path).prior
+    prior = reference.read_config(path).prior
     np.testing.assert_allclose(prior.class_probabilities, [0.25, 0.75])
     assert prior.activation == "relu"  # the reference's default

@@ -7,7 +7,7 @@ import pytest
 import tfp_vaeflow as vf
 from testing import tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.trainer.cost import costs
+from tfp_vaeflow.training.cost import costs
 
 
 def test_flops_and_activations():

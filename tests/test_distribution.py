@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from testing import random_images
 from tfp_vaeflow import compute, data
-from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.distribution import locked, make_strategy, run_directory
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.training.cluster import Cluster, find_cluster
+from tfp_vaeflow.training.devices import locked, make_strategy, run_directory
 
 HOLDER = """
 import fcntl, sys, time

@@ -10,7 +10,7 @@ from testing import random_images
 from tfp_vaeflow import data, experiment
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
-from tfp_vaeflow.trainer import Trainer
+from tfp_vaeflow.training import Trainer
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))

@@ -8,10 +8,9 @@ import pytest
 
 from testing import random_images
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import plots
 from tfp_vaeflow.data import Split, Splits
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.evaluation import by_class, likelihood, page, report
+from tfp_vaeflow.evaluation import by_class, likelihood, page, plots, report
 from toys import SHAPE, LinearGaussian
 
 _SMALL = cfg.EvaluationConfig(

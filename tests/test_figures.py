@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfp_vaeflow import figures
+from tfp_vaeflow.evaluation import figures
 
 
 def test_grid():

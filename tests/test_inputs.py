@@ -19,7 +19,7 @@ from tfp_vaeflow import checkpoints, command, experiment
 from tfp_vaeflow.config import TrainingConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
-from tfp_vaeflow.trainer import Trainer
+from tfp_vaeflow.training import Trainer
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]

@@ -7,7 +7,7 @@ from testing import random_images
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.evaluation import likelihood, novelty, page, report
-from tfp_vaeflow.objective import nats_per_bit_dim
+from tfp_vaeflow.model.objective import nats_per_bit_dim
 from toys import (
     LENGTHS,
     LabelEncoder,

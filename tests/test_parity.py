@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_vaeflow import compute, wolf
+from tfp_vaeflow import compute, reference
 from tfp_vaeflow.config import OptimizerConfig
 from tfp_vaeflow.model import LossNoise, build_model
-from tfp_vaeflow.optimization import AdamW
+from tfp_vaeflow.training.optimization import AdamW
 
 COMMITTED = Path(__file__).parent / "data" / "parity"
 SHARED = Path(__file__).parents[2] / "shared" / "parity"
@@ -57,11 +57,11 @@ def nhwc(array: np.ndarray) -> np.ndarray:
 def load_model(folder: str, weights: str = "model.pt", vectors=None):
     vectors = vectors or load_vectors(folder)
     size = vectors["pixels"].shape[-2:]
-    config = wolf.read_config(
+    config = reference.read_config(
         path_of(folder, "config.json"), size, 2 ** int(vectors["n_bits"])
     )
     model = build_model(config)
-    wolf.assign(model, wolf.read_state_dict(path_of(folder, weights)))
+    reference.assign(model, reference.read_state_dict(path_of(folder, weights)))
     return model
 
 
@@ -146,7 +146,7 @@ def test_training_losses_and_gradients(case):
     for term, tolerance in TERMS.items():
         expected = vectors[f"train_loss_k1/{term}"]
         np.testing.assert_allclose(getattr(losses, term), expected, **tolerance)
-    named = [w for w in wolf.weights(model) if w[1].trainable]
+    named = [w for w in reference.weights(model) if w[1].trainable]
     gradients = gradients_by(tape, loss, [weight for _, weight, _ in named])
     assert {name for name, _, _ in named} == {
         key.removeprefix("train_grad/") for key in vectors if "train_grad/" in key
@@ -202,8 +202,8 @@ def test_sample(case):
 
 
 def assert_weights(model, path: Path, tolerance: float) -> None:
-    tensors = wolf.read_state_dict(path)
-    for name, variable, layout in wolf.weights(model):
+    tensors = reference.read_state_dict(path)
+    for name, variable, layout in reference.weights(model):
         np.testing.assert_allclose(
             variable, layout(tensors[name]), rtol=0, atol=tolerance, err_msg=name
         )

@@ -22,7 +22,7 @@ from tfp_vaeflow.compute import convolutions
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.noise import Initializer
 from tfp_vaeflow.serving import bundle
-from tfp_vaeflow.trainer import Trainer
+from tfp_vaeflow.training import Trainer
 
 CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfp_vaeflow import quantization
+from tfp_vaeflow.model import quantization
 
 
 @pytest.mark.parametrize("n_bins", [2, 3, 17, 32, 100, 255, 256])

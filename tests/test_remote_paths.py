@@ -10,9 +10,10 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from exports import build
 from testing import load_digits, random_images, tiny_experiment, tiny_model_config
-from tfp_vaeflow import checkpoints, data, figures, files, metrics, trainer
+from tfp_vaeflow import checkpoints, data, files, metrics, training
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.serving import bundle
 
 numbers = itertools.count()
@@ -79,7 +80,7 @@ def train(steps, model_dir):
     )
     splits = load_digits(config)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    return trainer.train(config, splits, strategy, model_dir, "config")
+    return training.train(config, splits, strategy, model_dir, "config")
 
 
 def test_a_run_and_its_continuation(capsys):

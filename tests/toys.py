@@ -9,8 +9,8 @@ from testing import tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.data.splits import Split, Splits, in_memory
-from tfp_vaeflow.encoders import GaussianEncoder
-from tfp_vaeflow.global_codes import InferredCode
+from tfp_vaeflow.model.global_codes import InferredCode
+from tfp_vaeflow.networks.encoders import GaussianEncoder
 
 SHAPE = (2, 2, 3)
 DIM = 12

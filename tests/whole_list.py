@@ -13,10 +13,10 @@ from tfp_vaeflow import checkpoints, client
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.bijectors import ActNorm, Conv1x1
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.serving import bundle
-from tfp_vaeflow.trainer import Trainer
+from tfp_vaeflow.training import Trainer
+from tfp_vaeflow.training.devices import make_strategy
 
 SAMPLES = 2  # of each image, in scores
 SEED = 5

@@ -17,7 +17,7 @@ _HOMES = {
     "load": "tfp_vaeflow.checkpoints",
     "build_model": "tfp_vaeflow.model",
     "VAEFlow": "tfp_vaeflow.model",
-    "Losses": "tfp_vaeflow.objective",
+    "Losses": "tfp_vaeflow.model.objective",
     "CouplingConfig": "tfp_vaeflow.config",
     "EncoderConfig": "tfp_vaeflow.config",
     "FlowConfig": "tfp_vaeflow.config",

@@ -87,8 +87,9 @@ def main() -> None:
 
     import numpy as np
 
-    from tfp_vaeflow import checkpoints, experiment, figures
+    from tfp_vaeflow import checkpoints, experiment
     from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS
     for name in ("num_images", "columns", "grid_size"):

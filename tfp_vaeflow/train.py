@@ -93,7 +93,7 @@ def main() -> None:
     deterministic = _config().training.deterministic
     command.start_tensorflow(deterministic=deterministic)
 
-    from tfp_vaeflow.distribution import WorkerLostError
+    from tfp_vaeflow.training.devices import WorkerLostError
 
     try:
         _train()
@@ -128,9 +128,9 @@ def _train() -> None:
         data,
         experiment,
         files,
-        trainer,
+        training,
     )
-    from tfp_vaeflow.distribution import (
+    from tfp_vaeflow.training.devices import (
         make_strategy,
         noticing_lost_workers,
         run_directory,
@@ -163,7 +163,7 @@ def _train() -> None:
     if names is not None:
         print(f"{len(names)} classes: {classes.listed(names)}", flush=True)
     if flag.dry_run:
-        for line in trainer.dry_run(config, splits, strategy):
+        for line in training.dry_run(config, splits, strategy):
             print(line, flush=True)
         return
     with (
@@ -175,7 +175,7 @@ def _train() -> None:
         if names is not None:
             classes.write(directory, names)
         config_text = experiment.save(directory)
-        result = trainer.train(
+        result = training.train(
             config, splits, strategy, directory, config_text, profile_steps
         )
     if result.step < config.training.num_steps:

@@ -36,13 +36,14 @@ command.start_tensorflow(cached=False)
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import compute, data, experiment, files, quantization
+from tfp_vaeflow import compute, data, experiment, files
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.trainer.cost import costs
-from tfp_vaeflow.trainer.step import Trainer
+from tfp_vaeflow.model import quantization
+from tfp_vaeflow.training.cost import costs
+from tfp_vaeflow.training.devices import make_strategy
+from tfp_vaeflow.training.step import Trainer
 
 _PRODUCTS = 20
 # The figures that --compare shows, and whether more is better.

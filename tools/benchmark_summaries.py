@@ -18,9 +18,9 @@ import numpy as np
 
 from tfp_vaeflow import data, experiment, files
 from tfp_vaeflow.config import TrainingConfig
-from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.summaries import RunWriter
-from tfp_vaeflow.trainer.step import Trainer
+from tfp_vaeflow.training.devices import make_strategy
+from tfp_vaeflow.training.step import Trainer
 
 _IMAGES, _PROJECTED = 32, 500  # as in trainer.loop
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import files, metrics, plots
+from tfp_vaeflow import files, metrics
+from tfp_vaeflow.evaluation import plots
 
 COLUMNS = [
     "run",

@@ -86,10 +86,10 @@ def _round_trip(model) -> str:
 def main() -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow import checkpoints, experiment, wolf
-    from tfp_vaeflow.distribution import locked
+    from tfp_vaeflow import checkpoints, experiment, reference
     from tfp_vaeflow.errors import UserError
-    from tfp_vaeflow.trainer import Trainer
+    from tfp_vaeflow.training import Trainer
+    from tfp_vaeflow.training.devices import locked
 
     flag = command.FLAGS
     source, output = Path(flag.source), Path(flag.output)
@@ -98,20 +98,20 @@ def main() -> None:
     if experiment.is_saved(output):
         raise UserError(f"{output} holds a model already; name another --output")
     size = _image_size(flag.image_size)
-    config = wolf.read_config(source / "config.json", size, 2**flag.n_bits)
+    config = reference.read_config(source / "config.json", size, 2**flag.n_bits)
     path = _weights_file(source)
-    tensors = wolf.read_state_dict(path)
+    tensors = reference.read_state_dict(path)
     bindings = experiment.model_bindings(config)
     if flag.gin_file == flag["gin_file"].default:
         bindings.append("DataConfig.name = 'folder'")
     settings = experiment.load([flag.gin_file], bindings)
     # With a fresh optimizer, so that training can go on from here.
     trainer = Trainer(settings, tf.distribute.get_strategy())
-    ignored = wolf.assign(trainer.model, tensors)
+    ignored = reference.assign(trainer.model, tensors)
     trainer.start_average()
     height, width, _ = config.image_shape
     print(f"{path}: {len(tensors) - len(ignored)} tensors, each used once")
-    for suffix in wolf.IGNORED:
+    for suffix in reference.IGNORED:
         count = sum(name.endswith(suffix) for name in ignored)
         print(f"left out, for they are no parameters: {count} *{suffix}")
     print(f"images of {height}x{width} at {flag.n_bits} bits (--image_size, --n_bits)")

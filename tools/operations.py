@@ -121,8 +121,8 @@ def main() -> None:
     from benchmark import random_split  # it starts TensorFlow
 
     from tfp_vaeflow import compute, experiment
-    from tfp_vaeflow.distribution import make_strategy
-    from tfp_vaeflow.trainer import Trainer
+    from tfp_vaeflow.training import Trainer
+    from tfp_vaeflow.training.devices import make_strategy
 
     sizes = [
         f"TrainingConfig.batch_size={flag.batch_size}",

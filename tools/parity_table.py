@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import test_parity as parity
-from tfp_vaeflow import wolf
+from tfp_vaeflow import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Parity with the reference implementation
@@ -64,7 +64,7 @@ def gradient_error(model, vectors) -> tuple[float, dict[str, float]]:
     with tf.GradientTape() as tape:
         terms = losses(model, vectors, prefix, training=True)
         loss = tf.reduce_mean(terms.total)
-    named = [weight for weight in wolf.weights(model) if weight[1].trainable]
+    named = [weight for weight in reference.weights(model) if weight[1].trainable]
     weights = [weight for _, weight, _ in named]
     gradients = parity.gradients_by(tape, loss, weights)
     errors = []
@@ -106,10 +106,10 @@ def row(folder: str) -> dict[str, float]:
         model = parity.load_model(folder, "before_init.pt", vectors)
         images = tf.constant(parity.nhwc(vectors["init/pixels"]))
         model.initialize_given_noise([images], [parity.init_noise(vectors)])
-        tensors = wolf.read_state_dict(parity.SHARED / folder / "after_init.pt")
+        tensors = reference.read_state_dict(parity.SHARED / folder / "after_init.pt")
         errors["initialised"] = max(
             largest(variable, layout(tensors[name]))
-            for name, variable, layout in wolf.weights(model)
+            for name, variable, layout in reference.weights(model)
         )
     return errors
 

@@ -76,9 +76,9 @@ def _ours(sizes: Sizes) -> _Model:
 
     from tfp_vaeflow import compute, data
     from tfp_vaeflow.data.splits import in_memory
-    from tfp_vaeflow.distribution import make_strategy
-    from tfp_vaeflow.trainer.cost import costs
-    from tfp_vaeflow.trainer.step import Trainer
+    from tfp_vaeflow.training.cost import costs
+    from tfp_vaeflow.training.devices import make_strategy
+    from tfp_vaeflow.training.step import Trainer
 
     compute.tune_process()
     size = sizes.batch_size
@@ -124,7 +124,7 @@ def _tfp(sizes: Sizes) -> _Model:
     import tensorflow_probability as tfp
     import tf_keras  # TFP's own networks are made of it
 
-    from tfp_vaeflow.trainer.cost import flops_of
+    from tfp_vaeflow.training.cost import flops_of
 
     tfb, tfd = tfp.bijectors, tfp.distributions
     images = tf.constant(_images(sizes))

@@ -229,10 +229,10 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from tfp_vaeflow import figures
     from tfp_vaeflow.data import listing
     from tfp_vaeflow.data.pictures import THREADS, decode, fault
     from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS
     if flag.size < 1:

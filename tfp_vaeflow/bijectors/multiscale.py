@@ -6,12 +6,7 @@ from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import (
-    GlowStep,
-    MaCowStep,
-    SplitPrior,
-    StepConfig,
-)
+from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.noise import Initializer
 

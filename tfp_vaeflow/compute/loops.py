@@ -7,12 +7,7 @@ import tensorflow as tf
 
 from tfp_vaeflow.compute.graphs import structure_of, with_values
 from tfp_vaeflow.compute.mode import mode, using
-from tfp_vaeflow.compute.weights import (
-    StackedWeight,
-    derived_of,
-    places_of,
-    value_of,
-)
+from tfp_vaeflow.compute.weights import StackedWeight, derived_of, places_of, value_of
 
 _NAME = "in_turn"  # of the loops in a graph
 

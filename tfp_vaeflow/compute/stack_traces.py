@@ -2,7 +2,7 @@
 
 import sys
 
-# Not public, but there is no switch: tests/test_trainer_step.py fails if it goes.
+# Not public, but there is no switch: tests/test_training_step.py fails if it goes.
 from tensorflow.python.util import tf_stack
 
 

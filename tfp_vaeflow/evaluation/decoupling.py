@@ -4,9 +4,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from tfp_vaeflow import figures
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
 from tfp_vaeflow.evaluation.latents import posteriors, posteriors_of
 from tfp_vaeflow.evaluation.measure import (

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import plots
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
 from tfp_vaeflow.evaluation.measure import (
     Drawing,

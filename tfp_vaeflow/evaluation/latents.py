@@ -7,8 +7,9 @@ import tensorflow as tf
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from tfp_vaeflow import noise, plots
+from tfp_vaeflow import noise
 from tfp_vaeflow.data import Split, evaluation_batches
+from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.likelihood import z_gaps
 from tfp_vaeflow.evaluation.measure import (
     Drawing,

@@ -6,8 +6,9 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import noise, plots, quantization
+from tfp_vaeflow import noise
 from tfp_vaeflow.data import Batch, Split, evaluation_batches
+from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.measure import (
     Drawing,
     Measure,
@@ -15,14 +16,14 @@ from tfp_vaeflow.evaluation.measure import (
     Subject,
     with_error,
 )
-from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.noise import Stream
-from tfp_vaeflow.objective import (
+from tfp_vaeflow.model import VAEFlow, quantization
+from tfp_vaeflow.model.objective import (
     Losses,
     bits_per_dim,
     bits_per_dim_terms,
     nats_per_bit_dim,
 )
+from tfp_vaeflow.noise import Stream
 
 # The replacements of z that show how much the decoder uses it.
 OTHER_CODES = ("shuffled", "prior", "zeros")

@@ -16,13 +16,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
-from tfp_vaeflow.evaluation.measure import (
-    Measure,
-    Section,
-    Subject,
-    at_most,
-    reason,
-)
+from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, at_most, reason
 from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.

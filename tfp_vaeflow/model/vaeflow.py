@@ -24,7 +24,7 @@ from tfp_vaeflow.model.inputs import (
     in_batches,
     with_labels,
 )
-from tfp_vaeflow.objective import Losses, bits_per_dim_terms
+from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
 
 DEFAULT_BATCH_SIZE = 256
 _LARGEST_U = 0.999  # above it, float32 may round a pixel into the next bin

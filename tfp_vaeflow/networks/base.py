@@ -7,11 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tfp_vaeflow.networks.conditioners import (
-    Conditioner,
-    GlobalLinear,
-    SharedProduct,
-)
+from tfp_vaeflow.networks.conditioners import Conditioner, GlobalLinear, SharedProduct
 
 
 @dataclasses.dataclass(frozen=True)

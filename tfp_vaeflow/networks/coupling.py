@@ -18,8 +18,8 @@ from tfp_vaeflow.networks.linear import (
     Linear,
     WeightNormLinear,
 )
+from tfp_vaeflow.networks.norms import Norm
 from tfp_vaeflow.noise import Initializer
-from tfp_vaeflow.norms import Norm
 
 
 class CouplingNetwork(Network):

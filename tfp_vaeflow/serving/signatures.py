@@ -15,7 +15,7 @@ from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
-from tfp_vaeflow.objective import bits_per_dim_terms
+from tfp_vaeflow.model.objective import bits_per_dim_terms
 from tfp_vaeflow.serving import pictures
 from tfp_vaeflow.serving.folding import set_flow
 from tfp_vaeflow.serving.rows import Checks, draw

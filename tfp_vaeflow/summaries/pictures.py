@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfp_vaeflow import figures
+from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.model import VAEFlow
 
 _COLUMNS = 8

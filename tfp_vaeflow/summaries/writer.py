@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import figures, files, metrics
+from tfp_vaeflow import files, metrics
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Split
+from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.summaries import dashboard, pictures, projector, statistics
 

@@ -7,24 +7,20 @@ import tensorflow as tf
 
 from tfp_vaeflow import compute, data, noise
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import (
-    check_even_share,
-    share_of,
-    split_over_replicas,
-)
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
+from tfp_vaeflow.model.objective import Losses
 from tfp_vaeflow.noise import Stream
-from tfp_vaeflow.objective import Losses
-from tfp_vaeflow.optimization import (
+from tfp_vaeflow.training.devices import check_even_share, share_of, split_over_replicas
+from tfp_vaeflow.training.gradients import loss_and_gradients
+from tfp_vaeflow.training.optimization import (
     AdamW,
     clipping_scale,
     global_norm,
     moving_average_decay,
     update_average,
 )
-from tfp_vaeflow.trainer.gradients import loss_and_gradients
-from tfp_vaeflow.trainer.results import REMEDY, StepResult
+from tfp_vaeflow.training.results import REMEDY, StepResult
 
 
 class StepCounts(tf.Module):

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tfp_vaeflow import data
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.trainer.cost import costs
-from tfp_vaeflow.trainer.step import Trainer
+from tfp_vaeflow.training.cost import costs
+from tfp_vaeflow.training.step import Trainer
 
 _BYTES = 4  # of a float32
 

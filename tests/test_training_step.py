@@ -9,11 +9,11 @@ import tensorflow as tf
 from testing import load_digits, tiny_experiment
 from tfp_vaeflow import compute, data, noise
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.distribution import make_strategy
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.optimization import clipping_scale, moving_average_decay
-from tfp_vaeflow.trainer import Trainer, gradients, step
-from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
+from tfp_vaeflow.training import Trainer, gradients, step
+from tfp_vaeflow.training.devices import make_strategy
+from tfp_vaeflow.training.diagnosis import first_layer_not_finite
+from tfp_vaeflow.training.optimization import clipping_scale, moving_average_decay
 
 ONE = ["CPU:0"]
 TWO = ["CPU:0", "CPU:1"]

@@ -6,16 +6,16 @@ import tensorflow as tf
 
 from tfp_vaeflow import noise
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.encoders import GaussianEncoder, build_gaussian_encoder
-from tfp_vaeflow.networks import Folding
-from tfp_vaeflow.noise import Initializer, Stream
-from tfp_vaeflow.priors import (
+from tfp_vaeflow.model.priors import (
     CategoricalPrior,
     FlowPrior,
     NormalPrior,
     build_prior,
     log_ratio,
 )
+from tfp_vaeflow.networks import Folding
+from tfp_vaeflow.networks.encoders import GaussianEncoder, build_gaussian_encoder
+from tfp_vaeflow.noise import Initializer, Stream
 
 # Tensors `[B, ...]` by name.
 Statistics = dict[str, tf.Tensor]

@@ -6,14 +6,14 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.config import EncoderConfig
 from tfp_vaeflow.networks import FixedLinear, WeightNormLinear
-from tfp_vaeflow.noise import Initializer
-from tfp_vaeflow.resnets import (
+from tfp_vaeflow.networks.resnets import (
     build_global_resnet,
     build_local_resnet,
     folded_resnet,
     outputs_of,
     run_resnet,
 )
+from tfp_vaeflow.noise import Initializer
 
 tfd = tfp.distributions
 

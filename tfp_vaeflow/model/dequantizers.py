@@ -7,10 +7,10 @@ import tensorflow as tf
 from tfp_vaeflow import noise
 from tfp_vaeflow.bijectors import FlowBijector, MultiScaleFlow
 from tfp_vaeflow.config import DequantizerConfig
-from tfp_vaeflow.encoders import LocalEncoder, build_local_encoder
 from tfp_vaeflow.networks import Folding
+from tfp_vaeflow.networks.encoders import LocalEncoder, build_local_encoder
+from tfp_vaeflow.networks.resnets import outputs_of
 from tfp_vaeflow.noise import Initializer, Stream
-from tfp_vaeflow.resnets import outputs_of
 
 _LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
 

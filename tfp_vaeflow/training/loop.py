@@ -9,17 +9,14 @@ import tensorflow as tf
 
 from tfp_vaeflow import checkpoints, compute, data, files
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.distribution import (
-    StopRequest,
-    take_from_chief,
-)
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.objective import Losses, bits_per_dim_terms
-from tfp_vaeflow.progress import Progress
+from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
 from tfp_vaeflow.summaries import RunWriter, StepProfile
-from tfp_vaeflow.trainer.diagnosis import first_layer_not_finite
-from tfp_vaeflow.trainer.results import REMEDY, StepResult
-from tfp_vaeflow.trainer.step import Trainer
+from tfp_vaeflow.training.devices import StopRequest, take_from_chief
+from tfp_vaeflow.training.diagnosis import first_layer_not_finite
+from tfp_vaeflow.training.progress import Progress
+from tfp_vaeflow.training.results import REMEDY, StepResult
+from tfp_vaeflow.training.step import Trainer
 
 _IMAGES_IN_GRIDS = 32
 _PROJECTED_IMAGES = 500

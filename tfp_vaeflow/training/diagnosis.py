@@ -11,7 +11,7 @@ from tfp_vaeflow.bijectors import FlowBijector, watched
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.trainer.gradients import loss_and_gradients
+from tfp_vaeflow.training.gradients import loss_and_gradients
 
 
 class _NotFiniteError(Exception):

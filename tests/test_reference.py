@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from test_parity import load_model, path_of
-from tfp_vaeflow import wolf
+from tfp_vaeflow import reference
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.wolf import archive
+from tfp_vaeflow.reference import archive
 
 
 def write(path, content: bytes):
@@ -26,7 +26,7 @@ class Evil:
 def test_code_in_the_pickle_does_not_run(tmp_path, capsys):
     path = write(tmp_path / "model.pt", pickle.dumps({"core": Evil()}))
     with pytest.raises(UserError, match="asks for builtins.print"):
-        wolf.read_state_dict(path)
+        reference.read_state_dict(path)
     assert capsys.readouterr().out == ""
 
 
@@ -42,7 +42,7 @@ def test_other_files_are_refused(tmp_path, content):
         else:
             path.write_bytes(content)
     with pytest.raises(UserError, match="is not a checkpoint of the reference"):
-        wolf.read_state_dict(path)
+        reference.read_state_dict(path)
 
 
 def test_a_tensor_beyond_its_storage_is_refused():
@@ -76,7 +76,7 @@ def model():
     ],
 )
 def test_every_tensor_must_have_its_place(model, change, message):
-    tensors = wolf.read_state_dict(path_of("gaussian-uniform", "model.pt"))
+    tensors = reference.read_state_dict(path_of("gaussian-uniform", "model.pt"))
     change(tensors)
     with pytest.raises(UserError, match=message):
-        wolf.assign(model, tensors)
+        reference.assign(model, tensors)

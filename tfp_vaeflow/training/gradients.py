@@ -8,7 +8,7 @@ from tfp_vaeflow import compute, noise
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model.core import Statistics, VAEFlowCore
-from tfp_vaeflow.objective import Losses, training_objective
+from tfp_vaeflow.model.objective import Losses, training_objective
 
 # The name scopes of the parts, and the suffix for those of their gradients.
 PARTS = ("statistics", "losses")

@@ -12,9 +12,9 @@ from types import FrameType
 import tensorflow as tf
 
 from tfp_vaeflow import compute, files
-from tfp_vaeflow.cluster import Cluster, find_cluster
 from tfp_vaeflow.data import Batch, Share
 from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.training.cluster import Cluster, find_cluster
 
 # The errors of a file system without locks: Lustre, FUSE and NFS in some set-ups.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow.objective import Losses
+from tfp_vaeflow.model.objective import Losses
 
 REMEDY = (
     "a lower OptimizerConfig.learning_rate, a longer warm-up or "

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfp_vaeflow.config import ExperimentConfig, ObjectiveConfig, TrainingConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.trainer.gradients import GRADIENT, PARTS, loss_and_gradients
+from tfp_vaeflow.training.gradients import GRADIENT, PARTS, loss_and_gradients
 
 # Operations whose output is their first input under another shape or name.
 _ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}

@@ -13,12 +13,12 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from testing import digest, load_digits, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import data, trainer
+from tfp_vaeflow import data, training
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.checkpoints import read_description, write_description
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.norms import BatchNormalization
-from tfp_vaeflow.objective import Losses
+from tfp_vaeflow.model.objective import Losses
+from tfp_vaeflow.networks.norms import BatchNormalization
 
 ONE = ["CPU:0"]
 TWO = ["CPU:0", "CPU:1"]
@@ -31,7 +31,7 @@ def splits():
 
 def train(config, splits, model_dir, devices=ONE, profile_steps=None):
     strategy = tf.distribute.MirroredStrategy(devices)
-    return trainer.train(config, splits, strategy, model_dir, "config", profile_steps)
+    return training.train(config, splits, strategy, model_dir, "config", profile_steps)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,11 @@ from tfp_vaeflow.bijectors import (
     SplitPrior,
 )
 from tfp_vaeflow.bijectors.coupling import Coupling
-from tfp_vaeflow.encoders import GaussianEncoder
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.networks import (
-    GlobalAttention,
-    Linear,
-    WeightNormLinear,
-)
-from tfp_vaeflow.norms import BatchNormalization
+from tfp_vaeflow.networks import GlobalAttention, Linear, WeightNormLinear
+from tfp_vaeflow.networks.encoders import GaussianEncoder
+from tfp_vaeflow.networks.norms import BatchNormalization
 
 # Suffixes of tensors that are no parameters: an inverse kept by hand, and a counter.
 IGNORED = (".weight_inv", ".num_batches_tracked")
