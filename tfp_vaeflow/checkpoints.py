@@ -167,7 +167,7 @@ class CheckpointKeeper:
         """Makes the directory ready for this process, and no other, to save in.
 
         Each process writes its name to a file, and saves no more if it finds another
-        name there. So where there is no lock (see `distribution.locked`), or other
+        name there. So where there is no lock (see `training.devices.locked`), or other
         machines do not see it, the process that began last goes on. And a run that was
         killed can be started again at once.
 
