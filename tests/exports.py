@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.client.transports import Input, Transport
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.serving.signatures import Signatures
-from tfp_vaeflow.transports import Input, Transport
 
 
 def build(seed: int = 1, **changes) -> VAEFlow:

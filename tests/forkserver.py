@@ -22,7 +22,7 @@ from absl.flags import FLAGS
 import surroundings
 
 # What the commands import, but for the commands themselves, which define flags.
-from tfp_vaeflow import evaluation, experiment, training  # noqa: F401
+from tfp_vaeflow.config import experiment  # noqa: F401
 
 
 def run(order: dict) -> int:

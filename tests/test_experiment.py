@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from testing import random_images
-from tfp_vaeflow import data, experiment
+from tfp_vaeflow import data
+from tfp_vaeflow.config import experiment
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.training import Trainer

@@ -15,8 +15,8 @@ from absl import flags
 
 from test_hardening import SETTINGS
 from testing import tiny_model_config
-from tfp_vaeflow import checkpoints, command, experiment
-from tfp_vaeflow.config import TrainingConfig
+from tfp_vaeflow import checkpoints, command
+from tfp_vaeflow.config import TrainingConfig, experiment
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.training import Trainer

@@ -30,15 +30,8 @@ def main() -> None:
     import json
     import os
 
-    from tfp_vaeflow import (
-        checkpoints,
-        classes,
-        data,
-        experiment,
-        files,
-        metrics,
-        summaries,
-    )
+    from tfp_vaeflow import checkpoints, classes, data, files, metrics, summaries
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.evaluation import page, report
     from tfp_vaeflow.evaluation.measure import Drawing
 

@@ -87,7 +87,8 @@ def main() -> None:
 
     import numpy as np
 
-    from tfp_vaeflow import checkpoints, experiment
+    from tfp_vaeflow import checkpoints
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.evaluation import figures
 

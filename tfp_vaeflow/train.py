@@ -114,22 +114,15 @@ def _order(model_dir: str, config):
 
 def _config():
     """The experiment that the flags name; gin keeps it until the next is read."""
-    from tfp_vaeflow import experiment
+    from tfp_vaeflow.config import experiment
 
     bindings = command.bindings_with(_SHORT_CUTS)
     return experiment.load(command.FLAGS.gin_file, bindings)
 
 
 def _train() -> None:
-    from tfp_vaeflow import (
-        checkpoints,
-        classes,
-        compute,
-        data,
-        experiment,
-        files,
-        training,
-    )
+    from tfp_vaeflow import checkpoints, classes, compute, data, files, training
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.training.devices import (
         make_strategy,
         noticing_lost_workers,

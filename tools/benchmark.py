@@ -36,8 +36,8 @@ command.start_tensorflow(cached=False)
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import compute, data, experiment, files
-from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow import compute, data, files
+from tfp_vaeflow.config import ExperimentConfig, experiment
 from tfp_vaeflow.data.splits import in_memory
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import quantization

@@ -35,7 +35,8 @@ _COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # with their arguments
 def _model():
     import numpy as np
 
-    from tfp_vaeflow import checkpoints, experiment
+    from tfp_vaeflow import checkpoints
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.model import build_model
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import experiment, files
-from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow import files
+from tfp_vaeflow.config import ExperimentConfig, experiment
 from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import plots
 

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tfp_vaeflow import data, experiment, files
-from tfp_vaeflow.config import TrainingConfig
+from tfp_vaeflow import data, files
+from tfp_vaeflow.config import TrainingConfig, experiment
 from tfp_vaeflow.summaries import RunWriter
 from tfp_vaeflow.training.devices import make_strategy
 from tfp_vaeflow.training.step import Trainer

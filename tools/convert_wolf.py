@@ -86,7 +86,8 @@ def _round_trip(model) -> str:
 def main() -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow import checkpoints, experiment, reference
+    from tfp_vaeflow import checkpoints, reference
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.training import Trainer
     from tfp_vaeflow.training.devices import locked

@@ -120,7 +120,8 @@ def main() -> None:
 
     from benchmark import random_split  # it starts TensorFlow
 
-    from tfp_vaeflow import compute, experiment
+    from tfp_vaeflow import compute
+    from tfp_vaeflow.config import experiment
     from tfp_vaeflow.training import Trainer
     from tfp_vaeflow.training.devices import make_strategy
 

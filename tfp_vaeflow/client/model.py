@@ -1,16 +1,4 @@
-"""A client of a served model, with the method names of the Python API.
-
-    from tfp_vaeflow import client
-
-    model = client.connect("http://localhost:8501/v1/models/digits")  # REST
-    model = client.connect("grpc://localhost:8500/digits")
-    model = client.connect("serving/digits")     # a SavedModel, in this process
-    z, v = model.encode(images)
-    images = model.decode(z, v)
-
-All arrays are NumPy's. Importing this module does not load TensorFlow; running a model
-in process does, and so does gRPC, whose messages are TensorFlow's.
-"""
+"""The client: methods that send arrays to a served model, and what comes back."""
 
 import io
 import os
@@ -19,16 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfp_vaeflow import arguments
-from tfp_vaeflow.errors import UserError, missing_extra
-from tfp_vaeflow.transports import (
+from tfp_vaeflow.client.transports import (
     GrpcTransport,
     LocalTransport,
     RestTransport,
-    ServerError,
     Transport,
 )
-
-__all__ = ["Client", "ServerError", "connect"]
+from tfp_vaeflow.errors import UserError, missing_extra
 
 # Rows per request at most: a server that batches refuses requests with more rows than
 # the `max_batch_size` of its batching.config.

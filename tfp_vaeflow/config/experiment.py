@@ -18,18 +18,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gin
-from tfp_vaeflow import config as configs
 from tfp_vaeflow import files
+from tfp_vaeflow.config import flow, model, run
+from tfp_vaeflow.config.model import ModelConfig
+from tfp_vaeflow.config.run import ExperimentConfig
 from tfp_vaeflow.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SEARCH_PATH = (Path(), _PACKAGE.parent, _PACKAGE)
 CONFIG_FILE = "config.gin"
 
 _REGISTERED = {
     cls: gin.external_configurable(cls)
-    for cls in vars(configs).values()
-    if dataclasses.is_dataclass(cls)
+    for module in (flow, model, run)
+    for cls in vars(module).values()
+    if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
 }
 _INCLUDE = re.compile(r"""\s*include\s+(['"])(?P<name>.+?)\1\s*(#.*)?$""")
 
@@ -82,9 +85,7 @@ def _parse_file(path: Path, within: tuple[Path, ...] = ()) -> None:
     _parse_text(path.read_text(encoding="utf-8"), (*within, path))
 
 
-def load(
-    gin_files: Sequence[str], bindings: Sequence[str] = ()
-) -> configs.ExperimentConfig:
+def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> ExperimentConfig:
     """Reads an experiment; unknown names and values of the wrong kind are errors.
 
     Args:
@@ -105,20 +106,20 @@ def _origin(names: Sequence[str], bindings: Sequence[str]) -> str:
 
 def _parse(
     paths: Sequence[Path], bindings: Sequence[str], origin: str
-) -> configs.ExperimentConfig:
+) -> ExperimentConfig:
     gin.clear_config()
     try:
         for path in paths:
             _parse_file(path)
         _parse_text("\n".join(bindings))
         gin.finalize()
-        config = _REGISTERED[configs.ExperimentConfig]()
+        config = _REGISTERED[ExperimentConfig]()
         with gin.unlock_config():
             for field in dataclasses.fields(config):
                 part = getattr(config, field.name)
                 for name, path in part.absolute_paths().items():
                     gin.bind_parameter(f"{type(part).__name__}.{name}", path)
-        return _REGISTERED[configs.ExperimentConfig]()
+        return _REGISTERED[ExperimentConfig]()
     except UserError as error:
         # gin adds where the object was made; the first line says what is wrong.
         raise UserError(str(error).splitlines()[0]) from error
@@ -151,7 +152,7 @@ def save(model_dir: str | os.PathLike) -> str:
     return operative
 
 
-def model_bindings(model: configs.ModelConfig) -> list[str]:
+def model_bindings(model: ModelConfig) -> list[str]:
     """All fields of a model as lines of an experiment file."""
 
     def lines(settings, scope=""):
@@ -174,9 +175,7 @@ def is_saved(model_dir: str | os.PathLike) -> bool:
     return files.exists(os.path.join(model_dir, CONFIG_FILE))
 
 
-def differences(
-    former: configs.ExperimentConfig, current: configs.ExperimentConfig
-) -> list[str]:
+def differences(former: ExperimentConfig, current: ExperimentConfig) -> list[str]:
     """The fields that differ between two experiments, `Part.field: was -> is`."""
     changes = []
     for part in dataclasses.fields(former):
@@ -191,7 +190,7 @@ def differences(
 
 def load_saved(
     model_dir: str | os.PathLike, bindings: Sequence[str] = ()
-) -> configs.ExperimentConfig:
+) -> ExperimentConfig:
     """Reads the experiment that a model directory was last trained with.
 
     Raises:
