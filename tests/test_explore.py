@@ -23,8 +23,8 @@ from browser import needs_browser, start_browser
 from exports import DirectTransport, build, export_tiny, grey_digits
 from tfp_vaeflow import client, command, explore
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.exploration import page as parts
-from tfp_vaeflow.exploration import pictures as html
+from tfp_vaeflow.client import markup
+from tfp_vaeflow.client import page as parts
 
 ROOT = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
@@ -61,28 +61,28 @@ def model(digits):
 
 def test_codes_between(model, digits):
     pair = digits[2][:2]
-    codes = html.Codes(*model.encode(pair))
+    codes = markup.Codes(*model.encode(pair))
     for position in (0, 1):
-        chosen = html.between(codes, position, position)
+        chosen = markup.between(codes, position, position)
         np.testing.assert_array_equal(model.decode(*chosen)[0], pair[position])
-    half = html.between(codes, 0.5, 0.0)
+    half = markup.between(codes, 0.5, 0.0)
     np.testing.assert_allclose(half.z[0], codes.z.mean(0))
     np.testing.assert_array_equal(half.v[0], codes.v[0])
-    assert html.between(codes._replace(z=None), 0.5, 0.5).z is None
-    added = html.moved(half, np.array([1]), [2.0])
+    assert markup.between(codes._replace(z=None), 0.5, 0.5).z is None
+    added = markup.moved(half, np.array([1]), [2.0])
     np.testing.assert_allclose(added.z - half.z, [[0, 2, 0, 0]])
 
 
 def test_a_long_z_gets_sliders_where_images_differ():
     z = np.zeros((2, 100), np.float32)
     z[1, 50:] = np.arange(50)
-    dims = html.slider_dims(html.Codes(z, None))
+    dims = markup.slider_dims(markup.Codes(z, None))
     np.testing.assert_array_equal(dims, np.arange(68, 100))
 
 
 def test_all_pairs(model, digits):
     images = digits[2][:3]
-    pairs = html.all_pairs(model, images)
+    pairs = markup.all_pairs(model, images)
     for i in range(3):
         np.testing.assert_array_equal(pairs[i, i], images[i])
     first, second = model.switch(images[:1], images[1:2])
@@ -107,7 +107,7 @@ def test_pages_of_other_models(latent_dim):
     codes, *shown = run["choose"](images, 1, 2, 0, 2, 1.0, 1.0)
     assert all("<" in text for text in shown[:3])
     (mixed, *_) = run["mix"](codes, 0.0, 0.0, *[0] * latent_dim)
-    assert html.picture(images[0], "the mix of A and B") in mixed
+    assert markup.picture(images[0], "the mix of A and B") in mixed
 
 
 def test_a_folder_of_pictures_is_read_as_for_training(model, digits, tmp_path, capsys):
@@ -229,10 +229,10 @@ def press(page, text: str) -> None:
 
 
 def mixed(model, images, alpha, beta, offsets=None) -> np.ndarray:
-    codes = html.Codes(*model.encode(images))
-    chosen = html.between(codes, alpha, beta)
+    codes = markup.Codes(*model.encode(images))
+    chosen = markup.between(codes, alpha, beta)
     if offsets is not None:
-        chosen = html.moved(chosen, np.arange(model.latent_dim), offsets)
+        chosen = markup.moved(chosen, np.arange(model.latent_dim), offsets)
     return model.decode(*chosen)
 
 
@@ -285,7 +285,7 @@ def test_bits_per_dim(page, model, digits):
 def test_switch(page, model, digits):
     press(page, "Make the table")
     images = digits[2][:4]
-    pairs = html.all_pairs(model, images)
+    pairs = markup.all_pairs(model, images)
     rows = [np.concatenate([images[i : i + 1], pairs[i]]) for i in range(4)]
     shows(page, "#switches", np.concatenate([images, *rows]))
 

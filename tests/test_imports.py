@@ -28,7 +28,7 @@ ROWS = [
     ["evaluation", "summaries"],
     ["training"],
     ["compilation_cache", "command"],
-    ["client", "exploration"],
+    ["client"],
     ["train", "evaluate", "synthesize", "export", "explore"],
 ]
 ORDER = [room for row in ROWS for room in row]
@@ -36,7 +36,7 @@ ENTRY_POINTS = ROWS[-1]
 # Within the rooms that are folders.
 INNER = {
     "config": ["checks", "flow", "model", "run", "experiment"],
-    "client": ["transports", "model"],
+    "client": ["transports", "model", "markup", "page"],
     "compute": [
         "stack_traces",
         "updates",
@@ -118,7 +118,6 @@ INNER = {
         "writer",
     ],
     "serving": ["folding", "pictures", "rows", "signatures", "warmup", "bundle"],
-    "exploration": ["pictures", "page"],
     "training": [
         "cluster",
         "devices",

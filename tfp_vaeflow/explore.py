@@ -73,7 +73,7 @@ def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
-    from tfp_vaeflow.exploration import page, pictures
+    from tfp_vaeflow.client import markup, page
 
     fonts = ["system-ui", "sans-serif"]  # local fonts; Gradio would download its own
     built = page.build(model, images, name)
@@ -85,7 +85,7 @@ def main() -> None:
             prevent_thread_lock=True,
             footer_links=[],
             theme=gr.themes.Default(font=fonts, font_mono=["monospace"]),
-            css=pictures.STYLE,
+            css=markup.STYLE,
             ssr_mode=False,
         )
     except OSError as error:

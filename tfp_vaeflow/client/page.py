@@ -7,9 +7,9 @@ from typing import NamedTuple
 import gradio as gr
 import numpy as np
 
-from tfp_vaeflow.client import Client, ServerError
+from tfp_vaeflow.client.model import Client
+from tfp_vaeflow.client.transports import ServerError, markup
 from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.exploration import pictures
 
 _KINDS = [".png", ".jpg", ".jpeg", ".webp"]
 _INTRODUCTION = """\
@@ -39,32 +39,32 @@ class Answers:
     def __init__(self, model: Client):
         self._model = model
         self.has_z = model.latent_dim > 0
-        self.count = pictures.slider_count(model.latent_dim)
+        self.count = markup.slider_count(model.latent_dim)
 
     def choose(self, images, a, b, class_a, class_b, alpha, beta):
         """Picks two images: returns codes, pictures, bits/dim, the mix and sliders."""
         pair = images[[int(a) - 1, int(b) - 1]]
         labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
-        codes = pictures.Codes(*self._model.encode(pair, labels))
-        dims = pictures.slider_dims(codes) if self.has_z else []
+        codes = markup.Codes(*self._model.encode(pair, labels))
+        dims = markup.slider_dims(codes) if self.has_z else []
         sliders = [gr.Slider(value=0, label=f"z {dim + 1}") for dim in dims]
         return (
             codes,
-            pictures.one_picture(pair[0], "image A", "A"),
-            pictures.one_picture(pair[1], "image B", "B"),
-            pictures.scores(self._model.score(pair, labels=labels)),
+            markup.one_picture(pair[0], "image A", "A"),
+            markup.one_picture(pair[1], "image B", "B"),
+            markup.scores(self._model.score(pair, labels=labels)),
             *self.mix(codes, alpha, beta, *[0] * self.count),
             *sliders,
         )
 
     def mix(self, codes, alpha, beta, *offsets):
         """The mix of the two images, and its z."""
-        chosen = pictures.between(codes, alpha, beta)
+        chosen = markup.between(codes, alpha, beta)
         if self.has_z:
-            chosen = pictures.moved(chosen, pictures.slider_dims(codes), offsets)
+            chosen = markup.moved(chosen, markup.slider_dims(codes), offsets)
         image = self._model.decode(*chosen)[0]
-        mixed = pictures.one_picture(image, "the mix of A and B", "mix")
-        return (mixed, pictures.chart(chosen.z[0])) if self.has_z else (mixed,)
+        mixed = markup.one_picture(image, "the mix of A and B", "mix")
+        return (mixed, markup.chart(chosen.z[0])) if self.has_z else (mixed,)
 
     def reset(self, codes, alpha, beta):
         """Sets all sliders of z to 0; returns them and the mix."""
@@ -75,7 +75,7 @@ class Answers:
         """Adds images to pick from."""
         images = np.concatenate([images, more])
         numbers = gr.Dropdown(choices=list(range(1, len(images) + 1)))
-        return images, pictures.numbered(images, "image"), numbers, numbers
+        return images, markup.numbered(images, "image"), numbers, numbers
 
     def upload(self, images, files):
         """Adds the images of files, as the model sees them, to pick from."""
@@ -92,7 +92,7 @@ class Answers:
     def switch(self, images, number):
         """A table of every z of the first images with every v."""
         first = images[: int(number)]
-        return pictures.matrix(first, pictures.all_pairs(self._model, first))
+        return markup.matrix(first, markup.all_pairs(self._model, first))
 
     def sample(self, number, temperature, seed, label):
         """Samples."""
@@ -100,7 +100,7 @@ class Answers:
         if self._model.needs_labels and label >= 0:
             labels = [int(label)] * int(number)
         samples = self._model.sample(int(number), temperature, int(seed), labels)
-        return samples, pictures.numbered(samples, "sample", large=True)
+        return samples, markup.numbered(samples, "sample", large=True)
 
 
 def _guarded(function: Callable) -> Callable:
@@ -175,7 +175,7 @@ def build(model: Client, images: np.ndarray, name: str) -> gr.Blocks:
 def _picking(model: Client, images: np.ndarray) -> _Picking:
     pool = gr.State(images)
     gr.Markdown("## Two images")
-    shown = gr.HTML(pictures.numbered(images, "image"), elem_id="images")
+    shown = gr.HTML(markup.numbered(images, "image"), elem_id="images")
     numbers = list(range(1, len(images) + 1))
     with gr.Row():
         a = gr.Dropdown(numbers, value=1, label="Image A")

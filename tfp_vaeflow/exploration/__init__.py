@@ -1,1 +1,0 @@
-"""The page of `explore`: its components (`page`), and their HTML (`pictures`)."""
