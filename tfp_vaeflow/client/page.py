@@ -7,8 +7,9 @@ from typing import NamedTuple
 import gradio as gr
 import numpy as np
 
+from tfp_vaeflow.client import markup
 from tfp_vaeflow.client.model import Client
-from tfp_vaeflow.client.transports import ServerError, markup
+from tfp_vaeflow.client.transports import ServerError
 from tfp_vaeflow.errors import UserError
 
 _KINDS = [".png", ".jpg", ".jpeg", ".webp"]
