@@ -15,7 +15,7 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
-    at_most,
+    random_subset,
     check_count,
     reason,
 )
@@ -141,7 +141,7 @@ def decoupling(
         np.mean([(split.labels == label).mean() for label in of_a])
     )
     if model.encoder is not None:
-        train = at_most(train, config.probe_images, seed=0)
+        train = random_subset(train, config.probe_images, seed=0)
         codes = posteriors(model, train, batch_size).mean
         probe = logistic_probe(codes, train.labels)
         result["encoder"] = {

@@ -19,7 +19,7 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
-    at_most,
+    random_subset,
     check_count,
     reason,
 )
@@ -267,9 +267,9 @@ def fidelity(
       `temperature`, `kid`, `kid_stddev`, `fid`), `best_temperature` (by that measure)
       and `floor` (the distances of training images instead of samples).
     """
-    chosen = at_most(split, num_images, seed)
+    chosen = random_subset(split, num_images, seed)
     real = network.of(chosen.batches(batch_size))
-    others = at_most(train, num_images, seed)
+    others = random_subset(train, num_images, seed)
     floor = network.of(others.batches(batch_size))
     curve = []
     for temperature in temperatures:
@@ -318,7 +318,7 @@ def _network(subject: Subject) -> FeatureNetwork:
         classifier = subject.once(classifier_of)
     except NotMeasuredError as error:
         raise NotMeasuredError(f"{error} {_WITHOUT_LABELS}") from error
-    known = at_most(subject.train, config.probe_images, seed=0)
+    known = random_subset(subject.train, config.probe_images, seed=0)
     return own_network(classifier, known, config.batch_size)
 
 

@@ -17,7 +17,7 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
-    at_most,
+    random_subset,
     reason,
     with_error,
 )
@@ -244,7 +244,7 @@ def _figures(drawing: Drawing) -> dict[str, str]:
 
 
 def _draw_map(drawing: Drawing) -> None:
-    shown = at_most(drawing.split, _MAP_IMAGES, seed=0)
+    shown = random_subset(drawing.split, _MAP_IMAGES, seed=0)
     z = posteriors(drawing.model, shown, drawing.batch_size).mean
     perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)
     # TSNE's threads busy-wait for one another, which takes minutes on a busy machine.

@@ -172,7 +172,7 @@ def with_error(value: float, error: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def at_most(split: Split, count: int, seed: int) -> Split:
+def random_subset(split: Split, count: int, seed: int) -> Split:
     """The split, or `count` of its images drawn at random, in their order."""
     if split.num_images <= count:
         return split

@@ -16,7 +16,7 @@ from tfp_vaeflow.evaluation.measure import (
     Measure,
     Section,
     Subject,
-    at_most,
+    random_subset,
 )
 from tfp_vaeflow.model import VAEFlow
 
@@ -25,7 +25,7 @@ def image_bits(
     model: VAEFlow, split: Split, max_images: int, batch_size: int, seed: int
 ) -> np.ndarray:
     """bits/dim of the one-sample ELBO of each image, or of `max_images` drawn ones."""
-    part = at_most(split, max_images, seed)
+    part = random_subset(split, max_images, seed)
     found = likelihood.bounds(model, part, 1, batch_size, seed)
     return likelihood.image_bits_per_dim(model, found)
 
@@ -82,7 +82,7 @@ def novelty(
       `class`, `num_images`, `bits_per_dim`, and the two areas between the images of the
       class and all own images.
     """
-    others = at_most(others, max_images, seed)
+    others = random_subset(others, max_images, seed)
     known, own, other = (
         image_bits(model, part, max_images, batch_size, seed)
         for part in (train, split, others)

@@ -16,7 +16,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
-from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, at_most, reason
+from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, random_subset, reason
 from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
@@ -154,7 +154,7 @@ def probes(
     Returns:
       By classifier and representation: `mean` and `stddev` over seeds of the accuracy.
     """
-    train, test = (at_most(split, max_images, seed=0) for split in (train, test))
+    train, test = (random_subset(split, max_images, seed=0) for split in (train, test))
     names = ["v", "pixels"]
     if model.encoder is not None:
         names.insert(0, "z")

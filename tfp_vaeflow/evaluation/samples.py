@@ -6,7 +6,7 @@ from typing import TypedDict
 import numpy as np
 
 from tfp_vaeflow.data import Split
-from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, at_most
+from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, random_subset
 from tfp_vaeflow.evaluation.probes import logistic_probe, representation
 from tfp_vaeflow.model import VAEFlow
 
@@ -68,7 +68,7 @@ def _run(subject: Subject) -> Samples:
     subject.say("a check of the samples")
     found = sample_check(
         subject.model,
-        at_most(subject.train, config.probe_images, seed=0),
+        random_subset(subject.train, config.probe_images, seed=0),
         config.generated_images,
         config.temperature,
         config.seed,
