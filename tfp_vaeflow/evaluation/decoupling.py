@@ -15,8 +15,8 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
-    random_subset,
     check_count,
+    random_subset,
     reason,
 )
 from tfp_vaeflow.evaluation.probes import logistic_probe

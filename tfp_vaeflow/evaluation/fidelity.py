@@ -19,8 +19,8 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
-    random_subset,
     check_count,
+    random_subset,
     reason,
 )
 from tfp_vaeflow.model import VAEFlow

@@ -16,7 +16,13 @@ from sklearn.utils.extmath import randomized_svd
 
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.likelihood import labelled_batches, labels_for
-from tfp_vaeflow.evaluation.measure import Measure, Section, Subject, random_subset, reason
+from tfp_vaeflow.evaluation.measure import (
+    Measure,
+    Section,
+    Subject,
+    random_subset,
+    reason,
+)
 from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
