@@ -298,6 +298,22 @@ def test_whether_a_gpu_is_missed(tmp_path, monkeypatch, visible, found, expected
     assert command._without_its_gpu(found) == expected
 
 
+def test_flags_of_xla_are_added_to_those_of_the_user(tmp_path, monkeypatch):
+    """Also to those of a file, which the variable may name."""
+    path = tmp_path / "flags"
+    path.write_text("--xla_a=1\n--xla_b=2\n")
+    for given in ("--xla_a=1 --xla_b=2", str(path)):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        command._set_xla_flag("xla_c", "3")
+        command._set_xla_flag("xla_b", "4")
+        assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_b=2 --xla_c=3"
+        command._set_xla_flag("xla_b", "4", wins=True)
+        assert os.environ["XLA_FLAGS"].endswith("--xla_b=2 --xla_c=3 --xla_b=4")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
+    command._set_xla_flag("xla_c", "3")
+    assert os.environ["XLA_FLAGS"] == str(tmp_path / "missing")
+
+
 DETERMINISTIC = """
 import glob, os, sys
 from tfp_vaeflow import command

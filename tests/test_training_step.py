@@ -88,7 +88,7 @@ def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
 @pytest.mark.parametrize("way, atol", [("recompute", 0.0), ("jit_compile", 1e-6)])
 def test_the_way_of_computing_changes_nothing(whole, splits, way, atol):
     """On one device: TensorFlow remembers the shapes of collectives by their number,
-    so that steps of two kinds cannot both run on several in one process."""
+    so that steps of two kinds cannot both run on several in one test."""
     config = clipped(tiny_experiment(micro_batches=1, **{way: True}))
     results, run = steps(config, splits, ONE)
     for field in ("losses", "gradient_norm"):

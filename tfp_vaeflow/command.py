@@ -140,11 +140,23 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
             del sys.modules[package]
 
 
-def _set_xla_flag(name: str, value: str) -> None:
-    """Sets a flag of XLA, unless the user has set it."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if not re.search(rf"--{name}\b", flags):
-        os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+def _set_xla_flag(name: str, value: str, wins: bool = False) -> None:
+    """Sets a flag of XLA; the user's value is kept unless this one `wins`.
+
+    `XLA_FLAGS` may name a file with flags. Then the variable takes the file's content,
+    because a file and more flags cannot both be given.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):
+        try:
+            with open(flags, encoding="utf-8") as file:
+                flags = " ".join(file.read().split())
+        except OSError:
+            return  # XLA says that it cannot read the file
+    if wins or not re.search(rf"--{name}\b", flags):
+        # Of several values of a flag, XLA takes the last one.
+        flags = f"{flags} --{name}={value}".strip()
+    os.environ["XLA_FLAGS"] = flags
 
 
 def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
@@ -166,7 +178,7 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     if deterministic:
         # Before the cache reads these variables, which are part of its key.
         os.environ["TF_DETERMINISTIC_OPS"] = "1"
-        _set_xla_flag("xla_gpu_deterministic_ops", "true")
+        _set_xla_flag("xla_gpu_deterministic_ops", "true", wins=True)
     # XLA would spend more than half of a step's compilation on writing and trying its
     # own kernels for matrix products, which make the step no faster.
     _set_xla_flag("xla_gpu_enable_triton_gemm", "false")

@@ -88,14 +88,14 @@ def main() -> None:
     import numpy as np
 
     from tfp_vaeflow import checkpoints
+    from tfp_vaeflow.arguments import check_at_least_one
     from tfp_vaeflow.config import experiment
     from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS
     for name in ("num_images", "columns", "grid_size"):
-        if flag[name].value < 1:
-            raise UserError(f"--{name} is {flag[name].value}; expected at least 1")
+        check_at_least_one(f"--{name}", flag[name].value)
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
     bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
     config = experiment.load_saved(flag.model_dir, bindings)

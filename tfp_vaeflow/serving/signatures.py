@@ -10,10 +10,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.arguments import between
+from tfp_vaeflow.arguments import between, check_at_least_one
 from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.model.objective import bits_per_dim_terms
 from tfp_vaeflow.serving import pictures
@@ -99,8 +98,7 @@ class Signatures:
         num_samples: int,
         compiled_sizes: Sequence[int] | None = None,
     ):
-        if num_samples < 1:
-            raise UserError(f"num_samples is {num_samples}; expected at least 1")
+        check_at_least_one("num_samples", num_samples)
         self._model = model
         self._config = config = model.config
         self._num_samples = num_samples
