@@ -8,6 +8,7 @@ import itertools
 import random
 
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config.flow import (
     ACTIVATIONS,
     CONV1X1_KINDS,
@@ -16,7 +17,6 @@ from tfp_vaeflow.config.flow import (
     TRANSFORMS,
 )
 from tfp_vaeflow.config.model import ENCODER_NORMS, PRIORS
-from tfp_vaeflow.errors import UserError
 
 Row = dict[str, object]
 Pair = frozenset[tuple[str, object]]

@@ -23,7 +23,7 @@ os.environ["TF_CPP_VMODULE"] = "device_executable_persistor=2"
 import tensorflow as tf
 
 import surroundings
-from tfp_vaeflow import compilation_cache
+from tfp_vaeflow.command import compilation_cache
 
 
 def reach(order: dict, stage: str, **told) -> None:

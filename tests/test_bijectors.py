@@ -11,10 +11,9 @@ import tensorflow_probability as tfp
 from testing import assert_valid_bijector, float64_init, random_images, randomize
 from tfp_vaeflow import bijectors as tfvb
 from tfp_vaeflow import compute
-from tfp_vaeflow.config import CouplingConfig, FlowConfig
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.networks import Network
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.config import CouplingConfig, FlowConfig, StepConfig
+from tfp_vaeflow.networks import Initializer, Network
 
 IMAGE = (2, 4, 3)
 
@@ -23,12 +22,12 @@ def coupling_config(**changes) -> CouplingConfig:
     return CouplingConfig(**{"hidden": 5, "conditioning_dim": 2, **changes})
 
 
-def step_config(**changes) -> tfvb.StepConfig:
-    return tfvb.StepConfig(coupling_config(**changes))
+def step_config(**changes) -> StepConfig:
+    return StepConfig(coupling_config(**changes))
 
 
-def dense_step_config() -> tfvb.StepConfig:
-    return tfvb.StepConfig(CouplingConfig(hidden=5, dense=True))
+def dense_step_config() -> StepConfig:
+    return StepConfig(CouplingConfig(hidden=5, dense=True))
 
 
 def test_actnorm_on_images():
@@ -417,7 +416,7 @@ def test_a_graph_need_not_know_how_large_images_are(conditioning, shape):
         conditioning=conditioning, conditioning_dim=4, norm="group", num_groups=1
     )
     init = float64_init()
-    step = tfvb.StepConfig(config, "split", 2)
+    step = StepConfig(config, "split", 2)
     members = [
         tfvb.make_masked_conv(4, config, "C", (2, 3), init),
         tfvb.SplitPrior(4, step, 2, 2, init),

@@ -13,10 +13,11 @@ import tensorflow as tf
 from PIL import Image
 
 from testing import tiny_model_config
-from tfp_vaeflow import classes, data
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow import data
+from tfp_vaeflow.common import classes
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import pictures
-from tfp_vaeflow.errors import UserError
 
 rng = np.random.default_rng(0)
 

@@ -19,8 +19,8 @@ from exports import export_tiny
 from serving_double import serving
 from testing import random_images
 from tfp_vaeflow import client
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import pictures
-from tfp_vaeflow.errors import UserError
 
 ONE_CODE = np.zeros((1, 8, 8, 3), np.float32)
 ONE_SAMPLE = {"seed": np.array([1]), "temperature": np.array([0.7], np.float32)}

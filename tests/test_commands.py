@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfp_vaeflow import command
-from tfp_vaeflow.errors import EXTRAS
+from tfp_vaeflow.command import tensorflow_start
+from tfp_vaeflow.common.errors import EXTRAS
 from tfp_vaeflow.training.devices import locked
 
 ROOT = Path(__file__).parents[1]
@@ -225,7 +225,7 @@ def test_a_second_trainer_is_refused(run, model_dir, tmp_path):
 
 WITHOUT_EXTRAS = """
 import runpy, sys
-from tfp_vaeflow.errors import EXTRAS
+from tfp_vaeflow.common.errors import EXTRAS
 sys.modules.update(dict.fromkeys(EXTRAS))
 sys.argv = sys.argv[1:]
 runpy.run_module(f"tfp_vaeflow.{sys.argv[0]}", run_name="__main__")
@@ -292,10 +292,10 @@ def test_whether_a_gpu_is_missed(tmp_path, monkeypatch, visible, found, expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(command, "_NVIDIA", tmp_path / "driver")
-    assert not command._without_its_gpu(found)
+    monkeypatch.setattr(tensorflow_start, "_NVIDIA", tmp_path / "driver")
+    assert not tensorflow_start._without_its_gpu(found)
     (tmp_path / "driver").touch()
-    assert command._without_its_gpu(found) == expected
+    assert tensorflow_start._without_its_gpu(found) == expected
 
 
 def test_flags_of_xla_are_added_to_those_of_the_user(tmp_path, monkeypatch):
@@ -304,30 +304,30 @@ def test_flags_of_xla_are_added_to_those_of_the_user(tmp_path, monkeypatch):
     path.write_text("--xla_a=1\n--xla_b=2\n")
     for given in ("--xla_a=1 --xla_b=2", str(path)):
         monkeypatch.setenv("XLA_FLAGS", given)
-        command._set_xla_flag("xla_c", "3")
-        command._set_xla_flag("xla_b", "4")
+        tensorflow_start._set_xla_flag("xla_c", "3")
+        tensorflow_start._set_xla_flag("xla_b", "4")
         assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_b=2 --xla_c=3"
-        command._set_xla_flag("xla_b", "4", wins=True)
+        tensorflow_start._set_xla_flag("xla_b", "4", wins=True)
         assert os.environ["XLA_FLAGS"].endswith("--xla_b=2 --xla_c=3 --xla_b=4")
     monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
-    command._set_xla_flag("xla_c", "3")
+    tensorflow_start._set_xla_flag("xla_c", "3")
     assert os.environ["XLA_FLAGS"] == str(tmp_path / "missing")
 
 
 DETERMINISTIC = """
 import glob, os, sys
-from tfp_vaeflow import command
+from tfp_vaeflow.command import start_tensorflow, tensorflow_start
 os.environ["XLA_FLAGS"] = f"--xla_dump_to={sys.argv[1]}"
 os.environ["CUDA_VISIBLE_DEVICES"] = "99"  # is nowhere
-command._NVIDIA = os.path.dirname(sys.argv[1])  # so there is a driver
-command.start_tensorflow(cached=False, deterministic=True)
+tensorflow_start._NVIDIA = os.path.dirname(sys.argv[1])  # so there is a driver
+start_tensorflow(cached=False, deterministic=True)
 import tensorflow as tf
 tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()
 [path] = glob.glob(sys.argv[1] + "/*debug_options")
 options = open(path).read()
 assert "xla_gpu_deterministic_ops: true" in options
 assert "xla_gpu_enable_triton_gemm: false" in options
-command._set_xla_flag("xla_dump_to", "another")
+tensorflow_start._set_xla_flag("xla_dump_to", "another")
 assert os.environ["XLA_FLAGS"].startswith(f"--xla_dump_to={sys.argv[1]} ")
 assert "another" not in os.environ["XLA_FLAGS"]
 try:

@@ -19,7 +19,8 @@ from PIL import Image
 from surroundings import NOT_TO_BE_HAD
 from test_commands import train_arguments
 from testing import start_server
-from tfp_vaeflow import command, compilation_cache
+from tfp_vaeflow import command
+from tfp_vaeflow.command import compilation_cache
 
 ROOT = Path(__file__).parents[1]
 KEY = "0" * 32
@@ -246,7 +247,7 @@ def test_killed(compiler, store, stage):
 KEEPING = """
 import os, sys
 from pathlib import Path
-from tfp_vaeflow import compilation_cache
+from tfp_vaeflow.command import compilation_cache
 run = compilation_cache.Run(Path(sys.argv[1]), "0" * 32)
 for number in range(200):
     part = run.directory / f"{number}.tmp"
@@ -440,7 +441,7 @@ def test_key(monkeypatch):
 @pytest.mark.slow
 def test_key_goes_by_the_project(tmp_path):
     shutil.copytree(ROOT / "tfp_vaeflow", tmp_path / "tfp_vaeflow")
-    code = "from tfp_vaeflow import compilation_cache as c; print(c.key())"
+    code = "from tfp_vaeflow.command import compilation_cache as c; print(c.key())"
 
     def key():
         # Python's own idea of what has changed goes by seconds.

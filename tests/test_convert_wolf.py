@@ -15,8 +15,8 @@ import pytest
 import tfp_vaeflow as vf
 from test_parity import load_model, load_vectors, nhwc, path_of
 from tfp_vaeflow import reference
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import experiment
-from tfp_vaeflow.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "gaussian-uniform"

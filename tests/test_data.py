@@ -11,9 +11,9 @@ from tensorflow_datasets.core.utils import gcs_utils
 
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig, FlowConfig, ModelConfig
 from tfp_vaeflow.data import pictures
-from tfp_vaeflow.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ WITHOUT = {"FlowBijector", "Parametrized", "total_log_det", "watched"}
 # Made by functions that have an example, or a part of one.
 SHOWN_BY = {
     "MaskedConv": "make_masked_conv",
-    "StepConfig": "GlowStep",
     "make_transform": "Affine",
 }
 NAMES = sorted(set(bijectors.__all__) - WITHOUT - set(SHOWN_BY))
@@ -29,7 +28,7 @@ def test_example(name):
     names = {
         **vars(bijectors),
         **{"np": np, "tf": tf, "tfb": tfp.bijectors},
-        **{"CouplingConfig": config.CouplingConfig, "FlowConfig": config.FlowConfig},
+        **vars(config),
     }
     docstring = inspect.getdoc(getattr(bijectors, name))
     test = doctest.DocTestParser().get_doctest(docstring, names, name, None, 0)

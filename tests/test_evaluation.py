@@ -11,7 +11,7 @@ import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import figures, likelihood, page, probes, report, samples
 from tfp_vaeflow.evaluation.measure import Drawing
 

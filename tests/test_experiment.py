@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from testing import random_images
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import experiment
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.training import Trainer
 
@@ -229,7 +229,7 @@ def test_includes_lie_beside_the_file_that_includes_them(tmp_path, monkeypatch):
     assert config.data.shift == 1
     for name, message in (
         ("lost", "no experiment file nowhere.gin"),
-        ("round", "round.gin includes .*round.gin: a circle"),
+        ("round", "round.gin includes .*round.gin: the files include each other"),
         ("bad", r"Unable to parse value. \(bad.gin, line 2\)"),
     ):
         with pytest.raises(UserError, match=message):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from testing import random_images
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import fidelity
 
 SHAPE = (8, 8, 3)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import pictures
-from tfp_vaeflow.errors import UserError
 
 
 @pytest.fixture(autouse=True)

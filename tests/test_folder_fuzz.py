@@ -10,8 +10,8 @@ from PIL import Image
 
 from testing import tiny_model_config
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.errors import UserError
 
 _FOLDERS = ["cat", "dog", "1", "10", "2", "train", "Train", "TEST", "val", "valid"]
 _FOLDERS += ["validation", "testing", "$a$b^{", "_x", "-n", ".hidden", "__MACOSX"]

@@ -21,9 +21,11 @@ from PIL import Image
 import tfp_vaeflow as vf
 from surroundings import NOT_TO_BE_HAD
 from testing import digest, random_images, tiny_model_config
-from tfp_vaeflow import checkpoints, data, files, metrics
+from tfp_vaeflow import data
+from tfp_vaeflow.common import files, metrics_file
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model import checkpoints
 
 # Little to trace, no pictures, a checkpoint and a line of metrics for every step.
 SETTINGS = [
@@ -353,7 +355,7 @@ def test_data_that_vanishes(run, pictures, tmp_path):
 
     def take_away():
         for _ in range(600):
-            if metrics.read(model_dir):
+            if metrics_file.read(model_dir):
                 pictures.rename(tmp_path / "away")
                 return
             time.sleep(0.1)

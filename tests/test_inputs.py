@@ -15,10 +15,10 @@ from absl import flags
 
 from test_hardening import SETTINGS
 from testing import tiny_model_config
-from tfp_vaeflow import checkpoints, command
+from tfp_vaeflow import command
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import TrainingConfig, experiment
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.model import build_model
+from tfp_vaeflow.model import build_model, checkpoints
 from tfp_vaeflow.training import Trainer
 
 ROOT = Path(__file__).parents[1]

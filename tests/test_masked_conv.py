@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from testing import assert_valid_bijector, float64_init, randomize
 from tfp_vaeflow import bijectors as tfvb
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer
 
 KERNEL = (2, 3)
 

@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tfp_vaeflow import noise
-from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
+from tfp_vaeflow.networks import Initializer
 
 
 @pytest.mark.parametrize("draw", [noise.uniform, noise.normal])

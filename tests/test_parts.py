@@ -6,14 +6,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from testing import randomize, tiny_model_config
-from tfp_vaeflow import compute, noise
+from tfp_vaeflow import compute
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import EncoderConfig, ObjectiveConfig, PriorConfig
 from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms, training_objective
 from tfp_vaeflow.model.priors import build_prior
-from tfp_vaeflow.networks import WeightNormLinear
+from tfp_vaeflow.networks import Initializer, WeightNormLinear
 from tfp_vaeflow.networks.encoders import build_global_resnet
 from tfp_vaeflow.networks.norms import BatchNormalization
-from tfp_vaeflow.noise import Initializer, Stream
 
 tfd = tfp.distributions
 

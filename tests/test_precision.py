@@ -20,7 +20,7 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow.bijectors import ChannelSplit, make_coupling, make_masked_conv
 from tfp_vaeflow.compute import convolutions
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.training import Trainer
 

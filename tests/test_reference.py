@@ -8,7 +8,7 @@ import pytest
 
 from test_parity import load_model, path_of
 from tfp_vaeflow import reference
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.reference import archive
 
 

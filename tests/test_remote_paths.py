@@ -10,10 +10,12 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from exports import build
 from testing import load_digits, random_images, tiny_experiment, tiny_model_config
-from tfp_vaeflow import checkpoints, data, files, metrics, training
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow import data, training
+from tfp_vaeflow.common import files, metrics_file
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import figures
+from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.serving import bundle
 
 numbers = itertools.count()
@@ -105,7 +107,7 @@ def test_a_run_and_its_continuation(capsys):
         np.testing.assert_array_equal(loaded, trained)
     kept = [n for n in files.list_dir(f"{model_dir}/checkpoints") if "index" in n]
     assert kept == ["step-2.index", "step-3.index"]
-    assert [record["step"] for record in metrics.read(model_dir)] == [1, 2, 3]
+    assert [record["step"] for record in metrics_file.read(model_dir)] == [1, 2, 3]
     events = [n for n in files.list_dir(f"{model_dir}/train") if "events" in n]
     assert len(events) == 2
 

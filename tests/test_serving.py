@@ -21,8 +21,8 @@ from exports import DirectTransport, build, export_tiny
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import pictures
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.serving import pictures as graph_pictures

@@ -8,7 +8,7 @@ from testing import float64_init, randomize
 from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors import MultiScaleFlow
 from tfp_vaeflow.config import FlowConfig
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer
 
 KINDS = {
     "glow": {},

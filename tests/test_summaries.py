@@ -10,7 +10,7 @@ import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.summaries import dashboard, projector, statistics
+from tfp_vaeflow.training.summaries import dashboard, projector, statistics
 
 
 @pytest.mark.parametrize("kind", ["glow", "macow"])

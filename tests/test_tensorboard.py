@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from browser import needs_browser, start_browser
 from testing import load_digits, tiny_experiment
-from tfp_vaeflow import summaries, training
+from tfp_vaeflow import training
+from tfp_vaeflow.training import summaries
 
 pytestmark = [pytest.mark.slow, needs_browser]
 # Text, pictures and drawings on the page, in shadow roots and frames too.

@@ -19,9 +19,9 @@ from absl.flags import FLAGS
 from PIL import Image
 
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import folder as data
 from tfp_vaeflow.data import load
-from tfp_vaeflow.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ from testing import digest, load_digits, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data, training
 from tfp_vaeflow.bijectors import MultiScaleFlow
-from tfp_vaeflow.checkpoints import read_description, write_description
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.model.checkpoints import read_description, write_description
 from tfp_vaeflow.model.objective import Losses
 from tfp_vaeflow.networks.norms import BatchNormalization
 

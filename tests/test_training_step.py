@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from testing import load_digits, tiny_experiment
-from tfp_vaeflow import compute, data, noise
+from tfp_vaeflow import compute, data
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.training import Trainer, gradients, step
 from tfp_vaeflow.training.devices import make_strategy
 from tfp_vaeflow.training.diagnosis import first_layer_not_finite

@@ -13,7 +13,7 @@ import tfp_vaeflow as vf
 import whole_list
 from testing import randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 # Level 0 without steps: one step and one split prior hold all that a variant changes.
 TINY_FLOW = {"num_steps": [0, [1], 0], "hidden": [4, 4, 4], "factors": [4]}

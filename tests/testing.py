@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data
-from tfp_vaeflow.networks import Folding
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Folding, Initializer
 
 
 def tiny_model_config(**changes) -> cfg.ModelConfig:

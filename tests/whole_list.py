@@ -9,10 +9,11 @@ import numpy as np
 
 import tfp_vaeflow as vf
 from testing import random_images, randomize
-from tfp_vaeflow import checkpoints, client
+from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.bijectors import ActNorm, Conv1x1
 from tfp_vaeflow.data.splits import in_memory
+from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.networks import WeightNormLinear
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.training import Trainer

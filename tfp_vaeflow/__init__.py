@@ -14,7 +14,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "tfp_vaeflow.checkpoints",
+    "load": "tfp_vaeflow.model.checkpoints",
     "build_model": "tfp_vaeflow.model",
     "VAEFlow": "tfp_vaeflow.model",
     "Losses": "tfp_vaeflow.model.objective",
@@ -23,7 +23,7 @@ _HOMES = {
     "FlowConfig": "tfp_vaeflow.config",
     "ModelConfig": "tfp_vaeflow.config",
     "PriorConfig": "tfp_vaeflow.config",
-    "UserError": "tfp_vaeflow.errors",
+    "UserError": "tfp_vaeflow.common.errors",
 }
 
 __all__ = sorted(_HOMES)

@@ -17,9 +17,7 @@ command.define_bindings()
 flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "The images to measure on."
 )
-flags.DEFINE_enum(
-    "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
-)
+command.define_checkpoint()
 flags.DEFINE_integer("num_samples", None, "Short for EvaluationConfig.num_samples.")
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 command.define_path("other_data", "Short for EvaluationConfig.other_data.")
@@ -30,10 +28,13 @@ def main() -> None:
     import json
     import os
 
-    from tfp_vaeflow import checkpoints, classes, data, files, metrics, summaries
+    from tfp_vaeflow import data
+    from tfp_vaeflow.common import classes, files, metrics_file
     from tfp_vaeflow.config import experiment
     from tfp_vaeflow.evaluation import page, report
     from tfp_vaeflow.evaluation.measure import Drawing
+    from tfp_vaeflow.model import checkpoints
+    from tfp_vaeflow.training import summaries
 
     flag = command.FLAGS
     bindings = command.bindings_with(
@@ -66,7 +67,7 @@ def main() -> None:
                 model,
                 splits.part(flag.split),
                 result,
-                metrics.read(directory),
+                metrics_file.read(directory),
                 kept,
                 config.evaluation.batch_size,
             )

@@ -12,18 +12,22 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-command.define_path("saved_model", "What export wrote, to run in this process.")
+command.define_path(
+    "saved_model", "Directory that `export` wrote; the model runs here."
+)
 flags.DEFINE_string(
     "server",
     None,
-    "Or a server: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME.",
+    "Address of a server: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME.",
 )
 command.define_path(
-    "pictures", "Folder of pictures to pick from, as for training; default: samples."
+    "pictures", "Folder of pictures to pick from; by default, samples of the model."
 )
-flags.DEFINE_integer("num_pictures", 12, "How many pictures or samples to begin with.")
-flags.DEFINE_string("host", "127.0.0.1", "Where the page listens.")
-flags.DEFINE_integer("port", 7860, "Likewise.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_integer("num_pictures", 12, "Number of pictures or samples to begin with.")
+flags.DEFINE_string("host", "127.0.0.1", "Address that the page listens on.")
+flags.DEFINE_integer(
+    "port", 7860, "Port that the page listens on.", lower_bound=1, upper_bound=65535
+)
 
 
 def _first_images(model):
@@ -36,8 +40,8 @@ def _first_images(model):
     import numpy as np
 
     from tfp_vaeflow import data
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.data.pictures import decode
-    from tfp_vaeflow.errors import UserError
 
     found = data.find_pictures(flag.pictures)
     for line in found.left_out.lines():
@@ -53,7 +57,7 @@ def _first_images(model):
 
 def main() -> None:
     from tfp_vaeflow import client
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
     if (flag.saved_model is None) == (flag.server is None):

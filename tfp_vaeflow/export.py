@@ -12,33 +12,31 @@ from tfp_vaeflow import command
 command.define_model_dir("Directory of a trained model.")
 command.define_path(
     "export_dir",
-    "Where the versions lie, such as serving/NAME; NAME is the model's in the server.",
+    "Directory of the versions, such as serving/NAME; the server calls the model NAME.",
     required=True,
 )
-flags.DEFINE_enum(
-    "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
-)
-flags.DEFINE_integer("num_samples", 1, "Samples an image in the signature score.")
+command.define_checkpoint()
+flags.DEFINE_integer("num_samples", 1, "Samples per image in the signature `score`.")
 flags.DEFINE_bool(
     "mixed_precision",
     False,
-    "Networks compute in bfloat16: faster where the processor has instructions for it "
-    "(export on a machine like the server's), but an image that is encoded and decoded "
-    "comes back only nearly.",
+    "Compute the networks in bfloat16. It is faster on processors that have it (export "
+    "on a machine like the server's), but decoded codes are then only close to the "
+    "image that was encoded.",
 )
 flags.DEFINE_bool(
     "jit_compile",
     False,
-    "XLA compiles the flow in the server, for the batch sizes of batching.config: for "
-    "a server with a GPU. All is compiled while the server warms up, which takes it "
-    "minutes.",
+    "Let XLA compile the flow in the server, for the batch sizes of batching.config, "
+    "on a server with a GPU. The server compiles while it warms up, for minutes.",
 )
 
 
 def main() -> None:
     import os
 
-    from tfp_vaeflow import checkpoints, classes, files
+    from tfp_vaeflow.common import classes, files
+    from tfp_vaeflow.model import checkpoints
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS

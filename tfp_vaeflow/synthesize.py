@@ -19,10 +19,12 @@ flags.DEFINE_enum(
     "What to make.",
 )
 command.define_path("output_dir", "Where to write; default: DIR/synthesis.")
-flags.DEFINE_integer("num_images", 64, "Images to make, or originals to take.")
-flags.DEFINE_integer("columns", 8, "Cells in a row.")
+flags.DEFINE_integer("num_images", 64, "Number of images to make, or of originals.")
+flags.DEFINE_integer("columns", 8, "Pictures per row.")
 flags.DEFINE_multi_float(
-    "temperature", [0.7, 1.0], "Factor on the local code of samples; several allowed."
+    "temperature",
+    [0.7, 1.0],
+    "Factor on the v of samples; may be given several times.",
 )
 flags.DEFINE_multi_string(
     "label",
@@ -30,21 +32,25 @@ flags.DEFINE_multi_string(
     "Class of the samples of a class-conditional model, by its name or its number; "
     "several are taken in turn. Default: drawn from the prior.",
 )
-flags.DEFINE_integer("grid_size", 7, "Positions of an interpolation along z and v.")
+flags.DEFINE_integer(
+    "grid_size", 7, "Positions of an interpolation along z, and along v."
+)
 flags.DEFINE_integer("seed", 0, "Of all random draws.")
 flags.DEFINE_enum(
-    "split", "validation", ["train", "validation", "test"], "Where originals come from."
+    "split",
+    "validation",
+    ["train", "validation", "test"],
+    "The data that originals come from.",
 )
-flags.DEFINE_enum(
-    "checkpoint", "latest", ["latest", "best"], "Best is by validation bits/dim."
-)
+command.define_checkpoint()
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 
 
 def _originals(config, even: bool):
     """The first images of the split that the flags name, and their labels."""
-    from tfp_vaeflow import classes, data
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow import data
+    from tfp_vaeflow.common import classes
+    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
     order = classes.order_of(flag.model_dir)
@@ -65,8 +71,8 @@ def _labels(config):
     """The labels of the samples, from the flag `label`; None without the flag."""
     import numpy as np
 
-    from tfp_vaeflow import classes
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common import classes
+    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
     if flag.label is None:
@@ -87,11 +93,11 @@ def main() -> None:
 
     import numpy as np
 
-    from tfp_vaeflow import checkpoints
-    from tfp_vaeflow.arguments import check_at_least_one
+    from tfp_vaeflow.common.arguments import check_at_least_one
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.config import experiment
-    from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.evaluation import figures
+    from tfp_vaeflow.model import checkpoints
 
     flag = command.FLAGS
     for name in ("num_images", "columns", "grid_size"):

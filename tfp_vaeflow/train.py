@@ -16,7 +16,7 @@ from tfp_vaeflow import command
 command.define_paths(
     "gin_file", "Experiment file, such as gin/digits.gin; several override one another."
 )
-command.define_model_dir("Directory of the run; takes everything that it writes.")
+command.define_model_dir("Directory of the run, for everything that it writes.")
 command.define_bindings()
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
@@ -53,7 +53,7 @@ _SHORT_CUTS = {
 
 
 def _profile_steps() -> tuple[int, int] | None:
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
 
     value = command.FLAGS.profile_steps
     if value is None:
@@ -72,8 +72,8 @@ def _profile_steps() -> tuple[int, int] | None:
 
 def _lost(model_dir: str) -> None:
     """Ends this worker after another was lost: a lost worker cannot join again."""
-    from tfp_vaeflow import checkpoints
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.model import checkpoints
 
     try:
         where = f"from step {checkpoints.last_step(model_dir)}"
@@ -103,7 +103,8 @@ def main() -> None:
 
 def _order(model_dir: str, config):
     """Which label each class gets: as in this run, or in the run of `init_from`."""
-    from tfp_vaeflow import checkpoints, classes, files
+    from tfp_vaeflow.common import classes, files
+    from tfp_vaeflow.model import checkpoints
 
     if files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION)):
         return classes.order_of(model_dir)
@@ -121,8 +122,10 @@ def _config():
 
 
 def _train() -> None:
-    from tfp_vaeflow import checkpoints, classes, compute, data, files, training
+    from tfp_vaeflow import compute, data, training
+    from tfp_vaeflow.common import classes, files
     from tfp_vaeflow.config import experiment
+    from tfp_vaeflow.model import checkpoints
     from tfp_vaeflow.training.devices import (
         make_strategy,
         noticing_lost_workers,

@@ -36,10 +36,11 @@ command.start_tensorflow(cached=False)
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import compute, data, files
+from tfp_vaeflow import compute, data
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig, experiment
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import quantization
 from tfp_vaeflow.training.cost import costs
 from tfp_vaeflow.training.devices import make_strategy

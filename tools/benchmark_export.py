@@ -35,10 +35,9 @@ _COMPARED = {"decode": ("z", "v"), "encode": ("image",)}  # with their arguments
 def _model():
     import numpy as np
 
-    from tfp_vaeflow import checkpoints
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.config import experiment
-    from tfp_vaeflow.errors import UserError
-    from tfp_vaeflow.model import build_model
+    from tfp_vaeflow.model import build_model, checkpoints
 
     flag = command.FLAGS
     if (flag.model_dir is None) == (flag.gin_file is None):
@@ -138,7 +137,7 @@ def _print_ratios(times: dict[str, float]) -> None:
 def main() -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow import files
+    from tfp_vaeflow.common import files
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS

@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from timed_rows import Count, Memory, Row, Start, Training, take_turns
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 WAYS = {
-    "mixed": ["TrainingConfig.mixed_precision=True", "ModelConfig.allow_tf32=True"],
+    "mixed": ["TrainingConfig.mixed_precision=True", "TrainingConfig.allow_tf32=True"],
     "float32": [],
-    "TF32": ["ModelConfig.allow_tf32=True"],
+    "TF32": ["TrainingConfig.allow_tf32=True"],
 }
 _FIRST = 0.65  # the share of all time for the rows in mixed precision
 # What the table shows: name, digits, unit.

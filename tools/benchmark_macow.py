@@ -26,9 +26,9 @@ flags.DEFINE_integer("repeats", 7, "Runs, of which the median is taken.")
 def main() -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow.bijectors import MaCowStep, StepConfig
-    from tfp_vaeflow.config import CouplingConfig
-    from tfp_vaeflow.noise import Initializer
+    from tfp_vaeflow.bijectors import MaCowStep
+    from tfp_vaeflow.config import CouplingConfig, StepConfig
+    from tfp_vaeflow.networks import Initializer
 
     flag = command.FLAGS
     config = StepConfig(CouplingConfig(flag.hidden))

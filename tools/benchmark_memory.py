@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig, experiment
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import plots
 
 _BENCHMARK = Path(__file__).resolve().with_name("benchmark.py")

@@ -41,8 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from peers import LIBRARIES, Sizes
 
 # No TensorFlow here: a new process begins with the peak memory of its parent.
-from tfp_vaeflow import files
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 
 _PEER = Path(__file__).resolve().with_name("peers.py")
 

@@ -16,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tfp_vaeflow import data, files
+from tfp_vaeflow import data
+from tfp_vaeflow.common import files
 from tfp_vaeflow.config import TrainingConfig, experiment
-from tfp_vaeflow.summaries import RunWriter
 from tfp_vaeflow.training.devices import make_strategy
 from tfp_vaeflow.training.step import Trainer
+from tfp_vaeflow.training.summaries import RunWriter
 
 _IMAGES, _PROJECTED = 32, 500  # as in trainer.loop
 

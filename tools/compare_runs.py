@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import files, metrics
+from tfp_vaeflow.common import files, metrics_file
 from tfp_vaeflow.evaluation import plots
 
 COLUMNS = [
@@ -35,7 +35,7 @@ COLUMNS = [
 
 def figures(run: Path) -> dict[str, str]:
     """The figures of a run, as text, by column."""
-    records = metrics.read(run)
+    records = metrics_file.read(run)
     path = run / "evaluation.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -45,8 +45,8 @@ def figures(run: Path) -> dict[str, str]:
         sys.exit(f"error: {path} is not what `evaluate` writes: {error}")
     if not records and not result:
         sys.exit(
-            f"error: {run} has neither {metrics.FILE_NAME} nor {path.name}; expected a "
-            "model directory"
+            f"error: {run} has neither {metrics_file.FILE_NAME} nor {path.name}; "
+            "expected a model directory"
         )
     train = [record for record in records if record["split"] == "train"]
     steps = [result.get("step"), *(record["step"] for record in records)]
@@ -79,7 +79,7 @@ def learning_curves(runs: list[Path]) -> dict[str, tuple[list, list]]:
         for split, shown in (("train", "training"), ("eval", "validation")):
             found = [
                 record
-                for record in metrics.read(run)
+                for record in metrics_file.read(run)
                 if record["split"] == split and "bits_per_dim/total" in record
             ]
             if found:

@@ -36,7 +36,7 @@ command.define_path(
 
 
 def _weights_file(source: Path) -> Path:
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
 
     if command.FLAGS.weights:
         return Path(command.FLAGS.weights)
@@ -57,7 +57,7 @@ def _weights_file(source: Path) -> Path:
 
 
 def _image_size(text: str | None) -> tuple[int, int] | None:
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
 
     if text is None:
         return None
@@ -86,9 +86,10 @@ def _round_trip(model) -> str:
 def main() -> None:
     import tensorflow as tf
 
-    from tfp_vaeflow import checkpoints, reference
+    from tfp_vaeflow import reference
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.config import experiment
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.model import checkpoints
     from tfp_vaeflow.training import Trainer
     from tfp_vaeflow.training.devices import locked
 

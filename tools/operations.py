@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 # Instructions and operations that compute nothing: they name values or pass them on.
 _NOTHING = {

@@ -149,7 +149,7 @@ def _opened(source: Path):
     import tarfile
     import zipfile
 
-    from tfp_vaeflow.errors import UserError
+    from tfp_vaeflow.common.errors import UserError
 
     if (source / "data.mdb").is_file():
         return _Lmdb(source)
@@ -174,9 +174,9 @@ def _targets(names: list[str], part: str | None) -> dict[str, PurePosixPath]:
     Raises:
       UserError: if a part is given, and the source has parts of its own.
     """
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.data import listing
     from tfp_vaeflow.data.folder import part_named
-    from tfp_vaeflow.errors import UserError
 
     # Names in an archive may lead outside of the output.
     words = {
@@ -229,9 +229,9 @@ def main() -> None:
 
     from tqdm import tqdm
 
+    from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.data import listing
     from tfp_vaeflow.data.pictures import THREADS, decode, fault
-    from tfp_vaeflow.errors import UserError
     from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS

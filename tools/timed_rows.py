@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import compilation_cache, metrics
+from tfp_vaeflow.command import compilation_cache
+from tfp_vaeflow.common import metrics_file
 
 _WINDOWS = 2  # windows of --log_every steps that a rate is taken over
 _WARMING = 0.7  # the share of a group's time for warming up
@@ -116,7 +117,7 @@ class Training(Row):
         """The images/s of each window, by its last step."""
         return {
             record["step"]: record["images_per_second"]
-            for record in metrics.read(self._run)
+            for record in metrics_file.read(self._run)
             if "images_per_second" in record
         }
 

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from tfp_vaeflow import data, files
+from tfp_vaeflow import data
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig, FlowConfig, ModelConfig
-from tfp_vaeflow.errors import UserError
 
 
 def write(split: data.Split, folder: Path, extension: str) -> int:

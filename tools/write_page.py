@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 from tfp_vaeflow.evaluation import page
 
 

@@ -21,7 +21,7 @@ from tfp_vaeflow.bijectors.multiscale import MultiScaleFlow
 from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.bijectors.sequences import PlainBijector, Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
+from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior
 
 __all__ = [
     "ActNorm",
@@ -45,7 +45,6 @@ __all__ = [
     "Sequential",
     "SplitPrior",
     "Squeezed",
-    "StepConfig",
     "SymmElu",
     "make_coupling",
     "make_masked_conv",

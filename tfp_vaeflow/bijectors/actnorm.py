@@ -6,8 +6,7 @@ import tensorflow as tf
 from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.bijectors.channel_map import ChannelMap
-from tfp_vaeflow.networks import STD_EPSILON, mean_and_std
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import STD_EPSILON, Initializer, mean_and_std
 
 
 class ActNorm(FlowBijector):

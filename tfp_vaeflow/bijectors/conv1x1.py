@@ -7,8 +7,8 @@ import tensorflow as tf
 from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector, replace
 from tfp_vaeflow.bijectors.channel_map import ChannelMap
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.networks import Initializer
 
 
 class Conv1x1(FlowBijector):

@@ -8,10 +8,9 @@ from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.channels import ChannelSplit
 from tfp_vaeflow.bijectors.elementwise import Transform, make_transform
 from tfp_vaeflow.bijectors.parametrized import Parametrized
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.networks import AnyNetwork, Network, make_coupling_network
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import AnyNetwork, Initializer, Network, make_coupling_network
 
 
 class Coupling(Parametrized):

@@ -9,10 +9,9 @@ from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.elementwise import Transform, make_transform
 from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.bijectors.sequences import Layers
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.networks import RowNetwork, make_row_network
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer, RowNetwork, make_row_network
 
 # How the image is turned so that the conditioning pixels lie above: (whether rows and
 # columns are exchanged, whether the rows are then reversed).

@@ -6,9 +6,9 @@ from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior, StepConfig
+from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior
 from tfp_vaeflow.config import FlowConfig
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer
 
 
 class MultiScaleFlow(Sequential):
@@ -65,12 +65,7 @@ class MultiScaleFlow(Sequential):
             if level > 0:
                 channels *= 4
             internal = 0 < level < top
-            step_config = StepConfig(
-                config.coupling(level, conditioning_dim),
-                config.conv1x1,
-                config.heads[level] if config.heads else 1,
-                config.kernel_size,
-            )
+            step_config = config.steps(level, conditioning_dim)
             prior_coupling = dataclasses.replace(
                 step_config.coupling, transform=config.prior_transform
             )

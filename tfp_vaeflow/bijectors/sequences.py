@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors.base import FlowBijector, added
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 tfb = tfp.bijectors
 

@@ -1,6 +1,5 @@
 """Steps: the fixed sequences of layers that a flow repeats."""
 
-import dataclasses
 from collections.abc import Callable
 
 from tfp_vaeflow import compute
@@ -12,24 +11,8 @@ from tfp_vaeflow.bijectors.coupling import make_coupling
 from tfp_vaeflow.bijectors.masked_conv import MaCowUnit
 from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.bijectors.sequences import Layers, Sequential
-from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.noise import Initializer
-
-
-@dataclasses.dataclass(frozen=True)
-class StepConfig:
-    """The settings that the steps of one level share.
-
-    Attributes:
-      coupling: of their coupling layers.
-      conv1x1, heads: of their 1x1 convolutions.
-      kernel_size: (MaCow) `(kh, kw)` of their masked convolutions.
-    """
-
-    coupling: CouplingConfig
-    conv1x1: str = "dense"
-    heads: int = 1
-    kernel_size: tuple[int, int] = (2, 3)
+from tfp_vaeflow.config import StepConfig
+from tfp_vaeflow.networks import Initializer
 
 
 class FlowStep(Layers):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from tfp_vaeflow import arguments
 from tfp_vaeflow.client.model import Client
+from tfp_vaeflow.common import arguments
 
 # If z is longer than the first number, only as many entries as the second number get a
 # slider: those in which the two images differ most.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_vaeflow import arguments
 from tfp_vaeflow.client.transports import (
     GrpcTransport,
     LocalTransport,
     RestTransport,
     Transport,
 )
-from tfp_vaeflow.errors import UserError, missing_extra
+from tfp_vaeflow.common import arguments
+from tfp_vaeflow.common.errors import UserError, missing_extra
 
 # Rows per request at most: a server that batches refuses requests with more rows than
 # the `max_batch_size` of its batching.config.
@@ -248,7 +248,7 @@ class Client:
             )
         counts = {name: len(value) for name, value in rows.items()}
         if len(set(counts.values())) > 1:
-            raise UserError(f"unequal numbers of rows: {counts}")
+            raise UserError(f"the arguments have different numbers of rows: {counts}")
         count = max(counts.values())
         if count == 0:
             raise UserError(

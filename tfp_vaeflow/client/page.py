@@ -10,7 +10,7 @@ import numpy as np
 from tfp_vaeflow.client import markup
 from tfp_vaeflow.client.model import Client
 from tfp_vaeflow.client.transports import ServerError
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 _KINDS = [".png", ".jpg", ".jpeg", ".webp"]
 _INTRODUCTION = """\

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 _RETRIED_STATUS = (429, 502, 503, 504)
 _FIRST_PAUSE = 0.1  # seconds; doubles with each try

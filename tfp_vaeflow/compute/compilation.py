@@ -69,7 +69,8 @@ def compiled_for_use(
             return graph(*args)
         if calls[size] == _graph_calls + 1:
             print(
-                f"XLA compiles {name} for batches of {size}: once, and up to a minute",
+                f"XLA compiles {name} for batches of {size}; it does so once, and "
+                "takes up to a minute",
                 file=sys.stderr,
                 flush=True,
             )

@@ -5,7 +5,7 @@ fails before anything is built. Nothing here imports TensorFlow; `experiment` al
 imports gin, and is not imported here.
 """
 
-from tfp_vaeflow.config.flow import CouplingConfig, FlowConfig
+from tfp_vaeflow.config.flow import CouplingConfig, FlowConfig, StepConfig
 from tfp_vaeflow.config.model import (
     DequantizerConfig,
     EncoderConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "PriorConfig",
+    "StepConfig",
     "TrainingConfig",
     "model_config_from_dict",
 ]

@@ -4,8 +4,8 @@ import dataclasses
 import types
 import typing
 
-from tfp_vaeflow import files
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 
 # Metadata of a field that holds a path, and of one that holds a path or a name.
 PATH = {"path": "always"}

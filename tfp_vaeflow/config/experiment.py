@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gin
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import flow, model, run
 from tfp_vaeflow.config.model import ModelConfig
 from tfp_vaeflow.config.run import ExperimentConfig
-from tfp_vaeflow.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SEARCH_PATH = (Path(), _PACKAGE.parent, _PACKAGE)
@@ -81,7 +81,7 @@ def _parse_file(path: Path, within: tuple[Path, ...] = ()) -> None:
     path = path.resolve()
     if path in within:
         chain = " includes ".join(map(str, (*within, path)))
-        raise UserError(f"{chain}: a circle; remove one of these includes")
+        raise UserError(f"{chain}: the files include each other; remove an include")
     _parse_text(path.read_text(encoding="utf-8"), (*within, path))
 
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config.checks import Settings
-from tfp_vaeflow.errors import UserError
 
 ACTIVATIONS = ("elu", "relu", "leaky_relu")
 TRANSFORMS = ("affine", "additive", "relu", "nlsq", "symm_elu")
@@ -64,6 +64,37 @@ class CouplingConfig(Settings):
             )
 
 
+def _check_kernel_size(config: "StepConfig | FlowConfig") -> None:
+    height, width = config.kernel_size
+    if height < 1 or width < 1 or width % 2 == 0:
+        raise UserError(
+            f"{type(config).__name__}.kernel_size is {config.kernel_size}; expected "
+            "(height, width) of at least 1, the width odd"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig(Settings):
+    """The settings that all steps of one level share.
+
+    Attributes:
+      coupling: of their couplings.
+      conv1x1: kind of their 1x1 convolutions: `dense`, `lu` or `split`.
+      heads: (`split` only) channel groups that share one matrix.
+      kernel_size: (MaCow only) `(kh, kw)` of their masked convolutions.
+    """
+
+    coupling: CouplingConfig
+    conv1x1: str = "dense"
+    heads: int = 1
+    kernel_size: tuple[int, int] = (2, 3)
+
+    def check(self):
+        self._choose("conv1x1", CONV1X1_KINDS)
+        self._at_least("heads", 1)
+        _check_kernel_size(self)
+
+
 def _as_tuple(entry: int | tuple[int, ...]) -> tuple[int, ...]:
     return entry if isinstance(entry, tuple) else (entry,)
 
@@ -116,12 +147,7 @@ class FlowConfig(Settings):
         self._check_entries("factors", max(self.levels - 2, 0))
         self._check_entries("heads", self.levels, self.conv1x1 == "split")
         self._check_entries("num_groups", self.levels, self.norm == "group")
-        height, width = self.kernel_size
-        if height < 1 or width < 1 or width % 2 == 0:
-            raise UserError(
-                f"FlowConfig.kernel_size is {self.kernel_size}; expected (height, "
-                "width) of at least 1, the width odd"
-            )
+        _check_kernel_size(self)
         for level, factor in enumerate(self.factors, start=1):
             counts = len(self.num_steps[level])
             if not 0 < counts < factor:
@@ -130,12 +156,14 @@ class FlowConfig(Settings):
                     f"factor {factor}; expected 1 to {factor - 1}"
                 )
         for level in range(self.levels):
-            self.coupling(level, 0)  # checks what the couplings share
+            self.steps(level, 0)  # checks what the couplings share
 
     def _check_steps(self) -> None:
         levels = self.levels
         if levels == 0:
-            raise UserError("FlowConfig.num_steps is empty; expected one entry a level")
+            raise UserError(
+                "FlowConfig.num_steps is empty; expected an entry per level"
+            )
         for level, steps in enumerate(self.num_steps):
             internal = 0 < level < levels - 1
             if internal != isinstance(steps, tuple):
@@ -167,8 +195,8 @@ class FlowConfig(Settings):
     def levels(self) -> int:
         return len(self.num_steps)
 
-    def coupling(self, level: int, conditioning_dim: int) -> CouplingConfig:
-        """The couplings of the steps of one level.
+    def steps(self, level: int, conditioning_dim: int) -> StepConfig:
+        """The settings of the steps of one level.
 
         Args:
           level: 0 is the finest.
@@ -177,7 +205,7 @@ class FlowConfig(Settings):
         """
         if self.conditioning == "local_linear":
             conditioning_dim *= 4**level
-        return CouplingConfig(
+        coupling = CouplingConfig(
             hidden=self.hidden[level],
             conditioning_dim=conditioning_dim,
             conditioning=self.conditioning,
@@ -187,3 +215,5 @@ class FlowConfig(Settings):
             transform=self.transform,
             alpha=self.alpha,
         )
+        heads = self.heads[level] if self.heads else 1
+        return StepConfig(coupling, self.conv1x1, heads, self.kernel_size)

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config.checks import Settings
-from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig, StepConfig
 
 ENCODER_NORMS = ("batch", "group")
 PRIORS = ("normal", "flow", "categorical")
@@ -35,7 +35,9 @@ class EncoderConfig(Settings):
         self._choose("activation", ACTIVATIONS)
         self._choose("norm", ENCODER_NORMS)
         if not self.planes:
-            raise UserError("EncoderConfig.planes is empty; expected one entry a level")
+            raise UserError(
+                "EncoderConfig.planes is empty; expected an entry per level"
+            )
         if min(*self.planes, self.out_planes) < 1:
             raise UserError(
                 f"EncoderConfig.planes and out_planes are {self.planes} and "
@@ -83,7 +85,7 @@ class PriorConfig(Settings):
     def check(self):
         self._choose("kind", PRIORS)
         self._at_least("num_steps", 1)
-        self.coupling()
+        self.steps()
         if (self.kind == "categorical") != (self.num_classes > 0):
             raise UserError(
                 f"PriorConfig.num_classes is {self.num_classes} with kind = "
@@ -96,7 +98,7 @@ class PriorConfig(Settings):
         if len(probabilities) != self.num_classes:
             raise UserError(
                 f"PriorConfig.class_probabilities has {len(probabilities)} entries; "
-                f"expected {self.num_classes}, one a class"
+                f"expected {self.num_classes}, one per class"
             )
         total = math.fsum(probabilities)
         if not (min(probabilities) > 0 and math.isclose(total, 1, rel_tol=1e-4)):
@@ -105,14 +107,16 @@ class PriorConfig(Settings):
                 f"{total}; expected positive numbers with the sum 1"
             )
 
-    def coupling(self) -> CouplingConfig:
-        return CouplingConfig(
+    def steps(self) -> StepConfig:
+        """The settings of the steps of a prior flow."""
+        coupling = CouplingConfig(
             hidden=self.hidden,
             activation=self.activation,
             transform=self.transform,
             alpha=self.alpha,
             dense=True,
         )
+        return StepConfig(coupling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +152,6 @@ class ModelConfig(Settings):
       encoder, prior: posterior and prior of z; unused when `latent_dim` is 0. A
         categorical prior needs no encoder.
       dequantizer: q(u | x); None for uniform noise.
-      allow_tf32: let GPUs use TF32 in convolutions and matrix products. Faster, but
-        `decode(encode(x))` is then one level off in places.
     """
 
     image_shape: tuple[int, int, int]
@@ -159,7 +161,6 @@ class ModelConfig(Settings):
     encoder: EncoderConfig | None = None
     prior: PriorConfig | None = None
     dequantizer: DequantizerConfig | None = None
-    allow_tf32: bool = False
 
     def check(self):
         if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config.checks import PATH, PATH_OR_NAME, Settings
 from tfp_vaeflow.config.model import ModelConfig
-from tfp_vaeflow.errors import UserError
 
 ALL_REDUCE = ("auto", "nccl", "hierarchical_copy", "one_device", "ring")
 
@@ -133,6 +133,8 @@ class TrainingConfig(Settings):
       mixed_precision: compute coupling networks and encoders in bfloat16; weights, the
         flow's state, log-dets and losses stay float32, and so does all of evaluation.
         Only processors and GPUs that have bfloat16 get faster.
+      allow_tf32: on a GPU, round the factors of products to 10 bits of mantissa (TF32)
+        where they are float32. It is faster, and a little less exact.
       num_steps: total number of updates.
       deterministic: on a GPU, use only operations that give the same bits every time,
         and do not choose among them by timing; on a CPU all operations give them.
@@ -160,6 +162,7 @@ class TrainingConfig(Settings):
     recompute: bool = False
     jit_compile: bool | None = None
     mixed_precision: bool = False
+    allow_tf32: bool = False
     deterministic: bool = False
     all_reduce: str = "auto"
     num_steps: int = 1000

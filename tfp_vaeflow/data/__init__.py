@@ -2,8 +2,9 @@
 
 import os
 
-from tfp_vaeflow import files
-from tfp_vaeflow.classes import NATURAL, Order
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.classes import NATURAL, Order
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig, ModelConfig
 from tfp_vaeflow.data.batches import (
     Batch,
@@ -16,7 +17,6 @@ from tfp_vaeflow.data.folder import holds_images, load_folder, load_whole_folder
 from tfp_vaeflow.data.listing import LeftOut, Pictures, find_pictures
 from tfp_vaeflow.data.named import load_digits_data, load_tfds
 from tfp_vaeflow.data.splits import Split, Splits, reading
-from tfp_vaeflow.errors import UserError
 
 __all__ = [
     "Batch",

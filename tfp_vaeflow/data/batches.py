@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import noise
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.splits import Split
-from tfp_vaeflow.errors import UserError
-from tfp_vaeflow.noise import Stream
 
 
 class Share(NamedTuple):

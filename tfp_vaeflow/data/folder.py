@@ -25,13 +25,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfp_vaeflow import files
-from tfp_vaeflow.classes import NATURAL, Order
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.classes import NATURAL, Order
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import listing
 from tfp_vaeflow.data.pictures import HEAD, format_of, from_files
 from tfp_vaeflow.data.splits import Split, Splits, carve_indices, check_sizes, encoded
-from tfp_vaeflow.errors import UserError
 
 _PARTS = ("train", "validation", "test")
 _PART_NAMES = {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import PIL
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 from tfp_vaeflow.data.pictures import FORMATS, HEAD, THREADS, decode, fault, format_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.pictures import THREADS, decode
 from tfp_vaeflow.data.splits import (
@@ -18,7 +19,6 @@ from tfp_vaeflow.data.splits import (
     from_numpy,
     in_memory,
 )
-from tfp_vaeflow.errors import UserError
 
 _DIGITS = Path(__file__).with_name("digits.npz")
 _DIGITS_SHAPE = (8, 8, 1)

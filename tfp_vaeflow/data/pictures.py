@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 from tfp_vaeflow.data.splits import LostImageError, Split, from_numpy
 
 THREADS = os.cpu_count() or 1

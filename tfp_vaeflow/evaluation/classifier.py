@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import Split, training_batches
 from tfp_vaeflow.evaluation.measure import Subject
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import Initializer
 
 _BATCH_SIZE = 64
 _WIDTHS = (32, 64, 128)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import Split
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
 from tfp_vaeflow.evaluation.measure import (
@@ -139,11 +139,11 @@ def load_network(
     try:  # on a black image, so that errors come before any measurement
         found = features(np.zeros((1, *image_shape), np.uint8))
         if found.ndim != 2 or not np.isfinite(found).all():
-            raise ValueError(f"of a black image, {found}")
+            raise ValueError(f"for a black image, it gives {found}")
     except Exception as error:  # Keras raises all kinds here too
         raise UserError(
-            f"the feature network {name} gives no vectors of features of images of "
-            f"shape {image_shape}: {_reason(error)}"
+            f"the feature network {name} does not give a vector of features per image "
+            f"of shape {image_shape}: {_reason(error)}"
         ) from error
     return FeatureNetwork(Path(name).name, features)
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from tfp_vaeflow import noise
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.data import Split, evaluation_batches
 from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.likelihood import z_gaps
@@ -22,7 +23,6 @@ from tfp_vaeflow.evaluation.measure import (
     with_error,
 )
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.noise import Stream
 
 # Burda et al., arXiv 1509.00519, section 5.2.
 ACTIVE_VARIANCE = 0.01

@@ -6,7 +6,8 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import noise
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.data import Batch, Split, evaluation_batches
 from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.measure import (
@@ -23,7 +24,6 @@ from tfp_vaeflow.model.objective import (
     bits_per_dim_terms,
     nats_per_bit_dim,
 )
-from tfp_vaeflow.noise import Stream
 
 # The replacements of z that show how much the decoder uses it.
 OTHER_CODES = ("shuffled", "prior", "zeros")

@@ -7,9 +7,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data import Split
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.evaluation import likelihood
 from tfp_vaeflow.evaluation.measure import (
     SHOWN_CLASSES,

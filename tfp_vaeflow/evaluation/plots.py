@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 _SIZE = (6.4, 3.6)
 _DPI = 100
@@ -120,7 +120,7 @@ def learning_curves(
 
     Args:
       path: where the PNG goes.
-      records: of the run, see `metrics.read`.
+      records: of the run, see `metrics_file.read`.
       names: of the values; the plot shows the part after the slash.
       y: label of the y axis.
     """

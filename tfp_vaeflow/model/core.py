@@ -3,15 +3,17 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow import compute, noise
+from tfp_vaeflow import compute
 from tfp_vaeflow.bijectors import MultiScaleFlow
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model import quantization
 from tfp_vaeflow.model.dequantizers import build_dequantizer
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.model.global_codes import Statistics, build_global_code
 from tfp_vaeflow.model.objective import Losses
-from tfp_vaeflow.noise import Initializer, Stream
+from tfp_vaeflow.networks import Initializer
 
 tfd = tfp.distributions
 

@@ -4,13 +4,13 @@ import math
 
 import tensorflow as tf
 
-from tfp_vaeflow import noise
 from tfp_vaeflow.bijectors import FlowBijector, MultiScaleFlow
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import DequantizerConfig
-from tfp_vaeflow.networks import Folding
+from tfp_vaeflow.networks import Folding, Initializer
 from tfp_vaeflow.networks.encoders import LocalEncoder, build_local_encoder
 from tfp_vaeflow.networks.resnets import outputs_of
-from tfp_vaeflow.noise import Initializer, Stream
 
 _LARGEST_U = 1 - 2.0**-24  # the largest float32 below 1
 

@@ -4,7 +4,8 @@ import abc
 
 import tensorflow as tf
 
-from tfp_vaeflow import noise
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.priors import (
     CategoricalPrior,
@@ -13,9 +14,8 @@ from tfp_vaeflow.model.priors import (
     build_prior,
     log_ratio,
 )
-from tfp_vaeflow.networks import Folding
+from tfp_vaeflow.networks import Folding, Initializer
 from tfp_vaeflow.networks.encoders import GaussianEncoder, build_gaussian_encoder
-from tfp_vaeflow.noise import Initializer, Stream
 
 # Tensors `[B, ...]` by name.
 Statistics = dict[str, tf.Tensor]

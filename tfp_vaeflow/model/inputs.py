@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tfp_vaeflow import arguments, compute
+from tfp_vaeflow import compute
+from tfp_vaeflow.common import arguments
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ModelConfig
-from tfp_vaeflow.errors import UserError
 
 
 def checked_images(config: ModelConfig, images: tf.Tensor) -> tf.Tensor:

@@ -4,10 +4,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors import GlowStep, Repeated, Sequential, StepConfig
+from tfp_vaeflow.bijectors import GlowStep, Repeated, Sequential
 from tfp_vaeflow.config import PriorConfig
-from tfp_vaeflow.networks import ACTIVATIONS, Folding, Linear
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks import ACTIVATIONS, Folding, Initializer, Linear
 
 tfd = tfp.distributions
 
@@ -159,7 +158,6 @@ def build_prior(
         return CategoricalPrior(dim, config, init)
 
     def step(number):
-        coupling = StepConfig(config.coupling())
-        return GlowStep(dim, coupling, init, name=f"prior_step{number}")
+        return GlowStep(dim, config.steps(), init, name=f"prior_step{number}")
 
     return FlowPrior(dim, Repeated(step, config.num_steps, 1, "prior_flow", init.dtype))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import noise
-from tfp_vaeflow.arguments import (
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.arguments import (
     between,
     check_at_least_one,
     check_temperature,
     grid_of,
 )
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
     batched,
@@ -240,9 +240,10 @@ class VAEFlow(VAEFlowGraphs):
 
         For codes from `encode`, it returns exactly the images that were encoded
         (quantised to the model's levels), as long as the flow computes in float32: on
-        CPUs, and on GPUs without TF32. With `ModelConfig.allow_tf32` on a GPU, and in a
-        model exported with `mixed_precision`, some pixels come back a level or more
-        off. Training in mixed precision changes nothing here.
+        CPUs, and on GPUs without TF32. While a process trains with
+        `TrainingConfig.allow_tf32` on a GPU, and in a model exported with
+        `mixed_precision`, some pixels come back a level or more off. Training in mixed
+        precision changes nothing here.
         """
         z, v = checked_codes(self.config, z, v)
         return batched(self._decode, [z, v], batch_size)
@@ -335,7 +336,7 @@ class VAEFlow(VAEFlowGraphs):
         check_posterior(self.config, "switch")
         if len(a) != len(b):
             raise UserError(
-                f"switch got {len(a)} and {len(b)} images; expected as many"
+                f"switch got {len(a)} and {len(b)} images; expected the same number"
             )
 
         def run(a, b):

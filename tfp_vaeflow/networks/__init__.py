@@ -1,4 +1,4 @@
-"""The networks inside the bijectors."""
+"""Networks: those inside the bijectors, Keras ResNets, and their initial weights."""
 
 from tfp_vaeflow.networks.base import AnyNetwork, Folding, Network
 from tfp_vaeflow.networks.conditioners import (
@@ -8,6 +8,7 @@ from tfp_vaeflow.networks.conditioners import (
     SharedProduct,
 )
 from tfp_vaeflow.networks.coupling import CouplingNetwork, make_coupling_network
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.linear import (
     ACTIVATIONS,
     STD_EPSILON,
@@ -28,6 +29,7 @@ __all__ = [
     "Folding",
     "GlobalAttention",
     "GlobalLinear",
+    "Initializer",
     "Linear",
     "LocalLinear",
     "Network",

@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from tfp_vaeflow.config import CouplingConfig
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.linear import FixedLinear, Linear
-from tfp_vaeflow.noise import Initializer
 
 
 class GlobalLinear(Linear):

@@ -12,6 +12,7 @@ from tfp_vaeflow.networks.conditioners import (
     conditioning_ndims,
     make_conditioner,
 )
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.linear import (
     ACTIVATIONS,
     FixedLinear,
@@ -19,7 +20,6 @@ from tfp_vaeflow.networks.linear import (
     WeightNormLinear,
 )
 from tfp_vaeflow.networks.norms import Norm
-from tfp_vaeflow.noise import Initializer
 
 
 class CouplingNetwork(Network):

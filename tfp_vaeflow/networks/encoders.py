@@ -6,6 +6,7 @@ import tensorflow_probability as tfp
 
 from tfp_vaeflow.config import EncoderConfig
 from tfp_vaeflow.networks import FixedLinear, WeightNormLinear
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.resnets import (
     build_global_resnet,
     build_local_resnet,
@@ -13,7 +14,6 @@ from tfp_vaeflow.networks.resnets import (
     outputs_of,
     run_resnet,
 )
-from tfp_vaeflow.noise import Initializer
 
 tfd = tfp.distributions
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks.initializer import Initializer
 
 ACTIVATIONS = {
     "elu": lambda x: compute.elu(x),

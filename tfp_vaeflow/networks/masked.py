@@ -12,13 +12,13 @@ from tfp_vaeflow.networks.conditioners import (
     conditioning_ndims,
     make_conditioner,
 )
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.linear import (
     ACTIVATIONS,
     FixedLinear,
     Linear,
     WeightNormLinear,
 )
-from tfp_vaeflow.noise import Initializer
 
 
 class RowNetwork(tf.Module):

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.noise import Initializer
+from tfp_vaeflow.networks.initializer import Initializer
 
 # Added to the variance by batch, group and instance norm.
 NORM_EPSILON = 1e-5

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tfp_vaeflow import compute
 from tfp_vaeflow.config import EncoderConfig
 from tfp_vaeflow.networks import ACTIVATIONS
+from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.norms import NORM_EPSILON, BatchNormalization
-from tfp_vaeflow.noise import Initializer
 
 # How the names of the last layers of residual blocks end.
 _END = "_end"

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 # The first bytes of a file by PyTorch before 1.6: a pickled number.
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -14,7 +14,7 @@ from tfp_vaeflow.bijectors import (
     SplitPrior,
 )
 from tfp_vaeflow.bijectors.coupling import Coupling
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.model import VAEFlow
 from tfp_vaeflow.networks import GlobalAttention, Linear, WeightNormLinear
 from tfp_vaeflow.networks.encoders import GaussianEncoder

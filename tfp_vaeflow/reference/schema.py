@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import (
     DequantizerConfig,
     EncoderConfig,
@@ -11,7 +12,6 @@ from tfp_vaeflow.config import (
     ModelConfig,
     PriorConfig,
 )
-from tfp_vaeflow.errors import UserError
 
 _REQUIRED = object()
 _NORMS = {

@@ -18,8 +18,9 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfp_vaeflow import classes, compute, files
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow import compute
+from tfp_vaeflow.common import classes, files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
 from tfp_vaeflow.serving.signatures import (

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.arguments import between, check_at_least_one
 from tfp_vaeflow.bijectors import FlowBijector
+from tfp_vaeflow.common.arguments import between, check_at_least_one
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.model.objective import bits_per_dim_terms

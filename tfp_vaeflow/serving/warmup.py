@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.serving.signatures import Signature
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 _FORM = (
     '{"cluster": {"worker": ["host:port", ...]}, '
@@ -108,13 +108,13 @@ def _of_slurm(tasks: int) -> Cluster:
     except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(
             f"the SLURM variables of this step do not fit together: {error}; start the "
-            "workers by srun, with one or more tasks a node, or set TF_CONFIG"
+            "workers by srun, with one or more tasks per node, or set TF_CONFIG"
         ) from error
     node = os.environ.get("SLURMD_NODENAME", expected)
     if node != expected:
         raise UserError(
-            f"SLURM runs task {index} on {node}, which has that of {expected} by the "
-            "order of the names; expected srun --distribution=block on nodes in "
-            "the order of their names, or TF_CONFIG"
+            f"SLURM runs task {index} on {node}; by the order of the names, expected "
+            f"{expected}: start the workers by srun --distribution=block on nodes in "
+            "the order of their names, or set TF_CONFIG"
         )
     return Cluster(addresses, index)

@@ -11,9 +11,10 @@ from types import FrameType
 
 import tensorflow as tf
 
-from tfp_vaeflow import compute, files
+from tfp_vaeflow import compute
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import Batch, Share
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.training.cluster import Cluster, find_cluster
 
 # The errors of a file system without locks: Lustre, FUSE and NFS in some set-ups.
@@ -101,7 +102,7 @@ def make_strategy(
 
 def _no_way(all_reduce: str, where: str, ways: Sequence[str]) -> UserError:
     return UserError(
-        f"TrainingConfig.all_reduce is {all_reduce!r}, which there is not {where}; "
+        f"TrainingConfig.all_reduce is {all_reduce!r}, which is not available {where}; "
         f"expected auto, {' or '.join(ways)}"
     )
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfp_vaeflow import compute, noise
+from tfp_vaeflow import compute
+from tfp_vaeflow.common import noise
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Batch
 from tfp_vaeflow.model.core import Statistics, VAEFlowCore

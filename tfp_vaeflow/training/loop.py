@@ -7,16 +7,18 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import checkpoints, compute, data, files
+from tfp_vaeflow import compute, data
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
-from tfp_vaeflow.summaries import RunWriter, StepProfile
 from tfp_vaeflow.training.devices import StopRequest, take_from_chief
 from tfp_vaeflow.training.diagnosis import first_layer_not_finite
 from tfp_vaeflow.training.progress import Progress
 from tfp_vaeflow.training.results import REMEDY, StepResult
 from tfp_vaeflow.training.step import Trainer
+from tfp_vaeflow.training.summaries import RunWriter, StepProfile
 
 _IMAGES_IN_GRIDS = 32
 _PROJECTED_IMAGES = 500

@@ -5,12 +5,13 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import compute, data, noise
+from tfp_vaeflow import compute, data
+from tfp_vaeflow.common import noise
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import ExperimentConfig
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.model.objective import Losses
-from tfp_vaeflow.noise import Stream
 from tfp_vaeflow.training.devices import check_even_share, share_of, split_over_replicas
 from tfp_vaeflow.training.gradients import loss_and_gradients
 from tfp_vaeflow.training.optimization import (
@@ -90,6 +91,8 @@ class Trainer:
             self.model = build_model(config.model, training.seed)
             if config.optimizer.ema_decay:
                 self.average = build_model(config.model, training.seed)
+            # After `build_model`, which turns it off.
+            tf.config.experimental.enable_tensor_float_32_execution(training.allow_tf32)
             self.optimizer = AdamW(config.optimizer)
             # Keras cannot make the slots of plain variables in a replicated step.
             self.optimizer.build(self.model.trainable_variables)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tfp_vaeflow import files
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 
 FILE = "classes.json"
 

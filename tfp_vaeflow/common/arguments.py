@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 
 def check_at_least_one(name: str, value: int) -> None:

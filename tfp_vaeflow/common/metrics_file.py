@@ -3,7 +3,7 @@
 import json
 import os
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 FILE_NAME = "metrics.jsonl"
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow import files, metrics
+from tfp_vaeflow.common import files, metrics_file
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.model import VAEFlow
-from tfp_vaeflow.summaries import dashboard, pictures, projector, statistics
+from tfp_vaeflow.training.summaries import dashboard, pictures, projector, statistics
 
 _IMAGES_IN_STATISTICS = 8
 
@@ -57,8 +57,8 @@ class RunWriter:
         for part, logdir in self._logdirs.items():
             with files.tensorflow_errors(logdir):
                 self._writers[part] = tf.summary.create_file_writer(logdir)
-        kept = [r for r in metrics.read(self._dir) if r["step"] <= step]
-        self._metrics = os.path.join(self._dir, metrics.FILE_NAME)
+        kept = [r for r in metrics_file.read(self._dir) if r["step"] <= step]
+        self._metrics = os.path.join(self._dir, metrics_file.FILE_NAME)
         files.write_text(self._metrics, "".join(json.dumps(r) + "\n" for r in kept))
 
     @contextmanager

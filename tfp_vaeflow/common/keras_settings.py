@@ -2,7 +2,7 @@
 
 import os
 
-from tfp_vaeflow.errors import UserError
+from tfp_vaeflow.common.errors import UserError
 
 
 def check_keras() -> None:

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorboard.plugins import projector
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.model import VAEFlow

@@ -19,14 +19,14 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ModelConfig, model_config_from_dict
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.model import VAEFlow, build_model
 
 DESCRIPTION = "model.json"
 # Of descriptions and checkpoints: a new number if older ones can no longer be read.
-FORMAT = 3
+FORMAT = 4
 _FILE = re.compile(r"step-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from testing import random_images
 from tfp_vaeflow import compute, data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.data.splits import in_memory
-from tfp_vaeflow.errors import UserError
 from tfp_vaeflow.training.cluster import Cluster, find_cluster
 from tfp_vaeflow.training.devices import locked, make_strategy, run_directory
 
@@ -134,7 +134,9 @@ def test_ways_of_adding_up(all_reduce):
 
 
 def test_ways_that_there_are_not(environment):
-    with pytest.raises(UserError, match="all_reduce is 'nccl', which there is not be"):
+    with pytest.raises(
+        UserError, match="all_reduce is 'nccl', which is not available be"
+    ):
         make_strategy("mirrored", "nccl")
     with pytest.raises(UserError, match="expected auto, hierarchical_copy or one_dev"):
         make_strategy("mirrored", "ring")

@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 SWITCH = "TFP_VAEFLOW_XLA_CACHE"
 LIMIT = 2 * 10**9  # bytes of the store
@@ -92,7 +92,7 @@ def key() -> str:
     variables = [f"{name}={os.environ.get(name)}" for name in _VARIABLES]
     for part in [*_libraries(), *_processor(), *variables]:
         result.update(part.encode(errors="replace") + b"\0")
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
         result.update(f"{name} {_checksum(path)}\0".encode())

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import tensorflow as tf
 
-from tfp_vaeflow import files
+from tfp_vaeflow.common import files
 
 
 class StepProfile:

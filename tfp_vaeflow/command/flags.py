@@ -1,0 +1,98 @@
+"""The flags that commands share, and the help about flags."""
+
+import textwrap
+
+from absl import flags
+
+from tfp_vaeflow.common import files
+
+FLAGS = flags.FLAGS
+
+
+class _PathParser(flags.ArgumentParser):
+    """A path, local or not; `~` at its start is the home directory."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument:
+            raise ValueError("expected a path")
+        return files.expand(argument)
+
+
+def define_path(
+    name: str, help_text: str, required: bool = False, default: str | None = None
+) -> None:
+    """Defines a flag that holds a path; all such flags are defined here."""
+    flags.DEFINE(_PathParser(), name, default, help_text, required=required)
+
+
+def define_paths(name: str, help_text: str) -> None:
+    """Defines a flag that holds a path and has to be given, once or several times."""
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE_multi(_PathParser(), serializer, name, None, help_text, required=True)
+
+
+def define_model_dir(help_text: str) -> None:
+    define_path("model_dir", help_text, required=True)
+
+
+def define_checkpoint() -> None:
+    flags.DEFINE_enum(
+        "checkpoint",
+        "latest",
+        ["latest", "best"],
+        "The weights to take: the last ones, or those with the fewest bits/dim of the "
+        "validation images.",
+    )
+
+
+def define_bindings() -> None:
+    flags.DEFINE_multi_string(
+        "gin_bindings",
+        [],
+        "A setting that overrides the experiment's, such as "
+        "TrainingConfig.batch_size=32; may be given several times.",
+    )
+
+
+def bindings_with(short_cuts: dict[str, str]) -> list[str]:
+    """`--gin_bindings`, followed by the bindings that other flags are short for.
+
+    Args:
+      short_cuts: flag -> the parameter that it binds.
+    """
+    values = FLAGS.flag_values_dict()
+    extra = [
+        f"{binding} = {values[flag]!r}"
+        for flag, binding in short_cuts.items()
+        if values[flag] is not None
+    ]
+    return [*values["gin_bindings"], *extra]
+
+
+def own_flags() -> list[flags.Flag]:
+    """The flags of the command, without those that absl itself defines."""
+    return [
+        flag
+        for module, members in FLAGS.flags_by_module_dict().items()
+        if not module.startswith("absl.")
+        for flag in members
+    ]
+
+
+def is_missing(flag: flags.Flag) -> bool:
+    return flag.value is None and flag.validators
+
+
+def flag_help() -> str:
+    """The command's flags, each with its meaning and default."""
+    lines = ["Flags:"]
+    for flag in sorted(own_flags(), key=lambda flag: flag.name):
+        default = "" if flag.default in (None, []) else f" (default: {flag.default})"
+        text = flag.help.split(";\n")[0]  # absl adds that it may be repeated
+        text = f"--{flag.name}: {text}{default}"
+        lines.append(
+            textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="      ")
+        )
+    return "\n".join(lines)

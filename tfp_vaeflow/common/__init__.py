@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, checks, names of classes, random draws."""
