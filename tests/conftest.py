@@ -25,16 +25,6 @@ tf.config.set_logical_device_configuration(
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-@pytest.fixture(autouse=True)
-def collective_keys():
-    """Replicas of each test meet by keys of their own.
-
-    All strategies of a process use the same keys, so a replica could meet an operation
-    that the strategy of another test has left behind.
-    """
-    tf.distribute.MirroredStrategy._collective_key_base += 10
-
-
 @pytest.fixture
 def optimized():
     """Graphs are optimised, as they are for users."""

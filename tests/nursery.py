@@ -19,6 +19,7 @@ from tensorflow.python.ops import gen_io_ops
 from testing import load_digits, tiny_experiment, tiny_model_config
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow import training
+from tfp_vaeflow.training.devices import mirrored
 
 PAUSE = 0.3
 
@@ -68,7 +69,7 @@ def main():
                 {"disable_meta_optimizer": True}
             )
             config = experiment()
-            strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+            strategy = mirrored(["CPU:0"])
             training.train(config, load_digits(config), strategy, line.strip(), "")
             os._exit(0)
         say("process", child)

@@ -379,6 +379,13 @@ def test_multiscale_variants(changes):
     assert_valid_bijector(flow, (4, 4, 1), 2, scale=0.1)
 
 
+def keep_only_the_centre(kernel):
+    """Makes a 3x3 convolution one of 1x1."""
+    centre = np.zeros((3, 3, 1, 1))
+    centre[1, 1] = 1
+    kernel.assign(kernel * centre)
+
+
 def test_a_map_is_squeezed_along():
     """Each position hears of its own features, not of those far away."""
     flow = multiscale([0, 1], [], 1, conditioning="local_linear")
@@ -386,15 +393,10 @@ def test_a_map_is_squeezed_along():
     flow = multiscale([0, 1], [], 1, conditioning="local_linear")
     randomize(flow)
     # Only the convolution of the map itself looks at neighbours, then.
-    for step in flow.levels[1][0][0]:
-        couplings = [m for m in step.members if isinstance(m, tfvb.Coupling)]
-        for coupling in couplings:
-            kernel = coupling.network.last.direction.numpy()
-            kernel[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
-            coupling.network.last.direction.assign(kernel)
-            first = coupling.network.first.kernel.numpy()
-            first[[0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
-            coupling.network.first.kernel.assign(first)
+    for module in flow.levels[1][0].steps[0].members:
+        if isinstance(module, tfvb.Coupling):
+            keep_only_the_centre(module.network.first.kernel)
+            keep_only_the_centre(module.network.last.direction)
     rng = np.random.default_rng(0)
     x = tf.constant(rng.standard_normal((1, 8, 8, 1)))
     features = rng.standard_normal((1, 8, 8, 2))
@@ -444,21 +446,21 @@ def test_channels_that_left_lie_behind_those_that_stayed_last_to_leave_first():
     """With all steps empty and couplings the identity, v only permutes x."""
     flow = multiscale([0, [0, 0], 0], [4], 1, conditioning_dim=0)
     for steps, split_prior in flow.levels[1]:
-        assert steps == []
-        size = split_prior.layers["conv1x1"].weight.shape[0]
-        split_prior.layers["conv1x1"].weight.assign(np.eye(size))
-        split_prior.layers["coupling"].network.last.gain.assign(
-            tf.zeros_like(split_prior.layers["coupling"].network.last.gain)
-        )
-        split_prior.layers["leaving"].inner.log_scale.assign(
-            tf.zeros_like(split_prior.layers["leaving"].inner.log_scale)
-        )
+        assert not steps
+        layers = split_prior.layers
+        matrix = layers["conv1x1"].weight
+        matrix.assign(np.eye(len(matrix)))
+        for weight in (
+            layers["coupling"].network.last.gain,
+            layers["leaving"].inner.log_scale,
+        ):
+            weight.assign(tf.zeros_like(weight))
     x = np.random.default_rng(0).standard_normal((1, 4, 4, 1))
     v = flow.inverse(x)
     # Of the four squeezed channels the last left first, the third second; both lie
     # at the end in order [kept, second, first], which is where they were.
     np.testing.assert_allclose(v, x, atol=1e-12)
-    first_actnorm = flow.levels[1][0][1].layers["leaving"].inner
+    first_actnorm = flow.levels[1][0].split_prior.layers["leaving"].inner
     first_actnorm.bias.assign(first_actnorm.bias + 1)
     moved = flow.inverse(tf.identity(x)) - x
     squeezed = tf.nn.space_to_depth(moved, 2)

@@ -12,6 +12,7 @@ from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import experiment
 from tfp_vaeflow.model import build_model
 from tfp_vaeflow.training import Trainer
+from tfp_vaeflow.training.devices import mirrored
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
@@ -118,7 +119,7 @@ def test_parsed_and_built(name):
 )
 def test_stepped(name):
     config = reduced(name)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    strategy = mirrored(["CPU:0"])
     trainer = Trainer(config, strategy)
     images = random_images(8, config.model.image_shape)
     classes = np.arange(8)

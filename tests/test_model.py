@@ -58,7 +58,7 @@ def test_same_seed_same_weights():
         if x.shape.rank > 1
     ]
     assert all(np.abs(x - y).max() > 0 for x, y in kernels)
-    first, second, *_ = a.flow.levels[0][0][0][0].members[2:4]
+    first, second, *_ = a.flow.levels[0][0].steps[0].members[2:4]
     same_shape = first.network.first.kernel, second.network.second.kernel
     assert np.std(same_shape[0]) > 0 and np.std(same_shape[1]) > 0
 

@@ -23,6 +23,7 @@ from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks import Initializer
 from tfp_vaeflow.serving import bundle
 from tfp_vaeflow.training import Trainer
+from tfp_vaeflow.training.devices import mirrored
 
 CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
@@ -51,7 +52,7 @@ def steps(mixed):
         training=whole.training,
     )
     split = load_digits(config).train
-    trainer = Trainer(config, tf.distribute.MirroredStrategy(["CPU:0"]))
+    trainer = Trainer(config, mirrored(["CPU:0"]))
     trainer.initialize(split)
     batches = data.training_batches(split, config.data, 48, config.training.seed, 0)
     results = []

@@ -17,6 +17,7 @@ from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import figures
 from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.serving import bundle
+from tfp_vaeflow.training.devices import mirrored
 
 numbers = itertools.count()
 
@@ -81,7 +82,7 @@ def train(steps, model_dir):
         training=dataclasses.replace(whole.training, images_every=0),
     )
     splits = load_digits(config)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    strategy = mirrored(["CPU:0"])
     return training.train(config, splits, strategy, model_dir, "config")
 
 

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-import tensorflow as tf
 
 from browser import needs_browser, start_browser
 from testing import load_digits, tiny_experiment
 from tfp_vaeflow import training
 from tfp_vaeflow.training import summaries
+from tfp_vaeflow.training.devices import mirrored
 
 pytestmark = [pytest.mark.slow, needs_browser]
 # Text, pictures and drawings on the page, in shadow roots and frames too.
@@ -42,7 +42,7 @@ def address(tmp_path_factory):
     """TensorBoard at work on a run of 40 steps."""
     model_dir = tmp_path_factory.mktemp("run")
     config = tiny_experiment()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    strategy = mirrored(["CPU:0"])
     training.train(config, load_digits(config), strategy, model_dir, "Part.field = 1")
     summaries.write_text(model_dir, "evaluation", "bits/dim 3.14", 40)
     process = subprocess.Popen(

@@ -19,6 +19,7 @@ from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.model.checkpoints import read_description, write_description
 from tfp_vaeflow.model.objective import Losses
 from tfp_vaeflow.networks.norms import BatchNormalization
+from tfp_vaeflow.training.devices import mirrored
 
 ONE = ["CPU:0"]
 TWO = ["CPU:0", "CPU:1"]
@@ -30,7 +31,7 @@ def splits():
 
 
 def train(config, splits, model_dir, devices=ONE, profile_steps=None):
-    strategy = tf.distribute.MirroredStrategy(devices)
+    strategy = mirrored(devices)
     return training.train(config, splits, strategy, model_dir, "config", profile_steps)
 
 

@@ -12,7 +12,7 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow.common import noise
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.training import Trainer, gradients, step
-from tfp_vaeflow.training.devices import make_strategy
+from tfp_vaeflow.training.devices import make_strategy, mirrored
 from tfp_vaeflow.training.diagnosis import first_layer_not_finite
 from tfp_vaeflow.training.optimization import clipping_scale, moving_average_decay
 
@@ -32,7 +32,7 @@ def splits():
 
 
 def begin(config, splits, devices):
-    run = Trainer(config, tf.distribute.MirroredStrategy(devices))
+    run = Trainer(config, mirrored(devices))
     run.initialize(splits.train)
     return run
 
@@ -174,50 +174,57 @@ def with_gradient_times(x, factor):
     return tf.identity(x), lambda upstream: (upstream * factor, None)
 
 
+def infinite_on_second_replica(is_bad):
+    """A factor: infinity on the second replica in bad steps, else 1."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    is_second = tf.cast(replica, tf.int32) == 1
+    return tf.where(is_second & is_bad, np.inf, 1.0)
+
+
+def spoil_gradient(monkeypatch, bad_step):
+    """Makes the gradient of one step infinite, but not its losses."""
+    plain = gradients.training_objective
+
+    def objective(losses, config, number):
+        factor = infinite_on_second_replica(tf.cast(number, tf.int32) == bad_step)
+        return with_gradient_times(plain(losses, config, number), factor)
+
+    monkeypatch.setattr(gradients, "training_objective", objective)
+
+
+def spoil_loss(monkeypatch, model, taken, bad_step):
+    """Makes a loss of one step infinite."""
+    plain = model.losses_given_statistics
+
+    def losses_given_statistics(*args):
+        losses = plain(*args)
+        factor = infinite_on_second_replica(tf.cast(taken, tf.int32) == bad_step)
+        return losses._replace(kl=losses.kl * factor)
+
+    monkeypatch.setattr(model, "losses_given_statistics", losses_given_statistics)
+
+
+def values_of(run):
+    """All that a step may change, but counts."""
+    weights = [*run.model.variables, *run.average.variables]
+    slots = [getattr(v, "value", v) for v in run.optimizer.variables]
+    return [np.array(tf.convert_to_tensor(v)) for v in (*weights, *slots)]
+
+
 def test_infinity_on_one_of_two_replicas(splits, monkeypatch):
     """No variable changes; it is counted, and the next step goes on.
 
     In the second step a loss is infinite, in the third the gradient of a finite one.
     """
-
-    def infinite_at(number, bad_step):
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        bad = (tf.cast(number, tf.int32) == bad_step) & (
-            tf.cast(replica, tf.int32) == 1
-        )
-        return tf.where(bad, np.inf, 1.0)
-
-    def objective(losses, config, number):
-        values = step_objective(losses, config, number)
-        return with_gradient_times(values, infinite_at(number, 2))
-
-    def losses_given_statistics(model, images, statistics, draws, training):
-        losses = given_statistics(model, images, statistics, draws, training)
-        return losses._replace(kl=losses.kl * infinite_at(run.counts.taken, 1))
-
-    step_objective = gradients.training_objective
-    given_statistics = step.VAEFlow.losses_given_statistics
-    monkeypatch.setattr(gradients, "training_objective", objective)
-    monkeypatch.setattr(
-        step.VAEFlow, "losses_given_statistics", losses_given_statistics
-    )
     config = tiny_experiment(micro_batches=1)
     run = begin(config, splits, TWO)
-
-    def values():
-        kept = [run.model, run.average, run.optimizer]
-        variables = [
-            getattr(v, "value", v) if part is run.optimizer else v
-            for part in kept
-            for v in part.variables
-        ]
-        return [np.array(tf.convert_to_tensor(v)) for v in variables]
-
+    spoil_loss(monkeypatch, run.model, run.counts.taken, bad_step=1)
+    spoil_gradient(monkeypatch, bad_step=2)
     changed, said = [], []
     for batch in batches_of(config, splits).take(4):
-        before = values()
+        before = values_of(run)
         result = run.train_step(batch)
-        after = values()
+        after = values_of(run)
         changed.append(sum((a != b).any() for a, b in zip(before, after)))
         said.append(result.what_is_not_finite())
     assert changed[1] == changed[2] == 0 and min(changed[0], changed[3]) > 100
@@ -244,7 +251,7 @@ def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypa
 
     statistics = [np.array(v) for v in run.model.variables if not v.trainable]
     assert answer().endswith("all of it is finite")
-    block = run.model.flow.levels[1][0][0][0]
+    block = run.model.flow.levels[1][0].steps[0]
     restore = poke(block.members[4].log_scale, 200.0)
     assert answer() == f"the first that is not finite is layer {block.members[4].name}"
     restore()
@@ -260,7 +267,7 @@ def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypa
         "training_objective",
         lambda losses, *_: with_gradient_times(losses.total, np.inf),
     )
-    last = run.model.flow.levels[-1][0][0][-1].members[-1]
+    last = run.model.flow.levels[-1][0].steps[-1].members[-1]
     assert (
         answer() == f"the first that is not finite is the gradient of layer {last.name}"
     )
@@ -279,7 +286,7 @@ def test_batch_norm_in_the_flow_is_not_compiled_on_several_devices(monkeypatch, 
         asked, training=dataclasses.replace(asked.training, jit_compile=None)
     )
     with pytest.raises(UserError, match="jit_compile is True with FlowConfig.norm"):
-        Trainer(asked, tf.distribute.MirroredStrategy(TWO))
+        Trainer(asked, mirrored(TWO))
     assert step._is_compiled(asked, 1) and not step._is_compiled(left, 1)
     assert not capsys.readouterr().out
     monkeypatch.setattr(compute, "has_gpu", lambda: True)
@@ -288,7 +295,7 @@ def test_batch_norm_in_the_flow_is_not_compiled_on_several_devices(monkeypatch, 
 
 
 def test_uneven_batches_are_refused():
-    strategy = tf.distribute.MirroredStrategy(TWO)
+    strategy = mirrored(TWO)
     with pytest.raises(UserError, match="TrainingConfig.batch_size is 15, which 2"):
         Trainer(tiny_experiment(batch_size=15, micro_batches=1), strategy)
     with pytest.raises(UserError, match="in 2 micro-batches each; expected a multiple"):

@@ -1,14 +1,23 @@
 """Multi-scale assembly: from a `FlowConfig` to one bijector on images."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
-from tfp_vaeflow.bijectors.steps import GlowStep, MaCowStep, SplitPrior
+from tfp_vaeflow.bijectors.steps import FlowStep, GlowStep, MaCowStep, SplitPrior
 from tfp_vaeflow.config import FlowConfig
 from tfp_vaeflow.networks import Initializer
+
+
+class Block(NamedTuple):
+    """Steps of one level, and the split prior after them, if there is one."""
+
+    steps: Sequence[FlowStep]
+    split_prior: SplitPrior | None
 
 
 class MultiScaleFlow(Sequential):
@@ -35,7 +44,7 @@ class MultiScaleFlow(Sequential):
         True
 
     Attributes:
-      levels: for each level, its list of `(steps, split prior or None)`.
+      levels: for each level, its list of `Block`s.
 
     Args:
       config: the architecture.
@@ -96,7 +105,7 @@ class MultiScaleFlow(Sequential):
             levels.append(blocks)
         super().__init__(self._assemble(levels, init, name), 3, name, init.dtype)
         self.levels = [
-            [(steps.members, split_prior) for steps, split_prior in blocks]
+            [Block(steps.members, split_prior) for steps, split_prior in blocks]
             for blocks in levels
         ]
 

@@ -51,6 +51,7 @@ _BETWEEN_DEVICES = {
     "hierarchical_copy": tf.distribute.HierarchicalCopyAllReduce,
     "one_device": tf.distribute.ReductionToOneDevice,
 }
+_KEYS = 10  # a strategy needs fewer
 _BETWEEN_MACHINES = {
     "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
     "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
@@ -93,11 +94,23 @@ def make_strategy(
         # Mirrored variables take twice as long to make.
         return tf.distribute.OneDeviceStrategy(devices[0])
     if all_reduce == "auto":
-        return tf.distribute.MirroredStrategy(devices)
+        return mirrored(devices)
     ways = [way for way in _BETWEEN_DEVICES if kind == "GPU" or way != "nccl"]
     if all_reduce not in ways:
         raise _no_way(all_reduce, f"between {kind}s of one machine", ways)
-    return tf.distribute.MirroredStrategy(devices, _BETWEEN_DEVICES[all_reduce]())
+    return mirrored(devices, _BETWEEN_DEVICES[all_reduce]())
+
+
+def mirrored(
+    devices: Sequence[str], all_reduce: tf.distribute.CrossDeviceOps | None = None
+) -> tf.distribute.MirroredStrategy:
+    """A `MirroredStrategy` whose replicas meet by keys of their own.
+
+    TensorFlow gives all strategies of a process the same keys, and remembers the shape
+    of what met by each. So a second training in the process would fail.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += _KEYS
+    return tf.distribute.MirroredStrategy(devices, all_reduce)
 
 
 def _no_way(all_reduce: str, where: str, ways: Sequence[str]) -> UserError:
