@@ -151,6 +151,78 @@ def test_a_coupling_with_a_network_of_ones_own(given):
     assert len(layer.trainable_variables) == (0 if given == "function" else 2)
 
 
+class _Layer(keras.layers.Layer):
+    """Keras layers in a Keras layer."""
+
+    def __init__(self, _, outputs):
+        super().__init__()
+        self.of_x = keras.layers.Conv2D(outputs, 1)
+        self.of_z = keras.layers.Dense(outputs)
+
+    def call(self, x, z):
+        return tf.tanh(self.of_x(x) + self.of_z(z)[:, None, None])
+
+
+def _called(inputs, outputs):
+    layer = _Layer(inputs, outputs)
+    layer(tf.zeros([1, 2, 2, inputs]), tf.zeros([1, 2]))
+    return layer
+
+
+def _two_inputs(inputs, outputs):
+    x, z = keras.Input([None, None, inputs]), keras.Input([2])
+    y = keras.layers.Conv2D(outputs, 1)(x) * keras.layers.Dense(1)(z)[:, None, None]
+    return keras.Model([x, z], y)
+
+
+class _Holder(Network):
+    """A network with a Keras layer in a list."""
+
+    is_conditioned = True
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.layers = [_called(inputs, outputs)]
+
+    def __call__(self, x, conditioning=None):
+        return self.layers[0](x, conditioning)
+
+
+@pytest.mark.parametrize("make_network", [_called, _two_inputs, _Holder])
+def test_all_weights_of_keras_layers_are_trained(make_network):
+    layer = tfvb.Coupling(4, tfvb.ChannelSplit(), tfvb.Affine(0.5), make_network)
+    x, z = tf.random.stateless_normal([3, 2, 2, 4], [0, 0]), tf.ones([3, 2])
+    flow = tfvb.Sequential([layer])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(flow.inverse(x, conditioning=z) ** 2)
+    gradients = tape.gradient(loss, flow.trainable_variables)
+    assert len(gradients) == 4 and all(np.abs(g).max() > 0 for g in gradients)
+
+
+class _LayerWithBuild(_Layer):
+    """Its `build` takes two shapes, as Keras asks of layers with two inputs."""
+
+    def build(self, x_shape, z_shape):
+        self.of_x.build(x_shape)
+        self.of_z.build(z_shape)
+
+
+@pytest.mark.parametrize("make_network", [_Layer, _LayerWithBuild])
+def test_keras_layers_that_are_not_built_are_refused(make_network):
+    """Their weights would be missing from the flow's variables."""
+    with pytest.raises(UserError, match="layer.* is not built, .*call the network"):
+        tfvb.Coupling(4, tfvb.ChannelSplit(), tfvb.Affine(), make_network)
+
+
+def test_a_coupling_names_wrong_channels():
+    split = tfvb.ChannelSplit()
+    layer = tfvb.Coupling(4, split, tfvb.Affine(), lambda *_: lambda x: x)
+    with pytest.raises(ValueError, match="coupling: x has 5 channels; expected 4"):
+        layer.inverse(tf.zeros([1, 2, 2, 5]))
+    with pytest.raises(ValueError, match="output of the network has 2 .* expected 4"):
+        layer.inverse(tf.zeros([1, 2, 2, 4]))
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_networks_of_ones_own_share_no_graph(recompute):
     """Nothing says that two of them compute the same."""
@@ -449,7 +521,7 @@ def test_channels_that_left_lie_behind_those_that_stayed_last_to_leave_first():
         assert not steps
         layers = split_prior.layers
         matrix = layers["conv1x1"].weight
-        matrix.assign(np.eye(len(matrix)))
+        matrix.assign(np.eye(matrix.shape[0]))
         for weight in (
             layers["coupling"].network.last.gain,
             layers["leaving"].inner.log_scale,
@@ -466,6 +538,24 @@ def test_channels_that_left_lie_behind_those_that_stayed_last_to_leave_first():
     squeezed = tf.nn.space_to_depth(moved, 2)
     np.testing.assert_allclose(squeezed[..., 3], 1.0, atol=1e-12)
     np.testing.assert_allclose(squeezed[..., :3], 0.0, atol=1e-12)
+
+
+def test_shares_of_positions():
+    """Each element of v is shared by the pixels of the block that it belongs to."""
+    flow = multiscale([0, [1], 1], [4], 1, conditioning_dim=0)
+    elements = np.eye(64).reshape(64, 8, 8, 1)
+    shares = np.asarray(flow.position_shares(tf.constant(elements)))
+    np.testing.assert_allclose(shares.sum((1, 2)), 1)
+    sizes = []
+    for element, share in zip(elements[..., 0], shares):
+        rows, columns = np.nonzero(share)
+        size = rows.max() - rows.min() + 1
+        assert len(rows) == size**2 and size == columns.max() - columns.min() + 1
+        np.testing.assert_allclose(share[share > 0], 1 / size**2)
+        assert (share[element > 0] > 0).all() and rows.min() % size == 0
+        sizes.append(size)
+    # A quarter of the channels leave at half the resolution.
+    assert sizes.count(2) == 16 and sizes.count(4) == 48
 
 
 def test_initialisation_normalises_and_makes_couplings_the_identity():

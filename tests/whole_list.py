@@ -49,6 +49,18 @@ def check_codes_and_samples(model: vf.VAEFlow, images, labels=None) -> None:
     assert all(len(np.unique(sample)) > 1 for sample in samples)
 
 
+def maps_of(model: vf.VAEFlow, losses: vf.Losses, images, labels=None):
+    """`likelihood_map`, after a check of both maps' sums."""
+    drawn = {"num_samples": SAMPLES, "seed": SEED, "labels": labels}
+    maps = model.likelihood_map(images, **drawn)
+    sums = np.sum(maps, (1, 2), np.float64)
+    np.testing.assert_allclose(sums, -losses.generation, rtol=1e-4)
+    of_u = model.dequantization_map(images, **drawn)
+    sums = np.sum(of_u, (1, 2), np.float64)
+    np.testing.assert_allclose(sums, losses.dequantization, rtol=1e-4, atol=1e-4)
+    return maps
+
+
 def check(config: cfg.ExperimentConfig, directory: Path) -> None:
     """The whole list: train, save, load, every method, export, and the client.
 
@@ -71,8 +83,9 @@ def check(config: cfg.ExperimentConfig, directory: Path) -> None:
     np.testing.assert_array_equal(score["total"], model.bits_per_dim(losses))
     variational = config.model.dequantizer is not None
     assert (np.abs(losses.dequantization) > 0).all() == variational
+    maps = maps_of(model, losses, images, labels)
     check_codes_and_samples(model, images, labels)
-    _check_served(model, images, labels, score, directory / "served")
+    _check_served(model, images, labels, score, maps, directory / "served")
 
 
 def _train(trainer: Trainer, split) -> None:
@@ -91,7 +104,7 @@ def _train(trainer: Trainer, split) -> None:
         assert (variable.numpy() != old).any(), variable.name
 
 
-def _check_served(model, images, labels, score, directory) -> None:
+def _check_served(model, images, labels, score, maps, directory) -> None:
     """Exports a model, which is folded by that; the client gives the same answers."""
     n_bins, with_switch = model.config.n_bins, model.config.has_posterior
 
@@ -124,6 +137,9 @@ def _check_served(model, images, labels, score, directory) -> None:
     assert set(served) == set(score)
     for name, value in score.items():
         np.testing.assert_allclose(served[name], value, err_msg=name, **close)
+    served = remote.likelihood_map(images, SEED, labels)
+    np.testing.assert_allclose(np.sum(served, (1, 2)), np.sum(maps, (1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(served, maps, rtol=1e-3, atol=1e-3)
     # The client refuses what is not finite.
     for ours, theirs in zip(made_by(remote), expected, strict=True):
         _assert_same_pixels(ours, theirs, n_bins)

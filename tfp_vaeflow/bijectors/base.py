@@ -32,7 +32,8 @@ class FlowBijector(tfb.Bijector, abc.ABC):
     TFP's own methods (`forward`, `inverse`, `*_log_det_jacobian`) take any leading
     dimensions, and `conditioning` must broadcast to them. These methods cache the
     log-det with its value, so `tfd.TransformedDistribution.log_prob` runs each network
-    once.
+    once. They cache values, too: `forward(inverse(x))` is x without any computation,
+    but `forward(tf.identity(inverse(x)))` is computed.
 
     Args:
       event_ndims: 3 for images `[H, W, C]`, 1 for vectors `[D]`.
@@ -76,6 +77,20 @@ class FlowBijector(tfb.Bijector, abc.ABC):
         """Data -> code: `(v, log |det dv/dx|)`, shapes `[B, *event]` and `[B]`."""
         v, log_det_map = self.inverse_and_log_det_map(x, conditioning)
         return v, total_log_det(log_det_map, x)
+
+    def position_shares(self, values: tf.Tensor) -> tf.Tensor:
+        """The share of each position of x in a sum over the elements of v.
+
+        Where the flow works at a lower resolution, the pixels of a block have equal
+        shares in the sum over the block.
+
+        Args:
+          values: one per element of v, `[B, H, W, C]`, such as its log density.
+
+        Returns:
+          `[B, H, W]`.
+        """
+        return tf.reduce_sum(values, -1)
 
     def initialize(
         self, x: tf.Tensor, conditioning: tf.Tensor | None = None

@@ -106,6 +106,11 @@ class OnChannels(FlowBijector):
     def inverse_and_log_det_map(self, x, conditioning=None):
         return self._run(self.inner.inverse_and_log_det_map, x, conditioning)
 
+    def position_shares(self, values):
+        before, part, after = self._split(values)
+        others = tf.reduce_sum(before, -1) + tf.reduce_sum(after, -1)
+        return self.inner.position_shares(part) + others
+
     def initialize_on(self, values, conditioning):
         parts = []
         for number, value in enumerate(values):

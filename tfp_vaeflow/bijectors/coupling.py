@@ -10,7 +10,13 @@ from tfp_vaeflow.bijectors.elementwise import Transform, make_transform
 from tfp_vaeflow.bijectors.parametrized import Parametrized
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import CouplingConfig
-from tfp_vaeflow.networks import AnyNetwork, Initializer, Network, make_coupling_network
+from tfp_vaeflow.networks import (
+    AnyNetwork,
+    Initializer,
+    Network,
+    make_coupling_network,
+    unseen_keras_variables,
+)
 
 
 class Coupling(Parametrized):
@@ -23,10 +29,13 @@ class Coupling(Parametrized):
         inverse log-det:  sum over b of the transform's log-derivative
 
     Data-dependent initialisation makes the network's output 0 if it can, so that
-    training starts from the identity. A `Network` may implement this; other networks
-    keep their initial weights.
+    training starts from the identity. A `Network` can, if it implements
+    `initialize_to_zero`. Other networks keep their initial weights: give them a last
+    layer of zeros (in Keras, `kernel_initializer="zeros"`), because with large random
+    parameters `forward` may overflow.
 
-    Shapes: `[B, H, W, C]` (or `[B, C]`); the network decides that of the conditioning.
+    Shapes: `[B, H, W, C]` (or `[B, C]`); the conditioning is a vector `[B, D]`, or what
+    a `Network` declares.
 
     Example, with a custom network:
 
@@ -53,14 +62,20 @@ class Coupling(Parametrized):
       channels: C.
       split: chooses the channels that condition.
       transform: the elementwise transform.
-      make_network: (in_channels, out_channels) -> a `Network`; or a Keras layer, a
-        `tf.Module` or a function, see `AnyNetwork`.
+      make_network: a function of (in_channels, out_channels), called once; a class
+        will do. It returns a `tfp_vaeflow.networks.Network`, or else a Keras layer, a
+        `tf.Module` or a function, which are called with x and, where there is one, the
+        conditioning (see `tfp_vaeflow.networks.AnyNetwork`). `in_channels` is the
+        number of channels that condition. `out_channels` is the number of transformed
+        channels times the parameters of the transform, which come one block of channels
+        after another: for `Affine`, first all shifts, then all s.
       event_ndims: 3 for images, 1 for vectors.
       name: names the layer.
       dtype: of inputs.
 
     Raises:
-      UserError: if there are too few channels to split in two.
+      UserError: if there are too few channels to split in two, or a Keras layer of the
+        network is not built.
     """
 
     def __init__(
@@ -84,18 +99,29 @@ class Coupling(Parametrized):
         if not isinstance(network, Network):
             network = AnyNetwork(network, (*[None] * event_ndims, inputs))
         super().__init__(transform, network, event_ndims, name, dtype)
+        self._keras_variables = unseen_keras_variables(network)
         self._channels = channels
         self._split = split
 
     def _run(self, apply, value, conditioning):
         """Either direction: `apply` is `forward_by` or `inverse_by`."""
         self.check_conditioning(conditioning)
+        self._check_channels("x", value, self._channels)
         part_a, part_b = self._split.split(value)
         call = type(self.network).__call__  # unbound: shared by the whole class
         params = compute.shared(self.network, call, part_a, conditioning)
+        expected = self.transform.num_parameters * part_b.shape[-1]
+        self._check_channels("the output of the network", params, expected)
         part_b, log_derivative = apply(part_b, params)
         log_det_map = tf.reduce_sum(log_derivative, axis=-1)
         return self._split.join(part_a, part_b), log_det_map
+
+    def _check_channels(self, what, value, expected):
+        if value.shape[-1] != expected:
+            raise ValueError(
+                f"{self.name}: {what} has {value.shape[-1]} channels; expected "
+                f"{expected}"
+            )
 
     def forward_and_log_det_map(self, v, conditioning=None):
         return self._run(self.forward_by, v, conditioning)

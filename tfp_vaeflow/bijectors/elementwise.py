@@ -74,7 +74,8 @@ class Affine:
         True
 
     Attributes:
-      alpha: range of the scale, in (0, 1].
+      alpha: in (0, 1]; the scale lies between 1 - alpha and 1 + alpha. With 1 it can
+        come close to 0, and the inverse transform then overflows.
     """
 
     alpha: float = 1.0

@@ -117,6 +117,12 @@ class Sequential(FlowBijector):
             maps.append(log_det_map)
         return value, added(maps, self.dtype)
 
+    def position_shares(self, values):
+        # The last member gives v; those before it keep the positions of x.
+        if not self.members:
+            return super().position_shares(values)
+        return self.members[-1].position_shares(values)
+
     def initialize_on(self, values, conditioning):
         for member in self.members:
             member.initialize_on(values, conditioning)

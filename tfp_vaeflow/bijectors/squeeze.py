@@ -49,6 +49,9 @@ class Squeezed(FlowBijector):
     def inverse_and_log_det_map(self, x, conditioning=None):
         return self._run(self.inner.inverse_and_log_det_map, x, conditioning)
 
+    def position_shares(self, values):
+        return _spread(self.inner.position_shares(tf.nn.space_to_depth(values, 2)))
+
     def initialize_on(self, values, conditioning):
         replace(values, lambda x: tf.nn.space_to_depth(x, 2))
         self.inner.initialize_on(values, list(map(self._squeezed, conditioning)))

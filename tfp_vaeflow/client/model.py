@@ -185,6 +185,21 @@ class Client:
         )
         return {name: value for name, value in found.items() if name != "is_finite"}
 
+    def likelihood_map(
+        self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """The share of each pixel in log p(x | z), in nats, `[B, H, W]`.
+
+        The number of samples per image was fixed when the model was exported.
+        """
+        images = self._images(images)
+        return self._run(
+            "likelihood_map",
+            image=images,
+            seed=self._seeds(seed, len(images)),
+            **self._labels(labels, len(images)),
+        )["likelihood_map"]
+
     def switch(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`."""
         found = self._run("switch", image_a=self._images(a), image_b=self._images(b))

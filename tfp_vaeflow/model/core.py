@@ -107,11 +107,11 @@ class VAEFlowCore(tf.Module):
           Nats, each term `[B]`.
         """
         with compute.using(training=training):
-            x, log_density = self.dequantized(images, statistics, draws)
+            x, log_density_map = self.dequantized(images, statistics, draws)
             z = self.global_code.sample(statistics, draws.posterior)
             kl = self.global_code.kl(statistics, z)
             generation = -tf.reduce_mean(self.log_prob(x, z), axis=1)
-            return Losses(generation, kl, tf.reduce_mean(log_density, axis=1))
+            return Losses(generation, kl, tf.reduce_mean(_total(log_density_map), 1))
 
     def losses_given_noise(
         self,
@@ -154,7 +154,8 @@ class VAEFlowCore(tf.Module):
         Reference: Burda et al., arXiv 1509.00519, equation 8.
         """
         statistics = self.statistics(images, labels=labels)
-        x, log_density = self.dequantized(images, statistics, draws)
+        x, log_density_map = self.dequantized(images, statistics, draws)
+        log_density = _total(log_density_map)
         z = self.global_code.sample(statistics, draws.posterior)
         kl = self.global_code.log_ratio(statistics, z) + tf.zeros_like(log_density)
         return Losses(-self.log_prob(x, z), kl, log_density)
@@ -170,11 +171,12 @@ class VAEFlowCore(tf.Module):
           draws: noise for K samples per image.
 
         Returns:
-          x `[B, K, H, W, C]`, and `log q(u | x)` `[B, K]`.
+          x `[B, K, H, W, C]`, and the map of `log q(u | x)`, the share of each
+          position, `[B, K, H, W]`.
         """
         levels = quantization.to_levels(images, self.config.n_bins)[:, tf.newaxis]
-        u, log_density = self.dequantizer.sample(statistics, draws.dequantization)
-        return quantization.dequantize(levels, u, self.config.n_bins), log_density
+        u, log_density_map = self.dequantizer.sample(statistics, draws.dequantization)
+        return quantization.dequantize(levels, u, self.config.n_bins), log_density_map
 
     def log_prob(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
         """`log p(x | z)` in nats, `[B, K]`.
@@ -183,16 +185,54 @@ class VAEFlowCore(tf.Module):
           x: `[B, K, H, W, C]`.
           z: `[B, K, D]`, or `[B, 1, D]` for the same z K times; None without z.
         """
-        # One batch dimension, whose size is known: the K samples of an image are
-        # neighbours.
-        flat_x = tf.reshape(x, [-1, *self.config.image_shape])
-        kwargs = {}
-        if z is not None:
-            dim = self.config.latent_dim
-            z = tf.broadcast_to(z, [*tf.unstack(tf.shape(x)[:2]), dim])
-            kwargs["conditioning"] = tf.reshape(z, [-1, dim])
-        log_prob = self.decoder.log_prob(flat_x, bijector_kwargs=kwargs)
+        x_rows, z_rows = self._rows(x, z)
+        kwargs = {} if z is None else {"conditioning": z_rows}
+        log_prob = self.decoder.log_prob(x_rows, bijector_kwargs=kwargs)
         return tf.reshape(log_prob, tf.shape(x)[:2])
+
+    def _rows(self, x, z):
+        """x and z with one batch dimension: the K samples of an image in turn."""
+        x_rows = tf.reshape(x, [-1, *self.config.image_shape])
+        if z is None:
+            return x_rows, None
+        dim = self.config.latent_dim
+        z = tf.broadcast_to(z, [*tf.unstack(tf.shape(x)[:2]), dim])
+        return x_rows, tf.reshape(z, [-1, dim])
+
+    def log_prob_map(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
+        """The share of each position in `log p(x | z)`, in nats, `[B, K, H, W]`.
+
+            log p(x | z) = sum over positions of
+                           share of log N(v; 0, I) + sum over layers of log-det maps
+
+        Where the flow works at a lower resolution, the pixels of a block have equal
+        shares.
+
+        Args:
+          x, z: see `log_prob`.
+        """
+        v, log_det_map = self.flow.inverse_and_log_det_map(*self._rows(x, z))
+        base = self.flow.position_shares(tfd.Normal(0.0, 1.0).log_prob(v))
+        return tf.reshape(base + log_det_map, tf.shape(x)[:4])
+
+    def maps_given_noise(
+        self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The maps of `log p(x | z)` and of `log q(u | x)`, means over the K samples.
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          draws: noise for K samples per image.
+          labels: `[B]`; for class-conditional models, ignored by others.
+
+        Returns:
+          Nats, each `[B, H, W]`.
+        """
+        statistics = self.statistics(images, labels=labels)
+        x, log_density_map = self.dequantized(images, statistics, draws)
+        z = self.global_code.sample(statistics, draws.posterior)
+        maps = self.log_prob_map(x, z), log_density_map
+        return tuple(tf.reduce_mean(one, axis=1) for one in maps)
 
     def log_prob_of_images(
         self, images: tf.Tensor, z: tf.Tensor, draws: LossNoise
@@ -343,6 +383,11 @@ class VAEFlowCore(tf.Module):
         used = [v for part in parts for v in part.statistics_variables()]
         known = {variable.ref() for variable in used}
         return used, [v for v in self.trainable_variables if v.ref() not in known]
+
+
+def _total(log_density_map: tf.Tensor) -> tf.Tensor:
+    """A map `[B, K, H, W]` summed over the positions, `[B, K]`."""
+    return tf.reduce_sum(log_density_map, [2, 3])
 
 
 def first_sample(samples: tf.Tensor | None) -> tf.Tensor | None:

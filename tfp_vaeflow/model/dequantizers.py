@@ -37,8 +37,8 @@ class UniformDequantizer(tf.Module):
     def sample(
         self, statistics: dict[str, tf.Tensor], drawn: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Drawn noise `[B, K, H, W, C]` -> `(u, log q(u | x))`, the latter `[B, K]`."""
-        return drawn, tf.zeros(tf.shape(drawn)[:2], drawn.dtype)
+        """Drawn noise `[B, K, H, W, C]` -> u, and the map of `log q(u | x) = 0`."""
+        return drawn, tf.zeros(tf.shape(drawn)[:4], drawn.dtype)
 
     def initialize(self, x: list[tf.Tensor], drawn: list[tf.Tensor]) -> None:
         """Nothing to initialise."""
@@ -99,18 +99,19 @@ class FlowDequantizer(tf.Module):
           drawn: standard normal `[B, K, H, W, C]`.
 
         Returns:
-          u in (0, 1), of `drawn`'s shape, and `log q(u | x)` `[B, K]`.
+          u in (0, 1), of `drawn`'s shape, and the map of `log q(u | x)`, the share of
+          each position, `[B, K, H, W]`.
         """
         shape = tf.shape(drawn)
         eps = tf.reshape(drawn, tf.concat([[-1], shape[2:]], 0))
         # The flow takes one batch dimension; the K samples of an image are neighbours.
         local = tf.repeat(statistics["local"], shape[1], axis=0)
-        y, log_det = self.flow.inverse_and_log_det(eps, local)
+        y, log_det_map = self.flow.inverse_and_log_det_map(eps, local)
         log_normal = -(eps**2 + math.log(2 * math.pi)) / 2
         log_slope = tf.math.log_sigmoid(y) + tf.math.log_sigmoid(-y)
-        log_density = tf.reduce_sum(log_normal - log_slope, [1, 2, 3]) - log_det
+        log_density_map = tf.reduce_sum(log_normal - log_slope, -1) - log_det_map
         u = tf.minimum(tf.sigmoid(y), _LARGEST_U)
-        return tf.reshape(u, shape), tf.reshape(log_density, shape[:2])
+        return tf.reshape(u, shape), tf.reshape(log_density_map, shape[:4])
 
     def initialize(self, x: list[tf.Tensor], drawn: list[tf.Tensor]) -> None:
         """Data-dependent initialisation on batches of images, and noise for them.

@@ -9,6 +9,8 @@ from tfp_vaeflow.common import arguments
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ModelConfig
 
+DEFAULT_BATCH_SIZE = 256
+
 
 def checked_images(config: ModelConfig, images: tf.Tensor) -> tf.Tensor:
     """uint8 images `[B, H, W, C]`, one or more.

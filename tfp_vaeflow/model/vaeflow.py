@@ -14,8 +14,8 @@ from tfp_vaeflow.common.arguments import (
     grid_of,
 )
 from tfp_vaeflow.common.errors import UserError
-from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
+    DEFAULT_BATCH_SIZE,
     batched,
     check_posterior,
     checked_codes,
@@ -24,13 +24,12 @@ from tfp_vaeflow.model.inputs import (
     in_batches,
     with_labels,
 )
-from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
+from tfp_vaeflow.model.likelihoods import VAEFlowLikelihoods
 
-DEFAULT_BATCH_SIZE = 256
 _LARGEST_U = 0.999  # above it, float32 may round a pixel into the next bin
 
 
-class VAEFlow(VAEFlowGraphs):
+class VAEFlow(VAEFlowLikelihoods):
     """A VAE whose decoder is an invertible flow.
 
         z ~ p(z),  v ~ N(0, I),  x = flow(v; z)                      (generation)
@@ -107,54 +106,6 @@ class VAEFlow(VAEFlowGraphs):
             batches.append(batch)
             draws.append(drawn)
         self.initialize_given_noise(batches, draws, labels)
-
-    # Losses.
-
-    def losses(
-        self,
-        images: tf.Tensor,
-        num_samples: int = 1,
-        seed: int = 0,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        labels: tf.Tensor | None = None,
-    ) -> Losses:
-        """The terms of the negative ELBO, per example.
-
-        Args:
-          images: uint8 `[B, H, W, C]`.
-          num_samples: K samples of (z, u) per image.
-          seed: of the noise; the noise of an image depends on its position.
-          batch_size: images at a time.
-          labels: of the images, `[B]`; for a class-conditional model.
-
-        Returns:
-          Nats, each term `[B]`.
-        """
-        check_at_least_one("num_samples", num_samples)
-        images = checked_images(self.config, images)
-        seed = noise.as_seed(seed)
-
-        def batch_losses(first, batch, *labels):
-            return self._losses(batch, seed, first, num_samples, *labels)
-
-        inputs = with_labels(self.config, images, labels)
-        return Losses(*batched(batch_losses, inputs, batch_size, position=True))
-
-    def bits_per_dim(self, losses: Losses) -> tf.Tensor:
-        """bits/dim of each example, of the losses' shape; see `objective`."""
-        return bits_per_dim_terms(losses, self.config)["total"]
-
-    def score(
-        self,
-        images: tf.Tensor,
-        num_samples: int = 1,
-        seed: int = 0,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        labels: tf.Tensor | None = None,
-    ) -> dict[str, tf.Tensor]:
-        """bits/dim of each image: `total` and its terms, each `[B]`; see `losses`."""
-        losses = self.losses(images, num_samples, seed, batch_size, labels)
-        return bits_per_dim_terms(losses, self.config)
 
     # Codes.
 

@@ -1,6 +1,11 @@
 """Networks: those inside the bijectors, Keras ResNets, and their initial weights."""
 
-from tfp_vaeflow.networks.base import AnyNetwork, Folding, Network
+from tfp_vaeflow.networks.base import (
+    AnyNetwork,
+    Folding,
+    Network,
+    unseen_keras_variables,
+)
 from tfp_vaeflow.networks.conditioners import (
     GlobalAttention,
     GlobalLinear,
@@ -40,4 +45,5 @@ __all__ = [
     "make_coupling_network",
     "make_row_network",
     "mean_and_std",
+    "unseen_keras_variables",
 ]

@@ -1,12 +1,14 @@
 """What a transform asks of the network that outputs its parameters."""
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.networks.conditioners import Conditioner, GlobalLinear, SharedProduct
 
 
@@ -34,9 +36,9 @@ class Folding:
 class Network(tf.Module, abc.ABC):
     """Outputs the parameters of a transform, given x and a conditioning.
 
-    A subclass has to implement `__call__`. Its variables are `tf.Variable`s, Keras'
-    layers or modules. Where all variables are `compute.Weight`s, networks that are
-    built alike share a graph, which takes less time to build.
+    A subclass has to implement `__call__`. Its attributes may be `tf.Variable`s,
+    modules and Keras layers that are built. Where all variables are `compute.Weight`s,
+    networks that are built alike share a graph, which takes less time to build.
 
     Attributes:
       is_conditioned: whether it needs a conditioning; None if it works with and
@@ -69,14 +71,19 @@ class Network(tf.Module, abc.ABC):
 class AnyNetwork(Network):
     """A Keras layer or model, a `tf.Module` or a plain function as a network.
 
-    Variables are found in a Keras layer or a `tf.Module`, not in what a function closes
-    over. A Keras layer is called without `training=`. For a map as conditioning,
-    subclass `Network`.
+    The variables of a Keras layer and of a `tf.Module` are trained, also those of Keras
+    layers that the module holds; the variables that a function closes over are not. A
+    Keras layer is called without `training=`. If the conditioning is a map, subclass
+    `Network`.
 
     Args:
       function: `[B, (H, W,) in_channels]` -> `[B, (H, W,) out_channels]`. It is called
-        with x and, if there is one, the conditioning.
-      input_shape: of x, to build a Keras layer that is not built yet.
+        as `function(x)`, or as `function(x, conditioning)` where there is one. A
+        functional Keras model with two inputs gets them as a list.
+      input_shape: of x. A Keras layer that is not built is built for it.
+
+    Raises:
+      UserError: if variables of a Keras layer do not exist yet.
     """
 
     def __init__(
@@ -87,13 +94,35 @@ class AnyNetwork(Network):
         super().__init__()
         self.is_conditioned = None
         self._function = function
-        if isinstance(function, keras.Layer):
-            if not function.built:
+        if isinstance(function, keras.Layer) and not function.built:
+            with contextlib.suppress(TypeError):  # it takes the shape of z, too
                 function.build(input_shape)
-            # tf.Module does not look into Keras models for variables.
-            self._keras_variables = [v.value for v in function.variables]
+        self._takes_list = len(getattr(function, "inputs", None) or ()) == 2
 
     def __call__(self, x, conditioning=None):
         if conditioning is None:
             return self._function(x)
+        if self._takes_list:
+            return self._function([x, conditioning])
         return self._function(x, conditioning)
+
+
+def unseen_keras_variables(network: Network) -> list[tf.Variable]:
+    """The variables of a network's Keras layers, which `tf.Module` does not find.
+
+    Raises:
+      UserError: if a layer is not built, so that its variables do not exist yet.
+    """
+    layers = network._flatten(predicate=lambda value: isinstance(value, keras.Layer))
+    seen = {variable.ref() for variable in network.variables}
+    found = []
+    for layer in layers:
+        missing = [part for part in layer._flatten_layers() if not part.built]
+        if missing:
+            raise UserError(
+                f"the Keras layer {missing[0].name!r} of a network is not built, so "
+                "its weights would not be trained; call the network once, on zeros of "
+                "the shapes of x and the conditioning, before make_network returns it"
+            )
+        found += [v.value for v in layer.variables if v.value.ref() not in seen]
+    return found

@@ -63,6 +63,8 @@ _MEANINGS = {
     "generation": "bits/dim of x given z",
     "kl": "bits/dim of z",
     "dequantization": "bits/dim of u",
+    "likelihood_map": "the share of each pixel in log p(x | z), in nats",
+    "dequantization_map": "the share of each pixel in log q(u | x), in nats",
     "is_finite": "false where an input or a result of the row was NaN, infinite or out "
     "of range; it was then replaced by the nearest allowed value, NaN by 0",
 }

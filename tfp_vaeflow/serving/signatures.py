@@ -65,6 +65,7 @@ class _TracedFlow(FlowBijector):
 
             return compute.compiled_in_parts(run, specs, sizes)
 
+        self.position_shares = flow.position_shares
         self._forward_function = traced(flow.forward_and_log_det_map)
         self._inverse_function = traced(flow.inverse_and_log_det_map)
 
@@ -144,6 +145,11 @@ class Signatures:
                 "bits/dim of an image, and its terms.",
             ),
         }
+        found["likelihood_map"] = Signature(
+            self.likelihood_map,
+            [image(), seed, *label],
+            "The share of each pixel of an image in log p(x | z).",
+        )
         if config.has_posterior:
             pair = [image("image_a"), image("image_b")]
             found["interpolate"] = Signature(
@@ -205,6 +211,19 @@ class Signatures:
         )
         terms = bits_per_dim_terms(losses, self._config)
         outputs = {name: checks.finite(term) for name, term in terms.items()}
+        return {**outputs, "is_finite": checks.is_finite}
+
+    def likelihood_map(self, image, seed, label=None):
+        checks = Checks(_named(image=image, seed=seed, label=label))
+        maps = self._model.maps_given_noise(
+            image,
+            self._loss_noise(seed, self._num_samples),
+            labels=self._known(label, checks),
+        )
+        names = ["likelihood_map"]
+        if self._config.dequantizer is not None:
+            names.append("dequantization_map")
+        outputs = {name: checks.finite(one) for name, one in zip(names, maps)}
         return {**outputs, "is_finite": checks.is_finite}
 
     def interpolate(self, image_a, image_b, alpha, beta):
