@@ -1,7 +1,9 @@
 """Measures on models whose answer is known."""
 
 import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow import data
+from tfp_vaeflow import data, evaluation
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import figures, likelihood, page, probes, report, samples
 from tfp_vaeflow.evaluation.measure import Drawing
+from tfp_vaeflow.evaluation.measures import MEASURES
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,9 @@ def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
     markdown = page.markdown(result, "Title", captions)
     assert "![Distance of samples from real images](temperature.png)" in markdown
     assert f"| bits/dim | {result['bits_per_dim']:.4f} ±" in markdown
+    for measure in MEASURES[1:]:  # an earlier version's evaluation may lack one
+        old = {k: result[k] for k in set(result) - set(measure.result.__annotations__)}
+        assert "50 of 50" in page.table(old)
     if has_z:
         return
     zeros = [
@@ -199,3 +205,10 @@ def test_other_data_that_is_none(splits):
     settings = cfg.EvaluationConfig(other_data="nowhere")
     with pytest.raises(UserError, match="EvaluationConfig.other_data is 'nowhere'"):
         report.evaluate(digits_model(), splits, "test", settings)
+
+
+def test_every_measure_is_listed():
+    names = {path.stem for path in Path(evaluation.__path__[0]).glob("*.py")}
+    modules = [importlib.import_module(f"tfp_vaeflow.evaluation.{n}") for n in names]
+    found = [module.MEASURE for module in modules if hasattr(module, "MEASURE")]
+    assert set(found) == set(MEASURES) and len(found) == len(MEASURES) > 5

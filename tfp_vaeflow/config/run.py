@@ -204,8 +204,8 @@ class EvaluationConfig(Settings):
       switch_pairs: number of switches in the decoupling score.
       generated_images: number of images sampled at each temperature, and largest number
         of real images that they are compared with.
-      temperature: of the samples that a classifier looks at.
-      temperatures: of the samples that are compared with real images.
+      temperature: of the samples in measures that take one temperature.
+      temperatures: of the samples that FID and KID compare with real images.
       feature_network: network whose features FID and KID compare: `inception` (Keras'
         InceptionV3, ImageNet weights), or the path of a Keras file or SavedModel; None
         for the small classifier.

@@ -85,7 +85,7 @@ def _run(subject: Subject) -> ByClass:
 
 
 def _sections(result: dict) -> Iterator[Section]:
-    found = result.get("by_class") or []
+    found = result["by_class"] or []
     rows, note = [], ""
     for row in sorted(found, key=lambda row: row["in_training"])[:SHOWN_CLASSES]:
         images = (

@@ -141,12 +141,12 @@ class Measure(NamedTuple):
     """One measure: its keys in an evaluation, how to compute and how to show them.
 
     Attributes:
-      name: the key of the measure in `notes`.
+      name: the key of the reason, in `notes`, where there was nothing to measure.
       result: a `TypedDict` of the measure's own keys in `evaluation.json`. They are
         None where it was not measured.
       run: measures; raises `NotMeasuredError` where there is nothing to measure.
-      sections: takes a whole evaluation, gives the sections of this measure. Older
-        evaluations may lack keys.
+      sections: takes a whole evaluation, gives the sections of this measure. Keys may
+        be None.
       figures: draws PNG files; gives captions by file name.
       check: raises a `UserError` if the measure's settings are wrong; called before
         anything is measured.

@@ -13,7 +13,13 @@ def folder(result: dict) -> str:
 
 
 def sections(result: dict) -> list[Section]:
-    """The parts of an evaluation (see `report.evaluate`), in the order to read them."""
+    """The parts of an evaluation (see `report.evaluate`), in the order to read them.
+
+    An evaluation of an earlier version may lack the keys of newer measures: these were
+    not measured then.
+    """
+    keys = [key for measure in MEASURES for key in measure.result.__annotations__]
+    result = {**dict.fromkeys(keys), **result}
     return [section for measure in MEASURES for section in measure.sections(result)]
 
 
