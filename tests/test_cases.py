@@ -111,7 +111,7 @@ def test_new_classes_in_the_test_part(root, capsys):
     }
     assert names(splits.test) == {"broken_large": 3, "contamination": 3, "good": 3}
     printed = capsys.readouterr().out
-    assert "what lies beside the folders of the parts is not read" in printed
+    assert "entries beside the folders of the parts are not read" in printed
     assert str(root / "ground_truth") in printed
     conditional = {"prior": cfg.PriorConfig("categorical", num_classes=1)}
     model = tiny_model_config(encoder=None, **conditional)
@@ -160,7 +160,7 @@ def test_parts_by_other_names(root, train, validation, test):
 def test_parts_one_level_too_deep(root, capsys):
     fill_classes(root / "archive" / "train", 5)
     assert load(root).train.class_names == ("archive",)
-    assert f"for the parts in {root}/archive name it" in capsys.readouterr().out
+    assert f"use the parts in {root}/archive, name that" in capsys.readouterr().out
 
 
 def test_classes_of_one_picture(root):

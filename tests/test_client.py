@@ -126,7 +126,7 @@ def test_what_the_client_says_about_the_model(remote):
             lambda c: c.interpolate(*random_images(2), [1e30, 0.5], [0.0]),
             "interpolate: .* out of range in row 0;",
         ),
-        (lambda c: c.interpolate(*random_images(2), [], [0.0]), "expected a list each"),
+        (lambda c: c.interpolate(*random_images(2), [], [0.0]), "expected two lists"),
     ],
 )
 def test_what_a_caller_gets_wrong(remote, call, message):

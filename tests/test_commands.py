@@ -200,7 +200,8 @@ def test_dry_run(run, tmp_path):
     arguments = train_arguments(tmp_path / "run", 10)
     result = run("train", *arguments, "--dry_run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for text in ("total parameters", "FLOPs an image", "memory a device", "one step"):
+    names = ("total parameters", "FLOPs per image", "memory per device", "one step")
+    for text in names:
         assert text in result.stdout
     assert not list(tmp_path.iterdir())
 
@@ -394,7 +395,7 @@ MISTAKES = [
     ),
     (
         "train --gin_file=gin/nope.gin --model_dir={tmp}/x",
-        "there is no experiment file gin/nope.gin; shipped are gin/base.gin",
+        "there is no experiment file gin/nope.gin; the package has gin/base.gin",
     ),
     (
         "train --gin_file=gin/digits.gin --model_dir={tmp}/x "

@@ -229,5 +229,5 @@ class NoPictures(tfds.core.GeneratorBasedBuilder):
 def test_tfds_without_images(tmp_path):
     NoPictures(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     config = DataConfig("tfds:no_pictures", str(tmp_path))
-    with pytest.raises(UserError, match="no feature 'image', but value"):
+    with pytest.raises(UserError, match="no feature 'image', only value"):
         data.load(config, tiny_model_config())

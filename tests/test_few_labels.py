@@ -85,7 +85,7 @@ def test_few_images_and_classes(toy, train, test):
     assert result["probes"] is not None
     assert "it takes 4 or more" in result["notes"]["fidelity"]
     if len(test) == 1:
-        text = "Of one image this cannot be told; it takes 2 or more."
+        text = "There is too little to measure: one image; it takes 2 or more."
         assert result["notes"]["decoupling"] == text
         assert result["standard_error"] is None
         words = page.table(result).split()

@@ -97,7 +97,7 @@ def size_of_a_checkpoint(model_dir):
     return path.stat().st_size
 
 
-ADVICE = "is saved: put it right, and the same command goes on"
+ADVICE = "is saved: remove the cause and start the same command again"
 
 
 def test_no_room_for_a_checkpoint(run, model_dir, tmp_path):
@@ -207,8 +207,8 @@ def test_a_file_system_without_locks(run, model_dir, tmp_path, number):
         pytest.skip("this system has no filters of system calls")
     assert result.returncode == 0, result.stderr
     assert (
-        f"{model_dir} is on a file system without locks ({what}): of two processes "
-        "that train there, the one that began last goes on\n"
+        f"{model_dir} is on a file system without locks ({what}): if two processes "
+        "train there, only the one that began last goes on\n"
     ) in result.stdout
     assert "trained to step 3" in result.stdout
 

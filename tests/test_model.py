@@ -270,8 +270,8 @@ def test_description_survives_json():
         (lambda m, x: m.decode(np.zeros((3, 4)), np.zeros(x.shape)), "z is of shape"),
         (lambda m, x: m.switch(x[:3], x[:2]), "switch got 3 and 2 images"),
         (lambda m, x: m.interpolate(x[:1], x[1], [0], [0]), "expected one image"),
-        (lambda m, x: m.interpolate(x[0], x[1], [], [0]), "expected a list each"),
-        (lambda m, x: m.interpolate(x[0], x[1], 0.5, [0]), "expected a list each"),
+        (lambda m, x: m.interpolate(x[0], x[1], [], [0]), "expected two lists"),
+        (lambda m, x: m.interpolate(x[0], x[1], 0.5, [0]), "expected two lists"),
     ],
 )
 def test_wrong_calls_are_answered(model, images, call, message):

@@ -242,7 +242,7 @@ def test_too_many_steps_without_an_update(splits, tmp_path, capsys):
     hot = cfg.OptimizerConfig(learning_rate=1e15, warmup_steps=0)
     config = dataclasses.replace(config, optimizer=hot)
     message = (
-        r"step \d+ is the 3th in a row without an update \(TrainingConfig."
+        r"step \d+ made no update, number 3 in a row \(TrainingConfig."
         r"max_skipped_steps = 3\): the \w+ loss is (nan|inf); the first that is not "
         r"finite is (encoder layer|layer) \w+\. a lower OptimizerConfig"
     )

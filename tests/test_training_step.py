@@ -250,7 +250,7 @@ def test_the_first_layer_that_is_not_finite_is_named(splits, in_pieces, monkeypa
         return first_layer_not_finite(run.model, config, batch, 0)
 
     statistics = [np.array(v) for v in run.model.variables if not v.trainable]
-    assert answer().endswith("all of it is finite")
+    assert answer().endswith("every value is finite")
     block = run.model.flow.levels[1][0].steps[0]
     restore = poke(block.members[4].log_scale, 200.0)
     assert answer() == f"the first that is not finite is layer {block.members[4].name}"

@@ -28,7 +28,7 @@ flags.DEFINE_bool(
     "jit_compile",
     False,
     "Let XLA compile the flow in the server, for the batch sizes of batching.config, "
-    "on a server with a GPU. The server compiles while it warms up, for minutes.",
+    "on a server with a GPU. This takes minutes while the server warms up.",
 )
 
 

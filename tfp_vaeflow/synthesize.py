@@ -19,7 +19,7 @@ flags.DEFINE_enum(
     "What to make.",
 )
 command.define_path("output_dir", "Where to write; default: DIR/synthesis.")
-flags.DEFINE_integer("num_images", 64, "Number of images to make, or of originals.")
+flags.DEFINE_integer("num_images", 64, "Number of samples, or of original images.")
 flags.DEFINE_integer("columns", 8, "Pictures per row.")
 flags.DEFINE_multi_float(
     "temperature",
@@ -33,9 +33,9 @@ flags.DEFINE_multi_string(
     "several are taken in turn. Default: drawn from the prior.",
 )
 flags.DEFINE_integer(
-    "grid_size", 7, "Positions of an interpolation along z, and along v."
+    "grid_size", 7, "Number of positions along z and along v of an interpolation."
 )
-flags.DEFINE_integer("seed", 0, "Of all random draws.")
+flags.DEFINE_integer("seed", 0, "Seed of all random draws.")
 flags.DEFINE_enum(
     "split",
     "validation",

@@ -14,7 +14,8 @@ from absl import flags
 from tfp_vaeflow import command
 
 command.define_paths(
-    "gin_file", "Experiment file, such as gin/digits.gin; several override one another."
+    "gin_file",
+    "Experiment file, such as gin/digits.gin; later files override earlier ones.",
 )
 command.define_model_dir("Directory of the run, for everything that it writes.")
 command.define_bindings()
@@ -175,7 +176,10 @@ def _train() -> None:
             config, splits, strategy, directory, config_text, profile_steps
         )
     if result.step < config.training.num_steps:
-        print(f"stopped and saved at step {result.step}; the same command goes on")
+        print(
+            f"stopped and saved at step {result.step}; start the same command again to "
+            "go on"
+        )
         sys.exit(STOPPED)
     print(f"trained to step {result.step}; everything lies in {model_dir}")
     print(f"look at it:  tensorboard --logdir={model_dir}")

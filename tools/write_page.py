@@ -58,7 +58,7 @@ def main() -> None:
         kept = flag.run / page.folder(result)
     except (ValueError, TypeError, KeyError) as error:
         parser.exit(2, f"error: {path} is not what evaluate writes: {error!r}\n")
-    if not kept.is_dir():  # of a time when evaluations had no folder of their own
+    if not kept.is_dir():  # older evaluations have no folder of their own
         kept = flag.run / "evaluation"
     sources = {
         kept / name: caption

@@ -39,7 +39,8 @@ class PlainBijector(FlowBijector):
         if found > event_ndims or bijector.inverse_min_event_ndims != found:
             raise UserError(
                 f"{bijector.name} takes events of {found} dimensions or more; expected "
-                f"a bijector that keeps the shape of events of {event_ndims}"
+                "a bijector that keeps the shape of events of "
+                f"{event_ndims} dimension(s)"
             )
         dtype = bijector.dtype or tf.float32
         super().__init__(event_ndims, bijector.name, dtype)

@@ -282,7 +282,7 @@ class Client:
         bad = np.flatnonzero(~found["is_finite"])
         if len(bad):
             raise UserError(
-                f"{signature}: NaN, infinite or out of range in row "
+                f"{signature}: a value is NaN, infinite or out of range in row "
                 f"{', '.join(map(str, bad[:10]))}; see the model's signatures.md"
             )
         return found

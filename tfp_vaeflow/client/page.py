@@ -15,14 +15,16 @@ from tfp_vaeflow.common.errors import UserError
 _KINDS = [".png", ".jpg", ".jpeg", ".webp"]
 _INTRODUCTION = """\
 Each image has two codes. **z**, the global code, is a vector of {latent_dim} numbers. \
-**v**, the local code, has a number for every value of a pixel. Together they give the \
-image back. *Alpha* moves z from image A to image B, *beta* moves v."""
+**v**, the local code, has one number per channel of each pixel. The two codes \
+together give the image back. *Alpha* moves z from image A to image B, *beta* moves \
+v."""
 _WITHOUT_Z = """\
-This model has no z, only a local code **v** with a number for every value of a pixel. \
+This model has no z, only a local code **v** with one number per channel of each \
+pixel. \
 *Beta* moves it from image A to image B."""
 _BY_LABEL = """\
-Here z goes by the class of an image, which has to be given; it is not found from the \
-image, so there are no switches."""
+In this model, z depends only on the class of an image. You give the class; the model \
+does not infer z from the image, so there are no switches."""
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 

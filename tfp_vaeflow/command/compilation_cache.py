@@ -244,7 +244,7 @@ class Run:
             self._keep_new()
 
     def watch(self) -> None:
-        """Keeps what TensorFlow adds from now on, also at the end of the process."""
+        """From now on, keeps new files at intervals, and once more at the end."""
         # If a run is killed after days, what it compiled at its start is kept.
         threading.Thread(target=self._watch, daemon=True).start()
         atexit.register(self.close)
@@ -285,8 +285,8 @@ def _flags(run: Run) -> str:
 
 def _say(reason: str) -> None:
     print(
-        f"what XLA compiles is not kept for later runs: {reason}; put it right, or set "
-        f"{SWITCH} to another directory, or to 0",
+        f"functions that XLA compiles are not kept for later runs: {reason}; remove "
+        f"the cause, or set {SWITCH} to another directory, or to 0",
         file=sys.stderr,
     )
 

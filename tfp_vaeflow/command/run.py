@@ -12,9 +12,9 @@ from tfp_vaeflow.common import files
 from tfp_vaeflow.common.errors import UserError, missing_extra
 
 _SMALLER = (
-    "take fewer images at a time (TrainingConfig.batch_size, or parts of a batch with "
-    "TrainingConfig.micro_batches; EvaluationConfig.batch_size), or "
-    "TrainingConfig.recompute"
+    "take fewer images at a time (TrainingConfig.batch_size, "
+    "EvaluationConfig.batch_size), divide a batch (TrainingConfig.micro_batches), or "
+    "set TrainingConfig.recompute = True"
 )
 
 

@@ -85,7 +85,8 @@ def grid_of(
     """All pairs of positions between two images, betas changing fastest."""
     if np.ndim(alphas) != 1 or np.ndim(betas) != 1 or not len(alphas) * len(betas):
         raise UserError(
-            f"alphas and betas are {alphas} and {betas}; expected a list each"
+            f"alphas and betas are {alphas} and {betas}; expected two lists of "
+            "numbers, neither of them empty"
         )
     return [(float(alpha), float(beta)) for alpha in alphas for beta in betas]
 

@@ -20,6 +20,6 @@ def missing_extra(error: ModuleNotFoundError) -> UserError | None:
     if package not in EXTRAS:
         return None
     return UserError(
-        f"the package {package!r} is not installed; expected those of an extra: "
+        f"the package {package!r} is not installed; install the packages of its extra: "
         f"pip install 'tfp_vaeflow[{EXTRAS[package]}]'"
     )

@@ -18,11 +18,12 @@ def check_keras() -> None:
         import keras
     except Exception as error:  # from its backend, or about its settings
         raise UserError(
-            f"Keras cannot start: {error}; models need it with TensorFlow: {put_right}"
+            f"Keras cannot start: {error}; models need Keras with TensorFlow: "
+            f"{put_right}"
         ) from error
     if keras.config.backend() != "tensorflow":
         raise UserError(
-            f"Keras computes with {keras.config.backend()}, and models need it with "
+            f"Keras computes with {keras.config.backend()}, but models need Keras with "
             f"TensorFlow: {put_right}"
         )
     for name, found, expected in (

@@ -2,8 +2,8 @@
 
 An example's noise depends on the seed, on the purpose of the noise (`Stream`) and on
 the example's position, never on its batch: `normal(seed, s, 16, shape)` begins with
-`normal(seed, s, 8, shape)`, and two replicas that hold positions 0..7 and 8..15 draw
-together the same noise as one replica alone.
+`normal(seed, s, 8, shape)`, and two replicas that hold positions 0..7 and 8..15
+together draw the same noise as one replica alone.
 
 The bits come from the counter-based generator Philox (Salmon et al., SC 2011), whose
 counter starts at the example's position. Under XLA, TensorFlow converts the same bits

@@ -46,7 +46,7 @@ def _find(name: str, beside: Path | None = None) -> Path:
         path.name for root in _SEARCH_PATH[1:] for path in root.glob("gin/*")
     )
     raise UserError(
-        f"there is no experiment file {name}; shipped are "
+        f"there is no experiment file {name}; the package has "
         f"{', '.join(f'gin/{name}' for name in shipped)}"
     )
 

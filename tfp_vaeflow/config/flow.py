@@ -186,9 +186,9 @@ class FlowConfig(Settings):
         found = len(getattr(self, field))
         if found != expected:
             raise UserError(
-                f"FlowConfig.{field} has {found} entries; with {self.levels} levels, "
-                f"conv1x1 = {self.conv1x1!r} and norm = {self.norm!r} expected "
-                f"{expected}"
+                f"FlowConfig.{field} has {found} entries; expected {expected} with "
+                f"{self.levels} levels, conv1x1 = {self.conv1x1!r} and norm = "
+                f"{self.norm!r}"
             )
 
     @property

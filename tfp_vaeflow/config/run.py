@@ -270,7 +270,7 @@ class ExperimentConfig(Settings):
             if value != without:
                 raise UserError(
                     f"TrainingConfig.{field} is {value} with FlowConfig.norm = "
-                    "'batch', which has to see the whole batch, and once; "
+                    "'batch', which has to see the whole batch exactly once; "
                     f"expected {without}, or another norm"
                 )
 

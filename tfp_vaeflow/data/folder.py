@@ -97,8 +97,8 @@ def _directories(root: str, left_out: listing.LeftOut) -> dict[str, str]:
     if "train" not in parts.values():
         if named := [name for name, part in parts.items() if part]:
             print(
-                f"no folder in {files.printable(root)} is called train: its folders, "
-                f"{', '.join(named)} too, are read as classes"
+                f"no folder in {files.printable(root)} is called train: all its "
+                f"folders are read as classes, also {', '.join(named)}"
             )
         return {"train": root}
     directories = {}
@@ -135,9 +135,9 @@ def _mixed(directory: str, paths: list[str], left_out: listing.LeftOut) -> _Part
     if len(strays) * 2 > len(paths):
         if len(strays) < len(paths):
             print(
-                f"{files.printable(directory)}: {len(strays)} pictures lie right in it "
-                f"and {len(paths) - len(strays)} in folders; all are read, without "
-                "labels"
+                f"{files.printable(directory)}: {len(strays)} pictures lie directly "
+                f"in it and {len(paths) - len(strays)} in folders; all are read "
+                "without labels"
             )
         return _Part(paths, None)
     left_out.unlabelled += strays
@@ -193,8 +193,8 @@ def _hint_at_parts_below(root: str, paths: Iterable[str]) -> None:
         if len(words) > 2 and _PART_NAMES.get(words[1].lower()) == "train":
             where = files.printable(os.path.join(root, words[0]))
             print(
-                f"the folders of {files.printable(root)} are read as classes; for the "
-                f"parts in {where} name it with --data_dir"
+                f"the folders of {files.printable(root)} are read as classes; to use "
+                f"the parts in {where}, name that folder with --data_dir"
             )
             return
 
@@ -220,13 +220,13 @@ def _carve(parts: dict[str, _Part], root: str, fraction: float) -> None:
             made.append(f"{len(aside)} for {part}")
     if made:
         where = files.printable(root)
-        print(f"{where}: set aside from its training images {' and '.join(made)}")
+        print(f"{where}: training images set aside: {' and '.join(made)}")
     if not parts["test"].paths and fraction:
         raise UserError(
             f"{files.printable(root)} has no test images, and none can be set aside: "
             f"each of its {len(parts['train'].paths)} classes has one picture; "
-            "expected two or more of some classes, or pictures right in it, without "
-            "classes"
+            "expected some classes with two or more pictures, or pictures without "
+            "classes directly in the folder"
         )
 
 

@@ -104,7 +104,7 @@ class LeftOut:
             )
             yield from _indented(map(files.printable, self.unlabelled))
         if self.outside:
-            yield "what lies beside the folders of the parts is not read:"
+            yield "entries beside the folders of the parts are not read:"
             yield from _indented(map(files.printable, self.outside))
 
     def _names(self) -> Iterator[str]:

@@ -96,7 +96,7 @@ def load_tfds(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
     features = builder.info.features
     if "image" not in features:
         raise UserError(
-            f"data set {name!r} has no feature 'image', but {', '.join(features)}; "
+            f"data set {name!r} has no feature 'image', only {', '.join(features)}; "
             "name a data set of images"
         )
     pool = concurrent.futures.ThreadPoolExecutor(THREADS)

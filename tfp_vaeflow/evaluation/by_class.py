@@ -36,8 +36,8 @@ def by_class(
       (its name), `num_images`, `bits_per_dim`, `in_training`, and `likelihood_auc` and
       `typicality_auc`. These are the areas under the ROC curve of the two scores,
       between the images of a new class and all images of classes that training has.
-      They are None for classes that training has, and for every class where the split
-      has no image of such a class.
+      They are None for classes that training has. If the split has no image of these
+      classes, they are None for all classes.
     """
     if split.labels is None:
         return None
@@ -99,7 +99,10 @@ def _sections(result: dict) -> Iterator[Section]:
     if len(found) > SHOWN_CLASSES:
         note = f"And {len(found) - SHOWN_CLASSES} more classes in evaluation.json. "
     if not all(row["in_training"] for row in found):
-        note += "New classes, which training lacks, are told from the images of others."
+        note += (
+            "A new class is one that training lacks. Its ROC AUC compares its images "
+            "with those of the classes that training has."
+        )
     if len(found) > 1 or note:
         yield Section("By class", rows, note.strip())
 

@@ -161,7 +161,7 @@ def _run(subject: Subject) -> Decoupling:
     split = subject.compared
     if subject.model.config.is_class_conditional:
         raise NotMeasuredError(
-            "z is a function of the label: there is nothing to infer and to switch."
+            "z is a function of the label: there is nothing to infer or to switch."
         )
     check_count(split.num_images, 2)
     classifier, z = None, None
@@ -179,7 +179,7 @@ def _run(subject: Subject) -> Decoupling:
 
 def _sections(result: dict) -> list[Section]:
     found = result["decoupling"]
-    title = "Decoupling: pictures of z of a and v of b"
+    title = "Decoupling: pictures with the z of an image a and the v of an image b"
     if found is None:
         return [Section(title, [], reason(result, "decoupling"))]
     rows, note = [("pairs (a, b)", str(found["num_pairs"]))], ""
@@ -203,12 +203,13 @@ def _sections(result: dict) -> list[Section]:
         same = found["consistency"]
         rows += [
             (
-                "cosine of its z with z of a / of b / by chance",
+                "cosine of the picture's z with z of a / of b / by chance",
                 f"{same['cosine_to_a']:.3f} / {same['cosine_to_b']:.3f} / "
                 f"{same['cosine_by_chance']:.3f}",
             ),
             (
-                f"rank of a among {same['num_candidates']} by that, median / by chance",
+                f"median rank of a among {same['num_candidates']} by cosine / "
+                "by chance",
                 f"{same['median_rank']:g} / {same['median_rank_by_chance']:g}",
             ),
             ("  a is the first", f"{same['top_1']:.1%}"),

@@ -142,8 +142,8 @@ def load_network(
             raise ValueError(f"for a black image, it gives {found}")
     except Exception as error:  # Keras raises all kinds here too
         raise UserError(
-            f"the feature network {name} does not give a vector of features per image "
-            f"of shape {image_shape}: {_reason(error)}"
+            f"the feature network {name} does not give one vector of features per "
+            f"image, for images of shape {image_shape}: {_reason(error)}"
         ) from error
     return FeatureNetwork(Path(name).name, features)
 

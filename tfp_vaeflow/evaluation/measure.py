@@ -105,7 +105,7 @@ def check_count(count: int, least: int) -> None:
     if count < least:
         number = "one image" if count == 1 else f"{count} images"
         raise NotMeasuredError(
-            f"Of {number} this cannot be told; it takes {least} or more."
+            f"There is too little to measure: {number}; it takes {least} or more."
         )
 
 

@@ -107,5 +107,5 @@ class Norm(tf.Module):
         return tf.cast(y, x.dtype)
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """Those of batch norm; see `BatchNormalization.scale_and_shift`."""
+        """Scale and shift of batch norm; see `BatchNormalization.scale_and_shift`."""
         return self.layer.scale_and_shift()

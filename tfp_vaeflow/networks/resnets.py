@@ -245,7 +245,7 @@ def folded_resnet(resnet: keras.Model) -> keras.Model:
         return layer
 
     def call(layer, *args, **kwargs):
-        # A batch norm was called with a mask, which Identity does not know.
+        # The recorded call of a batch norm has a mask, which Identity does not accept.
         return args[0] if layer.name in gone else layer(*args, **kwargs)
 
     folded = keras.models.clone_model(resnet, clone_function=clone, call_function=call)

@@ -46,8 +46,8 @@ _MEANINGS = {
     "image_b": "an image, b",
     "image_bytes": "a PNG or JPEG file (an output: a PNG file)",
     "label": "the class; in `sample` -1 draws one",
-    "seed": "of the random draws, 0 to 2^31 - 1; `seed + (i << 31)` gives image i of "
-    "what Python's `sample(n, seed=seed)` gives",
+    "seed": "the seed of the random draws, 0 to 2^31 - 1; `seed + (i << 31)` gives "
+    "image i of Python's `sample(n, seed=seed)`",
     "temperature": f"factor on v, 0 to {LARGEST_TEMPERATURE:g}",
     "alpha": f"where z lies, 0 at a and 1 at b; at most {LARGEST_POSITION:g} to "
     "either side",
@@ -136,8 +136,8 @@ def _description(
     lines = [
         f"# Signatures of {name}",
         "",
-        "Row i of every output goes by row i of the inputs alone. The commands are for "
-        "a server at port 8501, from this folder.",
+        "Row i of every output depends only on row i of the inputs. Run the commands "
+        "in this folder; they call a server at port 8501.",
     ]
     if class_names is not None:
         named = [f"{label} is {name}" for label, name in enumerate(class_names)]

@@ -293,8 +293,8 @@ def locked(directory: str | os.PathLike) -> Iterator[None]:
                 error.filename = file.name
                 raise
             print(
-                f"{directory} is on a file system without locks ({error.strerror}): of "
-                "two processes that train there, the one that began last goes on",
+                f"{directory} is on a file system without locks ({error.strerror}): if "
+                "two processes train there, only the one that began last goes on",
                 flush=True,
             )
         file.truncate(0)

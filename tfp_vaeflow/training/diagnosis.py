@@ -53,7 +53,10 @@ def _layer_of(
     gradient: tf.Tensor,
     passed: list[FlowBijector],
 ):
-    """Finds the last layer whose part of a variable has a gradient that is not finite.
+    """Finds the layer to which a gradient that is not finite belongs.
+
+    Layers may share a variable. Among those whose part of the gradient is not finite,
+    the last one is taken.
 
     Returns (place in the order of the data, name); the place is -1 outside of the flow.
     """
@@ -108,7 +111,7 @@ def first_layer_not_finite(
     finally:
         for variable, value in statistics:
             variable.assign(value)  # batch norm has changed them
-    return "layer by layer, without the other devices, all of it is finite"
+    return "computed again layer by layer on one device, every value is finite"
 
 
 def _check_gradients(model, config, batch, step, passed) -> None:
@@ -118,7 +121,7 @@ def _check_gradients(model, config, batch, step, passed) -> None:
         model, dataclasses.replace(config, training=whole), batch, step
     )
     if not _is_finite(*losses):
-        raise _NotFiniteError("the objective, of finite layers")
+        raise _NotFiniteError("the objective (every layer is finite)")
     variables = model.trainable_variables
     bad = [(v, g) for v, g in zip(variables, gradients) if not _is_finite(g)]
     if bad:

@@ -20,8 +20,8 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
         yield f"{part + ' parameters':<28}{count:>14,}"
     parts = costs(trainer.model, config.objective.num_samples)
     flops = sum(cost.flops for cost in parts.values())
-    yield f"{'FLOPs an image, forward':<28}{flops:>14,.0f}"
-    yield f"{'FLOPs an image, training':<28}{3 * flops:>14,.0f}"
+    yield f"{'FLOPs per image, forward':<28}{flops:>14,.0f}"
+    yield f"{'FLOPs per image, training':<28}{3 * flops:>14,.0f}"
     # Weights, gradients and AdamW's two moments; sums of gradients; the average.
     copies = 4 + (training.micro_batches > 1) + (trainer.average is not None)
     fixed = copies * _BYTES * counts["total"]
@@ -33,7 +33,7 @@ def _sizes(trainer: Trainer, config: ExperimentConfig, replicas: int) -> Iterato
     for name, size in (
         ("weights and optimizer", fixed),
         (f"activations, {about}", kept),
-        (f"memory a device, {about}", fixed + kept),
+        (f"memory per device, {about}", fixed + kept),
     ):
         yield f"{name:<28}{size / 2**20:>11,.1f} MB"
 
@@ -65,4 +65,4 @@ def dry_run(
         trainer.train_step(batch).losses.generation.numpy()
         seconds = time.monotonic() - start
         yield f"{name:<28}{seconds:>12,.2f} s"
-    yield f"{'images a second':<28}{training.batch_size / seconds:>14,.1f}"
+    yield f"{'images per second':<28}{training.batch_size / seconds:>14,.1f}"

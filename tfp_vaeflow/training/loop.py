@@ -122,13 +122,13 @@ def _check_update(trainer, config, progress, step, batch, result: StepResult) ->
     limit = config.training.max_skipped_steps
     what = result.what_is_not_finite()
     progress.note(
-        f"step {step}: no update, for {what} ({in_a_row} in a row, "
+        f"step {step}: no update, because {what} ({in_a_row} in a row, "
         f"{int(result.skipped)} in all)"
     )
     if in_a_row >= limit:
         layer = first_layer_not_finite(trainer.model, config, batch, step - 1)
         raise UserError(
-            f"step {step} is the {in_a_row}th in a row without an update "
+            f"step {step} made no update, number {in_a_row} in a row "
             f"(TrainingConfig.max_skipped_steps = {limit}): {what}; {layer}. {REMEDY}"
         )
     return False
@@ -215,7 +215,7 @@ def _save_the_rest(error: OSError, trainer, keeper) -> str:
         saved = f"step {keeper.saved_step}"
     return (
         f"{files.describe(error)}; the run ends after step {trainer.step}, and {saved} "
-        "is saved: put it right, and the same command goes on"
+        "is saved: remove the cause and start the same command again"
     )
 
 

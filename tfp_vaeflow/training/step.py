@@ -362,8 +362,8 @@ def _is_compiled(config: ExperimentConfig, num_replicas: int) -> bool:
         return False
     if asked is not False and num_replicas > 1 and config.has_batch_norm_in_flow:
         reason = (
-            f"FlowConfig.norm = 'batch' on {num_replicas} devices, which meet in each "
-            "coupling"
+            f"FlowConfig.norm = 'batch' on {num_replicas} devices, which exchange "
+            "statistics in each coupling"
         )
         if asked:
             raise UserError(

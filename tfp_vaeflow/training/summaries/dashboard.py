@@ -24,7 +24,7 @@ _CHARTS = {
         "steps skipped": ["skipped_steps"],
     },
     "Cost": {
-        "images a second": ["images_per_second"],
+        "images per second": ["images_per_second"],
         "peak memory, MiB": ["peak_memory_mib"],
     },
 }
