@@ -161,6 +161,20 @@ def test_score_and_bits_per_dim(model, images):
     np.testing.assert_allclose(model.bits_per_dim(losses), score["total"], rtol=1e-6)
     terms = score["generation"] + score["kl"] + score["dequantization"]
     np.testing.assert_allclose(terms, score["total"], rtol=1e-6)
+    assert "standard_error" not in score
+
+
+def test_a_score_of_several_samples(model, images):
+    """Its log-likelihood is importance-weighted, and it says how exact it is."""
+    draws = model.draw_loss_noise(3, len(images), 4)
+    nats = np.float64(model.losses_of_samples(images, draws).total)
+    score = model.score(images, num_samples=4, seed=3)
+    bits = nats / (model.config.num_dims * np.log(2))
+    error = np.std(bits, axis=1, ddof=1) / 2
+    np.testing.assert_allclose(score["standard_error"], error, rtol=1e-3)
+    log_mean = np.logaddexp.reduce(-nats, axis=1) - np.log(4)
+    constant = model.config.num_dims * np.log(model.config.n_bins / 2)
+    np.testing.assert_allclose(score["log_prob"], log_mean - constant, rtol=1e-5)
 
 
 def test_the_model_is_a_distribution_over_levels():

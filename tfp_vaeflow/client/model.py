@@ -172,7 +172,9 @@ class Client:
     def score(
         self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
     ) -> dict[str, np.ndarray]:
-        """bits/dim of each image: `total` and its terms, each `[B]`.
+        """How likely each image is: bits/dim, its terms and more, each `[B]`.
+
+        The names are those of `VAEFlow.score`.
 
         The number of samples per image was fixed when the model was exported.
         """

@@ -12,7 +12,7 @@ from tfp_vaeflow.model import quantization
 from tfp_vaeflow.model.dequantizers import build_dequantizer
 from tfp_vaeflow.model.draws import CodeNoise, LossNoise
 from tfp_vaeflow.model.global_codes import Statistics, build_global_code
-from tfp_vaeflow.model.objective import Losses
+from tfp_vaeflow.model.objective import Losses, scores
 from tfp_vaeflow.networks import Initializer
 
 tfd = tfp.distributions
@@ -144,21 +144,31 @@ class VAEFlowCore(tf.Module):
         always the estimate at the sample, even if the prior has an analytic one.
 
         Args:
-          images: uint8 `[B, H, W, C]`.
-          draws: noise for K samples per image.
-          labels: `[B]`; for class-conditional models, ignored by others.
+          images, draws, labels: see `losses_given_noise`.
 
         Returns:
           Nats, each term `[B, K]`.
 
         Reference: Burda et al., arXiv 1509.00519, equation 8.
         """
+        return self._losses_and_kl(images, draws, labels)[0]
+
+    def _losses_and_kl(self, images, draws, labels):
+        """`losses_of_samples`, and the `kl` of `losses_given_noise`."""
         statistics = self.statistics(images, labels=labels)
         x, log_density_map = self.dequantized(images, statistics, draws)
         log_density = _total(log_density_map)
         z = self.global_code.sample(statistics, draws.posterior)
-        kl = self.global_code.log_ratio(statistics, z) + tf.zeros_like(log_density)
-        return Losses(-self.log_prob(x, z), kl, log_density)
+        ratio = self.global_code.log_ratio(statistics, z) + tf.zeros_like(log_density)
+        losses = Losses(-self.log_prob(x, z), ratio, log_density)
+        return losses, self.global_code.kl(statistics, z)
+
+    def scores_given_noise(
+        self, images: tf.Tensor, draws: LossNoise, labels: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """How likely images are; see `VAEFlow.score`. It works inside tf.function."""
+        of_samples, kl = self._losses_and_kl(images, draws, labels)
+        return scores(of_samples, kl, draws.dequantization.shape[1], self.config)
 
     def dequantized(
         self, images: tf.Tensor, statistics: Statistics, draws: LossNoise
@@ -221,9 +231,7 @@ class VAEFlowCore(tf.Module):
         """The maps of `log p(x | z)` and of `log q(u | x)`, means over the K samples.
 
         Args:
-          images: uint8 `[B, H, W, C]`.
-          draws: noise for K samples per image.
-          labels: `[B]`; for class-conditional models, ignored by others.
+          images, draws, labels: see `losses_given_noise`.
 
         Returns:
           Nats, each `[B, H, W]`.
@@ -259,10 +267,7 @@ class VAEFlowCore(tf.Module):
         num_samples: int,
         labels: tf.Tensor | None = None,
     ) -> Losses:
-        """`VAEFlow.losses` for one batch, from position `first` on.
-
-        It works inside tf.function.
-        """
+        """`VAEFlow.losses` for one batch, from position `first` on."""
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
         return self.losses_given_noise(images, draws, labels=labels)
 

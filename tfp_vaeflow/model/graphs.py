@@ -54,6 +54,7 @@ class VAEFlowGraphs(VAEFlowCore):
         self._codes_graph = self.traced(self.codes_given_noise, name="codes from noise")
         self._is_by_layers = False
         self._losses = self.traced(self.losses_batch, name="the losses")
+        self._scores = self.traced(self._scores_once, name="the scores")
         self._maps = self.traced(self._maps_once, name="maps of the likelihood")
 
     def traced(
@@ -131,6 +132,10 @@ class VAEFlowGraphs(VAEFlowCore):
         statistics = self.dequantizer.statistics(self.noise_free(images))
         x, _ = self.dequantized(images, statistics, LossNoise(drawn, None))
         return first_sample(x)
+
+    def _scores_once(self, images, seed, first, num_samples, labels=None):
+        draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)
+        return self.scores_given_noise(images, draws, labels)
 
     def _maps_once(self, images, seed, first, num_samples, labels=None):
         draws = self.draw_loss_noise(seed, tf.shape(images)[0], num_samples, first)

@@ -8,7 +8,6 @@ from tfp_vaeflow.model.graphs import VAEFlowGraphs
 from tfp_vaeflow.model.inputs import (
     DEFAULT_BATCH_SIZE,
     batched,
-    checked_images,
     with_labels,
 )
 from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
@@ -37,15 +36,8 @@ class VAEFlowLikelihoods(VAEFlowGraphs):
         Returns:
           Nats, each term `[B]`.
         """
-        check_at_least_one("num_samples", num_samples)
-        images = checked_images(self.config, images)
-        seed = noise.as_seed(seed)
-
-        def batch_losses(first, batch, *labels):
-            return self._losses(batch, seed, first, num_samples, *labels)
-
-        inputs = with_labels(self.config, images, labels)
-        return Losses(*batched(batch_losses, inputs, batch_size, position=True))
+        given = images, num_samples, seed, batch_size, labels
+        return Losses(*self._of_images(self._losses, *given))
 
     def bits_per_dim(self, losses: Losses) -> tf.Tensor:
         """bits/dim of each example, of the losses' shape; see `objective`."""
@@ -59,9 +51,19 @@ class VAEFlowLikelihoods(VAEFlowGraphs):
         batch_size: int = DEFAULT_BATCH_SIZE,
         labels: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """bits/dim of each image: `total` and its terms, each `[B]`; see `losses`."""
-        losses = self.losses(images, num_samples, seed, batch_size, labels)
-        return bits_per_dim_terms(losses, self.config)
+        """How likely each image is.
+
+        Args:
+          images, num_samples, seed, batch_size, labels: see `losses`.
+
+        Returns:
+          Each `[B]`: bits/dim as `total` and by its terms `generation`, `kl`,
+          `dequantization`; `log_prob`, the log-likelihood of the image at the model's
+          levels in nats, importance-weighted over the samples; with two samples or more
+          `standard_error`, of `total`.
+        """
+        given = images, num_samples, seed, batch_size, labels
+        return self._of_images(self._scores, *given)
 
     def likelihood_map(
         self,
@@ -84,7 +86,8 @@ class VAEFlowLikelihoods(VAEFlowGraphs):
         Returns:
           Nats, `[B, H, W]`; the mean over the samples.
         """
-        return self._map_of(0, images, num_samples, seed, batch_size, labels)
+        given = images, num_samples, seed, batch_size, labels
+        return self._of_images(self._maps, *given)[0]
 
     def dequantization_map(
         self,
@@ -104,14 +107,16 @@ class VAEFlowLikelihoods(VAEFlowGraphs):
         Returns:
           Nats, `[B, H, W]`; the mean over the samples.
         """
-        return self._map_of(1, images, num_samples, seed, batch_size, labels)
+        given = images, num_samples, seed, batch_size, labels
+        return self._of_images(self._maps, *given)[1]
 
-    def _map_of(self, number, images, num_samples, seed, batch_size, labels):
+    def _of_images(self, function, images, num_samples, seed, batch_size, labels):
+        """Results of a graph that takes images and draws noise for them."""
         check_at_least_one("num_samples", num_samples)
         seed = noise.as_seed(seed)
 
-        def one_map(first, batch, *labels):
-            return self._maps(batch, seed, first, num_samples, *labels)[number]
+        def run(first, batch, *labels):
+            return function(batch, seed, first, num_samples, *labels)
 
         inputs = with_labels(self.config, images, labels)
-        return batched(one_map, inputs, batch_size, position=True)
+        return batched(run, inputs, batch_size, position=True)

@@ -63,6 +63,37 @@ def bits_per_dim_terms(losses: Losses, config: ModelConfig) -> dict[str, tf.Tens
     return {"total": sum(terms.values()), **terms}
 
 
+def scores(
+    of_samples: Losses, kl: tf.Tensor, num_samples: int, config: ModelConfig
+) -> dict[str, tf.Tensor]:
+    """bits/dim of images by term, how exact they are, and the log-likelihood.
+
+        log w_k = log p(image, z_k) - log q(z_k | x) - log q(u_k | x)
+        log p(image) is about log mean_k w_k; with one sample, it is the ELBO
+
+    Args:
+      of_samples: the terms at each of K samples, `[B, K]`; see `losses_of_samples`.
+      kl: `[B]`, the term of the ELBO.
+      num_samples: K.
+      config: gives D and n_bins.
+
+    Returns:
+      Each `[B]`: `total`, `generation`, `kl`, `dequantization`, see
+      `bits_per_dim_terms`; `log_prob` in nats, of the image at the model's levels; with
+      two samples or more `standard_error`, of the estimate of `total` in bits/dim.
+    """
+    generation, _, dequantization = (tf.reduce_mean(term, 1) for term in of_samples)
+    found = bits_per_dim_terms(Losses(generation, kl, dequantization), config)
+    total = of_samples.total
+    constant = config.num_dims * math.log(config.n_bins / 2)
+    mean_weight = tf.reduce_logsumexp(-total, 1) - math.log(num_samples)
+    found["log_prob"] = mean_weight - constant
+    if num_samples > 1:
+        deviation = tf.math.reduce_std(total, 1) / math.sqrt(num_samples - 1)
+        found["standard_error"] = deviation / nats_per_bit_dim(config)
+    return found
+
+
 def training_objective(
     losses: Losses, config: ObjectiveConfig, step: tf.Tensor
 ) -> tf.Tensor:

@@ -65,6 +65,8 @@ _MEANINGS = {
     "dequantization": "bits/dim of u",
     "likelihood_map": "the share of each pixel in log p(x | z), in nats",
     "dequantization_map": "the share of each pixel in log q(u | x), in nats",
+    "log_prob": "the log-likelihood of the image, importance-weighted, in nats",
+    "standard_error": "of `total`, over the samples",
     "is_finite": "false where an input or a result of the row was NaN, infinite or out "
     "of range; it was then replaced by the nearest allowed value, NaN by 0",
 }

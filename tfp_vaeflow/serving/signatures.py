@@ -14,7 +14,6 @@ from tfp_vaeflow.bijectors import FlowBijector
 from tfp_vaeflow.common.arguments import between, check_at_least_one
 from tfp_vaeflow.config import ModelConfig
 from tfp_vaeflow.model.core import VAEFlowCore
-from tfp_vaeflow.model.objective import bits_per_dim_terms
 from tfp_vaeflow.serving import pictures
 from tfp_vaeflow.serving.folding import set_flow
 from tfp_vaeflow.serving.rows import Checks, draw
@@ -142,7 +141,7 @@ class Signatures:
             "score": Signature(
                 self.score,
                 [image(), seed, *label],
-                "bits/dim of an image, and its terms.",
+                "How likely an image is: bits/dim, its terms, the log-likelihood.",
             ),
         }
         found["likelihood_map"] = Signature(
@@ -204,13 +203,12 @@ class Signatures:
 
     def score(self, image, seed, label=None):
         checks = Checks(_named(image=image, seed=seed, label=label))
-        losses = self._model.losses_given_noise(
+        scores = self._model.scores_given_noise(
             image,
             self._loss_noise(seed, self._num_samples),
             labels=self._known(label, checks),
         )
-        terms = bits_per_dim_terms(losses, self._config)
-        outputs = {name: checks.finite(term) for name, term in terms.items()}
+        outputs = {name: checks.finite(score) for name, score in scores.items()}
         return {**outputs, "is_finite": checks.is_finite}
 
     def likelihood_map(self, image, seed, label=None):
