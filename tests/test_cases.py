@@ -249,7 +249,7 @@ def test_a_stray_picture(root, capsys):
     fill(root / "train", 30)  # now the folders are the exception
     splits = load(root)
     assert splits.train.labels is None and sum(sizes(splits)) == 51
-    assert "all are read, without labels" in capsys.readouterr().out
+    assert "all are read without labels" in capsys.readouterr().out
 
 
 def test_other_formats(root, capsys):

@@ -41,6 +41,9 @@ class ConditionedAtOnce(FlowBijector):
     def inverse_and_log_det_map(self, x, conditioning=None):
         return self._flow.inverse_and_log_det_map(x, self._product(conditioning))
 
+    def position_shares(self, values):
+        return self._flow.position_shares(values)
+
 
 def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:
     """Replaces the flow of a model."""

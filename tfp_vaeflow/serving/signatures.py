@@ -64,7 +64,7 @@ class _TracedFlow(FlowBijector):
 
             return compute.compiled_in_parts(run, specs, sizes)
 
-        self.position_shares = flow.position_shares
+        self._flow = flow
         self._forward_function = traced(flow.forward_and_log_det_map)
         self._inverse_function = traced(flow.inverse_and_log_det_map)
 
@@ -73,6 +73,9 @@ class _TracedFlow(FlowBijector):
 
     def inverse_and_log_det_map(self, x, conditioning=None):
         return self._inverse_function(*_given(x, conditioning))
+
+    def position_shares(self, values):
+        return self._flow.position_shares(values)
 
 
 def _given(*values):
