@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-import tensorflow as tf
-
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
-from tfp_vaeflow.client.transports import Input, Transport
 from tfp_vaeflow.model import VAEFlow, build_model
 from tfp_vaeflow.serving import bundle
-from tfp_vaeflow.serving.signatures import Signatures
 
 
 def build(seed: int = 1, **changes) -> VAEFlow:
@@ -31,29 +27,6 @@ def export_tiny(
     """Exports a tiny model; returns another one with the same weights, not folded."""
     bundle.export(build(**changes), directory, num_samples, jit_compile=jit_compile)
     return build(**changes)
-
-
-class DirectTransport(Transport):
-    """Calls the signatures' functions, without an export."""
-
-    address = "a model in memory"
-
-    def __init__(self, model: VAEFlow):
-        self._signatures = Signatures(model, num_samples=1).all()
-
-    def inputs(self):
-        return {
-            name: {
-                spec.name: Input(tuple(spec.shape), spec.dtype.as_numpy_dtype)
-                for spec in signature.inputs
-            }
-            for name, signature in self._signatures.items()
-        }
-
-    def predict(self, signature, rows):
-        inputs = {name: tf.constant(value) for name, value in rows.items()}
-        outputs = self._signatures[signature].function(**inputs)
-        return {name: value.numpy() for name, value in outputs.items()}
 
 
 def grey_digits() -> dict:

@@ -61,7 +61,9 @@ class Compiler:
 
     @property
     def said(self) -> list[str]:
-        return [line for line in self.log.splitlines() if line.startswith("what XLA")]
+        return [
+            line for line in self.log.splitlines() if "XLA compiles are not" in line
+        ]
 
     @property
     def how(self) -> str:

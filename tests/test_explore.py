@@ -20,11 +20,12 @@ from selenium.webdriver.common.keys import Keys
 from sklearn.datasets import load_digits
 
 from browser import needs_browser, start_browser
-from exports import DirectTransport, build, export_tiny, grey_digits
+from exports import build, export_tiny, grey_digits
 from tfp_vaeflow import client, command, explore
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.client import markup
 from tfp_vaeflow.client import page as parts
+from tfp_vaeflow.client.transports import ModelTransport
 
 ROOT = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
@@ -95,7 +96,8 @@ def test_pages_of_other_models(latent_dim):
     """Class-conditional ones, and those without z: there is nothing to switch."""
     prior = cfg.PriorConfig("categorical", num_classes=3) if latent_dim else None
     changes = {"latent_dim": latent_dim, "prior": prior, "encoder": None}
-    model = client.Client(DirectTransport(build(**{**grey_digits(), **changes})))
+    built = build(**{**grey_digits(), **changes})
+    model = client.Client(ModelTransport(built, 1, "a model"))
     images = model.sample(2)
     built = parts.build(model, images, "tiny")
     labels = [getattr(b, "label", None) for b in built.blocks.values() if b.visible]

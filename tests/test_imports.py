@@ -19,7 +19,7 @@ ROWS = [
     ["training"],
     ["command"],
     ["client"],
-    ["train", "evaluate", "synthesize", "export", "explore"],
+    ["train", "evaluate", "score", "synthesize", "export", "explore"],
 ]
 ORDER = [room for row in ROWS for room in row]
 ENTRY_POINTS = ROWS[-1]

@@ -17,10 +17,11 @@ from tensorflow.python.tools import saved_model_cli
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from exports import DirectTransport, build, export_tiny
+from exports import build, export_tiny
 from testing import random_images, tiny_model_config
 from tfp_vaeflow import client
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.client.transports import ModelTransport
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import pictures
 from tfp_vaeflow.model import build_model
@@ -289,7 +290,7 @@ def test_what_cannot_be_exported(tmp_path):
 
 def test_labels_that_a_served_model_refuses():
     prior = cfg.PriorConfig("categorical", num_classes=3)
-    remote = client.Client(DirectTransport(build(prior=prior, encoder=None)))
+    remote = client.Client(ModelTransport(build(prior=prior, encoder=None), 1, "m"))
     images = random_images(3)
     with pytest.raises(UserError, match="labels are missing"):
         remote.encode(images)

@@ -82,7 +82,7 @@ def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
         for a, b in zip(one.variables, two.variables):
             a, b = np.float64(a), np.float64(b)
             np.testing.assert_allclose(b, a, rtol=5e-3, atol=1e-2)
-    evaluations = [run.evaluate(splits.validation) for _, run in (whole, in_pieces)]
+    evaluations = [run.evaluate(splits.validation)[0] for _, run in (whole, in_pieces)]
     np.testing.assert_allclose(evaluations[1], evaluations[0], rtol=1e-4, atol=1e-4)
 
 
@@ -138,7 +138,7 @@ def test_validation_counts_every_image_once(whole, splits):
     seed = noise.fold_in(3, int(noise.Stream.VALIDATION))
     images = splits.validation.first(144)
     losses = run.average.losses(images, seed=seed)
-    for got, term in zip(run.evaluate(splits.validation), losses):
+    for got, term in zip(run.evaluate(splits.validation)[0], losses):
         np.testing.assert_allclose(got, np.mean(term), rtol=1e-4, atol=1e-4)
 
 

@@ -35,7 +35,7 @@ flags.DEFINE_bool(
 def main() -> None:
     import os
 
-    from tfp_vaeflow.common import classes, files
+    from tfp_vaeflow.common import classes, files, typical_scores
     from tfp_vaeflow.model import checkpoints
     from tfp_vaeflow.serving import bundle
 
@@ -48,6 +48,7 @@ def main() -> None:
         flag.mixed_precision,
         classes.read(flag.model_dir),
         flag.jit_compile,
+        typical_scores.read(flag.model_dir).get(flag.checkpoint),
     )
     print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
     description = os.path.join(os.path.dirname(version), "signatures.md")

@@ -15,9 +15,6 @@ from tfp_vaeflow.client.transports import (
 from tfp_vaeflow.common import arguments
 from tfp_vaeflow.common.errors import UserError, missing_extra
 
-# Rows per request at most: a server that batches refuses requests with more rows than
-# the `max_batch_size` of its batching.config.
-LARGEST_BATCH = 32
 _FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]  # those of training
 _SENT_AS_THEY_ARE = ["JPEG", "MPO", "PNG"]  # MPO: several JPEGs, as phones make them
 _POSITION_BIT = 31  # a row's seed has the position from this bit on
@@ -42,28 +39,41 @@ def _as_sent(picture: bytes) -> bytes:
     return data.getvalue()
 
 
+def row_seeds(seed: int, positions: np.ndarray) -> np.ndarray:
+    """The seed of each row: of all rows, and the row's position, below 2**32."""
+    if not 0 <= seed < 1 << _POSITION_BIT:
+        raise UserError(f"seed is {seed}; expected 0 to {(1 << _POSITION_BIT) - 1}")
+    return seed + (np.asarray(positions, np.int64) << _POSITION_BIT)
+
+
 class Client:
     """A model behind a transport, with the methods of `VAEFlow`.
 
-    Rows are sent `batch_size` at a time, 32 at most. Apart from rounding, no result
-    depends on it. Wrong arguments raise `UserError`; failures on the way or in the
-    server raise `ServerError`.
+    Rows are sent `batch_size` at a time, 32 at most to a server. Apart from rounding,
+    no result depends on it. Wrong arguments raise `UserError`; failures on the way or
+    in the server raise `ServerError`.
 
     Attributes:
       image_shape: `(H, W, C)`.
       latent_dim: length D of z; 0 for a model without z.
       needs_labels: whether the model is class-conditional.
       methods: names of the signatures that the model has.
+      batch_size: rows per request.
+      address: of the model.
 
     Args:
       transport: sends the requests; `connect` chooses one by the address.
-      batch_size: rows per request; more than 32 count as 32.
+      batch_size: rows per request; None for the largest number that the transport
+        takes, which more count as.
     """
 
-    def __init__(self, transport: Transport, batch_size: int = LARGEST_BATCH):
-        arguments.check_at_least_one("batch_size", batch_size)
+    def __init__(self, transport: Transport, batch_size: int | None = None):
+        largest = transport.largest_batch
+        if batch_size is not None:
+            arguments.check_at_least_one("batch_size", batch_size)
+        self.batch_size = min(batch_size or largest, largest)
+        self.address = transport.address
         self._transport = transport
-        self._batch_size = min(batch_size, LARGEST_BATCH)
         self._inputs = transport.inputs()
         missing = {"encode", "decode"} - set(self._inputs)
         if missing:
@@ -249,15 +259,35 @@ class Client:
 
     @staticmethod
     def _seeds(seed: int, count: int) -> np.ndarray:
-        """A seed per row, which includes the row's position."""
-        if not 0 <= seed < 1 << _POSITION_BIT:
-            raise UserError(f"seed is {seed}; expected 0 to {(1 << _POSITION_BIT) - 1}")
-        return seed + (np.arange(count, dtype=np.int64) << _POSITION_BIT)
+        return row_seeds(seed, np.arange(count))
 
     def _run(self, signature: str, **rows: np.ndarray) -> dict[str, np.ndarray]:
-        return self._run_rows(signature, rows, self._batch_size)
+        return self._run_rows(signature, rows, self.batch_size)
 
     def _run_rows(self, signature, rows, batch_size) -> dict[str, np.ndarray]:
+        found = self.run(signature, rows, batch_size)
+        bad = np.flatnonzero(~found["is_finite"])
+        if len(bad):
+            raise UserError(
+                f"{signature}: a value is NaN, infinite or out of range in row "
+                f"{', '.join(map(str, bad[:10]))}; see the model's signatures.md"
+            )
+        return found
+
+    def run(
+        self, signature: str, rows: dict[str, np.ndarray], batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature of the model, and leaves it to the caller to look at rows.
+
+        Args:
+          signature: its name.
+          rows: its inputs, see the model's signatures.md.
+          batch_size: rows per request.
+
+        Returns:
+          Its outputs; `is_finite` is False for rows that could not be computed.
+        """
+        batch_size = batch_size or self.batch_size
         expected = self._inputs.get(signature)
         if expected is None:
             raise UserError(
@@ -278,21 +308,14 @@ class Client:
             )
             for at in range(0, count, batch_size)
         ]
-        found = {
+        return {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }
-        bad = np.flatnonzero(~found["is_finite"])
-        if len(bad):
-            raise UserError(
-                f"{signature}: a value is NaN, infinite or out of range in row "
-                f"{', '.join(map(str, bad[:10]))}; see the model's signatures.md"
-            )
-        return found
 
 
 def connect(
     address: str | os.PathLike,
-    batch_size: int = LARGEST_BATCH,
+    batch_size: int | None = None,
     timeout: float = 60.0,
     retries: int = 3,
 ) -> Client:
@@ -305,7 +328,7 @@ def connect(
       address: `http://HOST:PORT/v1/models/NAME[/versions/V]` (or https), the address of
         TensorFlow Serving's REST API; `grpc://HOST:PORT/NAME[/V]`; or a directory with
         a SavedModel or with its versions, of which the last is loaded.
-      batch_size: rows per request, 32 at most.
+      batch_size: rows per request, 32 at most; None for 32.
       timeout: seconds for one request.
       retries: how often a request is sent again.
 

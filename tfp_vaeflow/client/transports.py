@@ -39,9 +39,12 @@ class Transport(abc.ABC):
 
     Attributes:
       address: of the model, as errors name it.
+      largest_batch: most rows of a request. A server that batches refuses requests
+        with more rows than the `max_batch_size` of its batching.config.
     """
 
     address: str
+    largest_batch = 32
 
     @abc.abstractmethod
     def inputs(self) -> dict[str, dict[str, Input]]:
@@ -312,4 +315,45 @@ class LocalTransport(Transport):
             reason = error.message.partition("<stack traces unavailable>")[2].strip()
             reason = (reason or error.message).splitlines()[0]
             raise ServerError(f"{self.address}: {signature}: {reason}") from error
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+class ModelTransport(Transport):
+    """A model of the Python API, in this process, without an export.
+
+    Args:
+      model: a trained `VAEFlow`. Its flow is replaced by one that is traced once.
+      num_samples: samples per image in `score` and `likelihood_map`.
+      address: names the model in errors.
+    """
+
+    largest_batch = 256
+
+    def __init__(self, model, num_samples: int, address: str):
+        import tensorflow as tf
+
+        from tfp_vaeflow.serving.signatures import Signatures
+
+        self.address = address
+        self._constant = tf.constant
+        self._signatures = Signatures(model, num_samples).all()
+        self._functions = {
+            name: tf.function(
+                signature.function, autograph=False, reduce_retracing=True
+            )
+            for name, signature in self._signatures.items()
+        }
+
+    def inputs(self):
+        return {
+            name: {
+                spec.name: Input(tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+                for spec in signature.inputs
+            }
+            for name, signature in self._signatures.items()
+        }
+
+    def predict(self, signature, rows):
+        inputs = {name: self._constant(value) for name, value in rows.items()}
+        outputs = self._functions[signature](**inputs)
         return {name: value.numpy() for name, value in outputs.items()}

@@ -10,6 +10,7 @@ Only files are renamed: a remote directory may be renamed without its contents.
 
 import contextlib
 import errno
+import glob
 import os
 import re
 import shutil
@@ -127,6 +128,14 @@ def list_dir(path: AnyPath) -> list[str]:
     with _gfile(path) as gfile:
         # Some file systems put a slash after the names of directories.
         return sorted(name.rstrip("/") for name in gfile.listdir(path))
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that fit a pattern with `*`, `?` or `**`, sorted."""
+    if not is_remote(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    with _gfile(pattern) as gfile:
+        return sorted(gfile.glob(pattern))
 
 
 class Entry(NamedTuple):

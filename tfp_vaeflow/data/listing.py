@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import PIL
 
 from tfp_vaeflow.common import files
@@ -74,6 +75,14 @@ class LeftOut:
         if kind is not None:
             (self.hidden if kind == "hidden" else self.helpers).append(path)
         return kind is not None
+
+    def note(self, path: str, error: Exception) -> None:
+        """Notes a file that `read` could not read."""
+        if isinstance(error, OtherFormatError):
+            self.other_formats.append((path, str(error)))
+        else:
+            self.unreadable.append((path, fault(error)))
+            self.num_pictures += 1
 
     def lines(self) -> Iterator[str]:
         """Lines that report what was left out; none if nothing was."""
@@ -182,14 +191,38 @@ def _kind_of_name(path: str) -> str:
     return files.printable(suffix) or "without a suffix"
 
 
+def _other_format(path: str) -> str | None:
+    """The kind of a file that is in none of `FORMATS`; None for a picture."""
+    name = os.path.basename(path)
+    # A file that is not named as a picture may be large, so only its start is read.
+    is_other = not named_as_picture(name) and (
+        format_of(files.read_bytes(path, HEAD)) is None or name.lower().endswith(_RAW)
+    )
+    return _kind_of_name(path) if is_other else None
+
+
+class OtherFormatError(Exception):
+    """A file is in none of `FORMATS`; says its kind."""
+
+
+def read(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The picture in a file that was not looked at before, uint8 `[H, W, C]`.
+
+    Raises:
+      OtherFormatError: if the file is no picture.
+      Exception: of all kinds, if it is damaged; `LeftOut.note` takes all these errors.
+    """
+    kind = _other_format(path)
+    if kind is not None:
+        raise OtherFormatError(kind)
+    return decode(path, image_shape)
+
+
 def _verdict(path: str) -> tuple[str, str] | None:
     """None for a readable picture; else `_OTHER` or `_DAMAGED`, with a detail."""
-    name = os.path.basename(path)
-    if not named_as_picture(name):  # it may be large, so only its start is read
-        if format_of(files.read_bytes(path, HEAD)) is None:
-            return _OTHER, _kind_of_name(path)
-        if name.lower().endswith(_RAW):
-            return _OTHER, _kind_of_name(path)
+    kind = _other_format(path)
+    if kind is not None:
+        return _OTHER, kind
     try:
         decode(path, (1, 1, 3))
     except Exception as error:  # Pillow raises all kinds

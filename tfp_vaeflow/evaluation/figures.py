@@ -45,6 +45,28 @@ def grid(
     return canvas.repeat(factor, 0).repeat(factor, 1)
 
 
+def with_maps(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndarray:
+    """A grid of images, each with its likelihood map to the right.
+
+    The pixels with the least likelihood of each image are white, the others from yellow
+    over red to black.
+
+    Args:
+      images: uint8 `[N, H, W, C]`.
+      maps: nats, `[N, H, W]`.
+      columns: pairs per row.
+
+    Returns:
+      uint8 `[rows, width, 3]`.
+    """
+    low, high = (f(maps, (1, 2), keepdims=True) for f in (np.min, np.max))
+    heat = 3 * (high - maps) / np.maximum(high - low, 1e-9)
+    colours = np.clip(heat[..., np.newaxis] - [0, 1, 2], 0, 1)
+    images = np.broadcast_to(np.asarray(images), colours.shape)
+    pairs = np.stack([images, np.uint8(255 * colours)], 1)
+    return grid(pairs.reshape(-1, *colours.shape[1:]), 2 * columns)
+
+
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 image `[H, W, C]`, grey or RGB, in one step."""
     if image.shape[-1] == 1:

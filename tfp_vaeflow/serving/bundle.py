@@ -5,6 +5,7 @@ NAME/models.config            --model_config_file
 NAME/batching.config          --batching_parameters_file
 NAME/signatures.md            what each signature takes and gives
 NAME/classes.json             the names of a class-conditional model's labels, if known
+NAME/typical_scores.json      how validation images score, if known
 NAME/requests/SIGNATURE.json  a request per signature, for curl
 """
 
@@ -19,8 +20,9 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.common import classes, files
+from tfp_vaeflow.common import classes, files, typical_scores
 from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.common.typical_scores import TypicalScores
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.serving import folding, warmup
 from tfp_vaeflow.serving.signatures import (
@@ -160,6 +162,7 @@ def export(
     mixed_precision: bool = False,
     class_names: Sequence[str] | None = None,
     jit_compile: bool = False,
+    typical: TypicalScores | None = None,
 ) -> str:
     """Writes a model for TensorFlow Serving, as a version with the next free number.
 
@@ -174,6 +177,7 @@ def export(
         `mixed_precision`; codes and log-dets stay float32.
       class_names: of a class-conditional model's labels; None if they are not known.
       jit_compile: whether XLA compiles the flow in the server, for `BATCH_SIZES`.
+      typical: how validation images score; None if it is not known.
 
     Returns:
       The version's directory.
@@ -206,6 +210,8 @@ def export(
     if names is not None:
         names = names[: config.prior.num_classes]
         classes.write(directory, names)
+    # Also if they are not known, in place of those of an earlier version.
+    typical_scores.write(directory, {} if typical is None else {"exported": typical})
     _write_companions(directory, config, signatures, outputs, names)
     return version
 

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import compute, data
-from tfp_vaeflow.common import files
+from tfp_vaeflow.common import files, typical_scores
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig
 from tfp_vaeflow.model import checkpoints
-from tfp_vaeflow.model.objective import Losses, bits_per_dim_terms
+from tfp_vaeflow.model.objective import Losses, bits_per_dim, bits_per_dim_terms
 from tfp_vaeflow.training.devices import StopRequest, take_from_chief
 from tfp_vaeflow.training.diagnosis import first_layer_not_finite
 from tfp_vaeflow.training.progress import Progress
@@ -196,7 +196,8 @@ def train(
     try:
         try:
             with StopRequest() as stop, data.reading():
-                _Loop(trainer, config, splits, keeper, writer, profile, stop).run()
+                given = trainer, config, splits, model_dir
+                _Loop(*given, keeper, writer, profile, stop).run()
         finally:
             profile.stop()
             writer.close()
@@ -223,10 +224,13 @@ class _Loop:
     """The steps of a run, with its metrics, validation, checkpoints and pictures.
 
     Args:
-      trainer, config, splits, keeper, writer, profile, stop: of the run.
+      trainer, config, splits, model_dir, keeper, writer, profile, stop: of the run.
     """
 
-    def __init__(self, trainer, config, splits, keeper, writer, profile, stop):
+    def __init__(
+        self, trainer, config, splits, model_dir, keeper, writer, profile, stop
+    ):
+        self._model_dir = model_dir
         self._trainer = trainer
         self._config = config
         self._splits = splits
@@ -313,13 +317,23 @@ class _Loop:
         """Measures bits/dim of the validation images, if there are any."""
         if not self._splits.validation.num_images:
             return
-        losses = self._trainer.evaluate(self._splits.validation)
+        losses, totals = self._trainer.evaluate(self._splits.validation)
         scalars = _scalars(losses, self._config)
         self._writer.scalars("eval", self._step, scalars)
         value = scalars["bits_per_dim/total"]
         best = self._keeper.save_if_best(self._step, value)
+        if self._trainer.share.index == 0:
+            self._keep_scores(bits_per_dim(totals, self._config.model), best)
         note = ", the best so far" if best else ""
         self._note(f"validation {value:.4f} bits/dim{note}")
+
+    def _keep_scores(self, bits: np.ndarray, best: bool) -> None:
+        """Writes the statistics of the validation images, of `[N]` bits/dim."""
+        kept = typical_scores.read(self._model_dir)
+        kept["latest"] = typical_scores.of_bits(bits, self._step)
+        if best:
+            kept["best"] = kept["latest"]
+        typical_scores.write(self._model_dir, kept)
 
     def _save(self) -> None:
         if not self._trainer.weights_are_finite():

@@ -323,9 +323,12 @@ class Trainer:
                     compute.using(graphs=self._evaluation_graphs),
                 ):
                     losses = losses_of(*inputs)
-            return [tf.reduce_sum(batch.weights * term) for term in losses]
+            sums = [tf.reduce_sum(batch.weights * term) for term in losses]
+            return sums, losses.total, batch.weights
 
-        return self._sum(self._strategy.run(replica_step, [batch]))
+        sums, totals, weights = self._strategy.run(replica_step, [batch])
+        local = self._strategy.experimental_local_results
+        return self._sum(sums), *(tf.concat(local(one), 0) for one in (totals, weights))
 
     def _evaluation_batches(self, split: data.Split) -> tf.data.Dataset:
         return data.evaluation_batches(
@@ -335,13 +338,21 @@ class Trainer:
             self.share,
         )
 
-    def evaluate(self, split: data.Split, num_samples: int = 1) -> Losses:
-        """The mean loss terms over a split; every image counts once."""
-        sums = np.zeros(len(Losses._fields))
+    def evaluate(
+        self, split: data.Split, num_samples: int = 1
+    ) -> tuple[Losses, np.ndarray]:
+        """The loss terms over a split; every image counts once.
+
+        Returns:
+          Their means; and the total of each image that this worker has read, `[N]`.
+        """
+        sums, totals = np.zeros(len(Losses._fields)), []
         for batch in self._evaluation_batches(split):
             batch = split_over_replicas(self._strategy, batch)
-            sums += np.array(self._evaluation_step(batch, num_samples), np.float64)
-        return Losses(*(sums / split.num_images))
+            found, total, weights = self._evaluation_step(batch, num_samples)
+            sums += np.array(found, np.float64)
+            totals.append(total[weights > 0].numpy())
+        return Losses(*(sums / split.num_images)), np.concatenate(totals)
 
 
 def _example_of(batches: tf.data.Dataset) -> data.Batch:

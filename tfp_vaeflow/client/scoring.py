@@ -1,0 +1,261 @@
+"""Scores picture files, and keeps the scores while it goes: for `score`.
+
+All files are read and scored in a stream. A row of the table is written once the
+picture is scored, so that a run that was stopped goes on behind its last row.
+"""
+
+import collections
+import concurrent.futures
+import csv
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfp_vaeflow.client.growing_array import GrowingArray
+from tfp_vaeflow.client.model import Client, row_seeds
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.data import LeftOut
+from tfp_vaeflow.data.listing import candidates, read
+from tfp_vaeflow.data.pictures import THREADS
+
+TERMS = ["total", "generation", "kl", "dequantization"]
+_GROUP = 16  # files that a thread reads at a time
+COLUMNS = ["path", *TERMS, "standard_error", "log_prob", "typicality", "flagged"]
+
+
+class Scored(NamedTuple):
+    """A batch of pictures and their scores.
+
+    Attributes:
+      paths: of the files.
+      images: uint8 `[B, H, W, C]`.
+      scores: outputs of the signature `score`, each `[B]`.
+    """
+
+    paths: list[str]
+    images: np.ndarray
+    scores: dict[str, np.ndarray]
+
+
+class Limit(NamedTuple):
+    """The rule by which pictures are flagged.
+
+    Attributes:
+      by: `bits` (bits/dim) or `typicality` (their distance from `center`).
+      center: the mean bits/dim of typical pictures; None if it is not known.
+      threshold: pictures above it are flagged; None flags none.
+    """
+
+    by: str
+    center: float | None
+    threshold: float | None
+
+    def typicality(self, bits: np.ndarray) -> np.ndarray | None:
+        """The distance of bits/dim from those of typical pictures."""
+        return None if self.center is None else np.abs(bits - self.center)
+
+    def measured(self, bits: np.ndarray) -> np.ndarray:
+        """The values that the threshold is compared with."""
+        return self.typicality(bits) if self.by == "typicality" else bits
+
+
+def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
+    """The files that paths, folders and patterns name, without opening them.
+
+    Returns:
+      The paths, each with the record of files that are left out of its place.
+
+    Raises:
+      UserError: if there is nothing in one of the places.
+    """
+    paths = {}
+    for pattern in patterns:
+        places = [pattern] if files.exists(pattern) else files.matching(pattern)
+        if not places:
+            raise UserError(f"there is no file {files.printable(pattern)}")
+        noted = LeftOut(pattern)
+        for place in places:
+            found = [place]
+            if files.is_dir(place):
+                found = sorted(candidates(place, noted))
+            paths |= dict.fromkeys(found, noted)
+    return paths
+
+
+def stream(
+    model: Client,
+    paths: dict[str, LeftOut],
+    seed: int = 0,
+    label: int | None = None,
+) -> Iterator[Scored]:
+    """Scores files, `model.batch_size` at a time, and reads ahead meanwhile.
+
+    The noise of a picture goes by its pixels. So its score does not depend on the other
+    files.
+
+    Args:
+      model: scores them.
+      paths: the files, each with the record that takes it if it cannot be read.
+      seed: of the noise.
+      label: of all pictures, for a class-conditional model.
+    """
+    size = model.batch_size
+    names, images = [], []
+    for path, found in _read_ahead(paths, model.image_shape, 4 * size):
+        if isinstance(found, Exception):
+            paths[path].note(path, found)
+            continue
+        paths[path].num_pictures += 1
+        names.append(path)
+        images.append(found)
+        if len(names) == size:
+            yield _scored(model, names, images, seed, label, paths)
+            names, images = [], []
+    if names:
+        yield _scored(model, names, images, seed, label, paths)
+
+
+def _read_ahead(paths, image_shape, ahead):
+    """Yields each file, and its picture or the error; `ahead` files are read before."""
+
+    def read_group(group):
+        return [(path, _picture_or_error(path, image_shape)) for path in group]
+
+    waiting, left = collections.deque(), iter(paths)
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+
+        def begin(count):
+            for _ in range(count):
+                if group := list(itertools.islice(left, _GROUP)):
+                    waiting.append(pool.submit(read_group, group))
+
+        begin(max(ahead // _GROUP, 1))
+        while waiting:
+            yield from waiting.popleft().result()
+            begin(1)
+
+
+def _picture_or_error(path, image_shape):
+    try:
+        return read(path, image_shape)
+    except Exception as error:  # of all kinds
+        return error
+
+
+def rows_of(images: np.ndarray, seed: int, label: int | None) -> dict[str, np.ndarray]:
+    """The inputs of signatures that draw noise, for images `[B, H, W, C]`."""
+    positions = np.array([zlib.crc32(image.tobytes()) for image in images], np.int64)
+    rows = {"image": images, "seed": row_seeds(seed, positions)}
+    if label is not None:
+        rows["label"] = np.full(len(images), label, np.int64)
+    return rows
+
+
+def _scored(model, names, images, seed, label, paths):
+    images = np.stack(images)
+    scores = model.run("score", rows_of(images, seed, label))
+    good = scores["is_finite"]
+    for name in itertools.compress(names, ~good):
+        paths[name].note(name, ValueError("its score is not a finite number"))
+    scores = {key: value[good] for key, value in scores.items()}
+    return Scored(list(itertools.compress(names, good)), images[good], scores)
+
+
+class Table:
+    """A CSV file with a row per scored picture; a second run adds the missing rows.
+
+    Attributes:
+      done: the paths that it holds, as text that can be shown.
+
+    Args:
+      path: of the file. `PATH.json` beside it says what the scores were made with.
+      settings: what the scores depend on.
+
+    Raises:
+      UserError: if the file holds scores that were made with other settings.
+    """
+
+    def __init__(self, path: str, settings: dict):
+        self._path = path
+        begun = os.path.exists(path)
+        beside = f"{path}.json"
+        if begun and not os.path.exists(beside):
+            raise UserError(
+                f"{path} is there, and is no table of scores; name another --output"
+            )
+        if os.path.exists(beside):
+            kept = json.loads(files.read_text(beside))
+            for name, value in settings.items():
+                if begun and kept.get(name) != value:
+                    raise UserError(
+                        f"{path} holds scores with {name} = {kept.get(name)}, and this "
+                        f"run has {value}; name another --output"
+                    )
+        files.write_text(beside, json.dumps(settings, indent=2) + "\n")
+        if not begun:
+            files.write_text(path, ",".join(COLUMNS) + "\n")
+        # A kill may have cut the last line.
+        with open(path, "rb+") as file:
+            data = file.read()
+            file.truncate(data.rfind(b"\n") + 1)
+        self.done = [row["path"] for row in self.read()]
+
+    def read(self) -> Iterator[dict[str, str]]:
+        """The rows, by column."""
+        with open(self._path, encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+    def add(self, scored: Scored, limit: Limit) -> np.ndarray:
+        """Adds the rows of a batch; returns which pictures are flagged, `[B]`."""
+        bits = scored.scores["total"]
+        typicality, empty = limit.typicality(bits), [""] * len(bits)
+        flagged = np.zeros(len(bits), bool)
+        if limit.threshold is not None:
+            flagged = limit.measured(bits) > limit.threshold
+        columns = [
+            list(map(files.printable, scored.paths)),
+            *(map("{:.6f}".format, scored.scores[name]) for name in TERMS),
+            _column(scored.scores.get("standard_error"), empty),
+            _column(scored.scores["log_prob"], empty),
+            _column(typicality, empty),
+            empty if limit.threshold is None else flagged.astype(int),
+        ]
+        with open(self._path, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(zip(*columns))
+        return flagged
+
+
+def _column(values, empty):
+    return empty if values is None else map("{:.6f}".format, values)
+
+
+class Arrays:
+    """Arrays beside a table, with a row per row of the table, and `paths.txt`.
+
+    Args:
+      directory: takes the files.
+      shapes: of a row, by the array's name.
+      done: the paths that the table holds.
+    """
+
+    def __init__(self, directory: str, shapes: dict[str, tuple], done: Sequence[str]):
+        files.make_dirs(directory)
+        self._arrays = {
+            name: GrowingArray(os.path.join(directory, f"{name}.npy"), shape, len(done))
+            for name, shape in shapes.items()
+        }
+        self._paths = os.path.join(directory, "paths.txt")
+        files.write_text(self._paths, "".join(f"{path}\n" for path in done))
+
+    def add(self, paths: Sequence[str], values: dict[str, np.ndarray]) -> None:
+        """Adds a batch; call it before the table's rows are added."""
+        for name, array in self._arrays.items():
+            array.append(values[name])
+        with open(self._paths, "a", encoding="utf-8") as file:
+            file.writelines(f"{files.printable(path)}\n" for path in paths)

@@ -1,0 +1,240 @@
+"""Scores pictures: python -m tfp_vaeflow.score --model_dir=DIR --images=PICTURES
+
+PICTURES are files, folders or patterns; --images may be given several times. The table
+(scores.csv) has a row per picture: bits/dim and its terms, the log-likelihood,
+typicality (the distance of bits/dim from those of validation images), and whether the
+picture is flagged: above --threshold, or above a --quantile of validation images or of
+the pictures of --normal. A score depends on the picture alone. The same command goes on
+where an earlier one was stopped; damaged files are named and left out.
+"""
+
+from absl import flags
+
+from tfp_vaeflow import command
+
+command.define_path("model_dir", "Directory of a trained model.")
+command.define_checkpoint()
+command.define_path(
+    "saved_model", "Directory that `export` wrote; the model runs here."
+)
+flags.DEFINE_string(
+    "server",
+    None,
+    "Address of a server: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME.",
+)
+command.define_paths("images", "File, folder or pattern; may be given several times.")
+command.define_path("output", "The table of scores.", default="scores.csv")
+flags.DEFINE_integer(
+    "num_samples", 1, "Samples per picture; for --model_dir.", lower_bound=1
+)
+flags.DEFINE_integer("seed", 0, "Seed of all random draws.")
+flags.DEFINE_string(
+    "label", None, "Class of all pictures, for a class-conditional model."
+)
+flags.DEFINE_enum(
+    "by", "bits", ["bits", "typicality"], "The value that flags a picture."
+)
+flags.DEFINE_float("threshold", None, "Flags pictures above this value.")
+flags.DEFINE_float(
+    "quantile",
+    None,
+    "Flags pictures above this quantile of validation images, or of --normal.",
+    lower_bound=0,
+    upper_bound=1,
+)
+command.define_path(
+    "normal", "Folder of pictures that are not strange, for --quantile."
+)
+command.define_path("codes", "Directory that takes the codes z as z.npy.")
+flags.DEFINE_bool("with_v", False, "Whether --codes takes v.npy, too.")
+command.define_path("maps", "Directory that takes the likelihood maps as maps.npy.")
+flags.DEFINE_integer(
+    "sheet", 0, "Makes a picture of so many strangest pictures.", lower_bound=0
+)
+
+
+def _connect():
+    """The model behind the flags, its typical scores, and its name."""
+    import os
+
+    from tfp_vaeflow import client
+    from tfp_vaeflow.client.transports import ModelTransport
+    from tfp_vaeflow.common import files, typical_scores
+    from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.model import checkpoints
+    from tfp_vaeflow.serving import folding
+
+    flag = command.FLAGS
+    places = [flag.model_dir, flag.saved_model, flag.server]
+    if sum(place is not None for place in places) != 1:
+        raise UserError(
+            "expected one of --model_dir, --saved_model and --server; see --help"
+        )
+    if flag.model_dir is None and flag["num_samples"].present:
+        raise UserError(
+            "--num_samples is for --model_dir; an export has a fixed number of samples"
+        )
+    if flag.model_dir is not None:
+        model, step = checkpoints.load_with_step(flag.model_dir, flag.checkpoint)
+        folding.fold(model)
+        name = f"step {step} of {files.absolute(flag.model_dir)}"
+        transport = ModelTransport(model, flag.num_samples, name)
+        typical = typical_scores.read(flag.model_dir).get(flag.checkpoint)
+        return client.Client(transport), typical, name
+    model = client.connect(flag.saved_model or flag.server)
+    if flag.server is not None:
+        return model, None, flag.server
+    directory = files.absolute(flag.saved_model)
+    if os.path.basename(directory).isdecimal():
+        directory = os.path.dirname(directory)
+    return model, typical_scores.read(directory).get("exported"), model.address
+
+
+def _limit(model, typical, label):
+    """The rule that flags pictures."""
+    import numpy as np
+
+    from tfp_vaeflow.client import scoring
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    if flag.normal is not None and flag.quantile is None:
+        raise UserError("--normal is given without --quantile; expected both")
+    if flag.quantile is not None and flag.threshold is not None:
+        raise UserError("--quantile and --threshold are given; expected one of them")
+    center = None if typical is None else typical.mean
+    if flag.normal is not None:
+        paths = scoring.find([flag.normal])
+        found = list(scoring.stream(model, paths, flag.seed, label))
+        _report(paths)
+        if not found:
+            raise UserError(f"--normal={flag.normal} has no pictures that can be read")
+        bits = np.concatenate([batch.scores["total"] for batch in found])
+        center = float(bits.mean())
+        limit = scoring.Limit(flag.by, center, None)
+        threshold = float(np.quantile(limit.measured(bits), flag.quantile))
+        return limit._replace(threshold=threshold)
+    if typical is None and (flag.quantile is not None or flag.by == "typicality"):
+        raise UserError(
+            "the bits/dim of validation images are not known here; expected --normal, "
+            "or --threshold with --by=bits"
+        )
+    if typical is None:
+        print("typicality is empty: bits/dim of validation images are not known here")
+    if flag.quantile is None:
+        return scoring.Limit(flag.by, center, flag.threshold)
+    return scoring.Limit(flag.by, center, typical.quantile(flag.quantile, flag.by))
+
+
+def _report(paths) -> None:
+    """Says which files were left out."""
+    for noted in {id(noted): noted for noted in paths.values()}.values():
+        for line in noted.lines():
+            print(line, flush=True)
+
+
+def _label(model):
+    """The label of --label; None for a model without classes."""
+    from tfp_vaeflow.common import classes
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    if not model.needs_labels:
+        if flag.label is not None:
+            raise UserError("--label is given, but this model is not class-conditional")
+        return None
+    if flag.label is None:
+        raise UserError("this model is class-conditional; name the class by --label")
+    place = flag.model_dir or flag.saved_model
+    names = None if place is None else classes.read(place)
+    return classes.label_of(flag.label, names, 10**9 if names is None else len(names))
+
+
+def _sheet(model, table, limit, path, label) -> None:
+    """Draws the strangest pictures of a table, each beside its likelihood map."""
+    import numpy as np
+
+    from tfp_vaeflow.client import scoring
+    from tfp_vaeflow.data.pictures import decode
+    from tfp_vaeflow.evaluation import figures
+
+    flag = command.FLAGS
+    bits = np.array([float(row["total"]) for row in table.read()])
+    paths = [row["path"] for row in table.read()]
+    order = np.argsort(-limit.measured(bits), kind="stable")[: flag.sheet]
+    images = np.stack([decode(paths[i], model.image_shape) for i in order])
+    rows = scoring.rows_of(images, flag.seed, label)
+    maps = model.run("likelihood_map", rows)["likelihood_map"]
+    figures.write_png(path, figures.with_maps(images, maps, columns=8))
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    import numpy as np
+
+    from tfp_vaeflow import client
+    from tfp_vaeflow.client import scoring
+    from tfp_vaeflow.command.progress import ItemProgress
+    from tfp_vaeflow.common import files
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    for name in ("output", "codes", "maps"):
+        if flag[name].value is not None and files.is_remote(flag[name].value):
+            raise UserError(
+                f"--{name} is {flag[name].value}; expected a path on this machine"
+            )
+    try:
+        model, typical, name = _connect()
+        label = _label(model)
+        paths = scoring.find(flag.images)
+        limit = _limit(model, typical, label)
+        settings = {
+            "model": name,
+            "num_samples": flag.num_samples,
+            "seed": flag.seed,
+            "label": label,
+            **limit._asdict(),
+        }
+        table = scoring.Table(flag.output, settings)
+        done = set(table.done)
+        left = {
+            p: noted for p, noted in paths.items() if files.printable(p) not in done
+        }
+        if done:
+            print(f"{len(done)} pictures are scored already")
+        shapes = {"z": (model.latent_dim,)} if model.latent_dim else {}
+        if flag.with_v:
+            shapes["v"] = model.image_shape
+        codes = maps = None
+        if flag.codes is not None:
+            codes = scoring.Arrays(flag.codes, shapes, table.done)
+        if flag.maps is not None:
+            shape = {"maps": model.image_shape[:2]}
+            maps = scoring.Arrays(flag.maps, shape, table.done)
+        progress = ItemProgress(len(left), "picture")
+        count = flagged = 0
+        for scored in scoring.stream(model, left, flag.seed, label):
+            rows = scoring.rows_of(scored.images, flag.seed, label)
+            if codes is not None:
+                inputs = {key: rows[key] for key in rows if key != "seed"}
+                codes.add(scored.paths, model.run("encode", inputs))
+            if maps is not None:
+                found = model.run("likelihood_map", rows)["likelihood_map"]
+                maps.add(scored.paths, {"maps": found})
+            flagged += int(np.sum(table.add(scored, limit)))
+            count += len(scored.paths)
+            progress.advance(len(scored.paths))
+        progress.close()
+        _report(paths)
+        text = "" if limit.threshold is None else f", {flagged} of them flagged"
+        print(f"scored {count} pictures{text}; the table is {flag.output}")
+        if flag.sheet and (count or done):
+            place = f"{flag.output.removesuffix('.csv')}.png"
+            _sheet(model, table, limit, place, label)
+    except client.ServerError as error:
+        raise UserError(str(error)) from error
+
+
+if __name__ == "__main__":
+    command.run_main(main, __doc__)
