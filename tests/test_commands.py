@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tfp_vaeflow.command import tensorflow_start
+from tfp_vaeflow.common import typical_scores
 from tfp_vaeflow.common.errors import EXTRAS
 from tfp_vaeflow.training.devices import locked
 
@@ -194,6 +195,9 @@ def test_export(run, model_dir, tmp_path):
     assert f"wrote {directory / '1'} (" in result.stdout
     assert f"how to call them: {directory / 'signatures.md'}" in result.stdout
     assert (directory / "1" / "saved_model.pb").exists()
+    kept = typical_scores.read(model_dir)["latest"]
+    assert kept.step == 10 and kept.num_images == 144
+    assert typical_scores.read(directory) == {"exported": kept}
 
 
 def test_dry_run(run, tmp_path):
@@ -354,7 +358,7 @@ def test_deterministic(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "synthesize", "export", "explore"]
+    "command", ["train", "evaluate", "score", "synthesize", "export", "explore"]
 )
 def test_help_comes_at_once(command, tmp_path):
     """With exit code 0 and without importing TensorFlow."""

@@ -22,7 +22,7 @@ from tfp_vaeflow.model import build_model, checkpoints
 from tfp_vaeflow.training import Trainer
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["train", "evaluate", "synthesize", "export", "explore"]
+COMMANDS = ["train", "evaluate", "score", "synthesize", "export", "explore"]
 # Flags and arguments of text that is no path.
 NO_PATHS = {
     *("arguments", "data", "gin_bindings", "host", "image_size", "label", "leave_out"),

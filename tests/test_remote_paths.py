@@ -190,6 +190,7 @@ def test_an_export():
         "models.config",
         "requests",
         "signatures.md",
+        "typical_scores.json",
     ]
     assert "tf_serving_warmup_requests" in files.list_dir(f"{version}/assets.extra")
     served = tf.saved_model.load(version).signatures["sample"]

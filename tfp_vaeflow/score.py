@@ -47,7 +47,7 @@ command.define_path(
 )
 command.define_path("codes", "Directory that takes the codes z as z.npy.")
 flags.DEFINE_bool("with_v", False, "Whether --codes takes v.npy, too.")
-command.define_path("maps", "Directory that takes the likelihood maps as maps.npy.")
+command.define_path("maps", "Directory that takes likelihood_map.npy.")
 flags.DEFINE_integer(
     "sheet", 0, "Makes a picture of so many strangest pictures.", lower_bound=0
 )
@@ -90,7 +90,7 @@ def _connect():
     return model, typical_scores.read(directory).get("exported"), model.address
 
 
-def _limit(model, typical, label):
+def _limit(model, typical, draws):
     """The rule that flags pictures."""
     import numpy as np
 
@@ -105,7 +105,7 @@ def _limit(model, typical, label):
     center = None if typical is None else typical.mean
     if flag.normal is not None:
         paths = scoring.find([flag.normal])
-        found = list(scoring.stream(model, paths, flag.seed, label))
+        found = list(scoring.stream(model, paths, draws))
         _report(paths)
         if not found:
             raise UserError(f"--normal={flag.normal} has no pictures that can be read")
@@ -150,31 +150,25 @@ def _label(model):
     return classes.label_of(flag.label, names, 10**9 if names is None else len(names))
 
 
-def _sheet(model, table, limit, path, label) -> None:
-    """Draws the strangest pictures of a table, each beside its likelihood map."""
-    import numpy as np
-
+def _arrays(model, table):
+    """The arrays that take codes and maps."""
     from tfp_vaeflow.client import scoring
-    from tfp_vaeflow.data.pictures import decode
-    from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS
-    bits = np.array([float(row["total"]) for row in table.read()])
-    paths = [row["path"] for row in table.read()]
-    order = np.argsort(-limit.measured(bits), kind="stable")[: flag.sheet]
-    images = np.stack([decode(paths[i], model.image_shape) for i in order])
-    rows = scoring.rows_of(images, flag.seed, label)
-    maps = model.run("likelihood_map", rows)["likelihood_map"]
-    figures.write_png(path, figures.with_maps(images, maps, columns=8))
-    print(f"wrote {path}")
+    found = []
+    if flag.codes is not None:
+        shapes = {"z": (model.latent_dim,)} if model.latent_dim else {}
+        if flag.with_v:
+            shapes["v"] = model.image_shape
+        found.append(scoring.Arrays(flag.codes, "encode", shapes, table.done))
+    if flag.maps is not None:
+        shapes = {"likelihood_map": model.image_shape[:2]}
+        found.append(scoring.Arrays(flag.maps, "likelihood_map", shapes, table.done))
+    return found
 
 
-def main() -> None:
-    import numpy as np
-
-    from tfp_vaeflow import client
-    from tfp_vaeflow.client import scoring
-    from tfp_vaeflow.command.progress import ItemProgress
+def _check_places() -> None:
+    """Checks that everything is written to this machine."""
     from tfp_vaeflow.common import files
     from tfp_vaeflow.common.errors import UserError
 
@@ -184,54 +178,49 @@ def main() -> None:
             raise UserError(
                 f"--{name} is {flag[name].value}; expected a path on this machine"
             )
+
+
+def main() -> None:
+    from tfp_vaeflow import client
+    from tfp_vaeflow.client import scoring
+    from tfp_vaeflow.command.progress import ItemProgress
+    from tfp_vaeflow.common import files
+    from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.evaluation import figures
+
+    flag = command.FLAGS
+    _check_places()
+    paths = scoring.find(flag.images)
     try:
         model, typical, name = _connect()
-        label = _label(model)
-        paths = scoring.find(flag.images)
-        limit = _limit(model, typical, label)
-        settings = {
-            "model": name,
-            "num_samples": flag.num_samples,
-            "seed": flag.seed,
-            "label": label,
-            **limit._asdict(),
-        }
-        table = scoring.Table(flag.output, settings)
+        draws = scoring.Draws(flag.seed, _label(model))
+        limit = _limit(model, typical, draws)
+        settings = {"model": name, "num_samples": flag.num_samples}
+        table = scoring.Table(
+            flag.output, {**settings, **draws._asdict(), **limit._asdict()}
+        )
         done = set(table.done)
-        left = {
-            p: noted for p, noted in paths.items() if files.printable(p) not in done
-        }
+        left = {p: to for p, to in paths.items() if files.printable(p) not in done}
         if done:
-            print(f"{len(done)} pictures are scored already")
-        shapes = {"z": (model.latent_dim,)} if model.latent_dim else {}
-        if flag.with_v:
-            shapes["v"] = model.image_shape
-        codes = maps = None
-        if flag.codes is not None:
-            codes = scoring.Arrays(flag.codes, shapes, table.done)
-        if flag.maps is not None:
-            shape = {"maps": model.image_shape[:2]}
-            maps = scoring.Arrays(flag.maps, shape, table.done)
+            print(f"{len(done)} pictures are scored already", flush=True)
+        arrays = _arrays(model, table)
         progress = ItemProgress(len(left), "picture")
         count = flagged = 0
-        for scored in scoring.stream(model, left, flag.seed, label):
-            rows = scoring.rows_of(scored.images, flag.seed, label)
-            if codes is not None:
-                inputs = {key: rows[key] for key in rows if key != "seed"}
-                codes.add(scored.paths, model.run("encode", inputs))
-            if maps is not None:
-                found = model.run("likelihood_map", rows)["likelihood_map"]
-                maps.add(scored.paths, {"maps": found})
-            flagged += int(np.sum(table.add(scored, limit)))
+        for scored in scoring.stream(model, left, draws):
+            for array in arrays:
+                array.add(model, scored, draws)
+            flagged += table.add(scored, limit)
             count += len(scored.paths)
             progress.advance(len(scored.paths))
         progress.close()
         _report(paths)
         text = "" if limit.threshold is None else f", {flagged} of them flagged"
         print(f"scored {count} pictures{text}; the table is {flag.output}")
-        if flag.sheet and (count or done):
+        strangest = table.strangest(flag.sheet, limit, paths)
+        if strangest:
             place = f"{flag.output.removesuffix('.csv')}.png"
-            _sheet(model, table, limit, place, label)
+            figures.write_png(place, scoring.sheet(model, strangest, draws))
+            print(f"wrote {place}")
     except client.ServerError as error:
         raise UserError(str(error)) from error
 

@@ -274,6 +274,10 @@ class Client:
             )
         return found
 
+    def inputs(self, signature: str) -> list[str]:
+        """The names of a signature's inputs."""
+        return list(self._inputs[signature])
+
     def run(
         self, signature: str, rows: dict[str, np.ndarray], batch_size: int | None = None
     ) -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ from tfp_vaeflow.common import files
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import LeftOut
 from tfp_vaeflow.data.listing import candidates, read
-from tfp_vaeflow.data.pictures import THREADS
+from tfp_vaeflow.data.pictures import THREADS, decode
+from tfp_vaeflow.evaluation import figures
 
 TERMS = ["total", "generation", "kl", "dequantization"]
 _GROUP = 16  # files that a thread reads at a time
@@ -41,6 +42,30 @@ class Scored(NamedTuple):
     paths: list[str]
     images: np.ndarray
     scores: dict[str, np.ndarray]
+
+
+class Draws(NamedTuple):
+    """The noise of scores and maps.
+
+    Attributes:
+      seed: of all noise.
+      label: of all pictures, for a class-conditional model; else None.
+    """
+
+    seed: int = 0
+    label: int | None = None
+
+    def rows(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The inputs of signatures that draw noise, for images `[B, H, W, C]`.
+
+        The noise of a picture goes by its pixels. So its score does not depend on the
+        other pictures.
+        """
+        pixels = [zlib.crc32(image.tobytes()) for image in images]
+        rows = {"image": images, "seed": row_seeds(self.seed, np.array(pixels))}
+        if self.label is not None:
+            rows["label"] = np.full(len(images), self.label, np.int64)
+        return rows
 
 
 class Limit(NamedTuple):
@@ -91,19 +116,14 @@ def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
 def stream(
     model: Client,
     paths: dict[str, LeftOut],
-    seed: int = 0,
-    label: int | None = None,
+    draws: Draws,
 ) -> Iterator[Scored]:
     """Scores files, `model.batch_size` at a time, and reads ahead meanwhile.
-
-    The noise of a picture goes by its pixels. So its score does not depend on the other
-    files.
 
     Args:
       model: scores them.
       paths: the files, each with the record that takes it if it cannot be read.
-      seed: of the noise.
-      label: of all pictures, for a class-conditional model.
+      draws: the noise.
     """
     size = model.batch_size
     names, images = [], []
@@ -115,10 +135,10 @@ def stream(
         names.append(path)
         images.append(found)
         if len(names) == size:
-            yield _scored(model, names, images, seed, label, paths)
+            yield _scored(model, names, images, draws, paths)
             names, images = [], []
     if names:
-        yield _scored(model, names, images, seed, label, paths)
+        yield _scored(model, names, images, draws, paths)
 
 
 def _read_ahead(paths, image_shape, ahead):
@@ -148,18 +168,9 @@ def _picture_or_error(path, image_shape):
         return error
 
 
-def rows_of(images: np.ndarray, seed: int, label: int | None) -> dict[str, np.ndarray]:
-    """The inputs of signatures that draw noise, for images `[B, H, W, C]`."""
-    positions = np.array([zlib.crc32(image.tobytes()) for image in images], np.int64)
-    rows = {"image": images, "seed": row_seeds(seed, positions)}
-    if label is not None:
-        rows["label"] = np.full(len(images), label, np.int64)
-    return rows
-
-
-def _scored(model, names, images, seed, label, paths):
+def _scored(model, names, images, draws, paths):
     images = np.stack(images)
-    scores = model.run("score", rows_of(images, seed, label))
+    scores = model.run("score", draws.rows(images))
     good = scores["is_finite"]
     for name in itertools.compress(names, ~good):
         paths[name].note(name, ValueError("its score is not a finite number"))
@@ -211,8 +222,8 @@ class Table:
         with open(self._path, encoding="utf-8", newline="") as file:
             yield from csv.DictReader(file)
 
-    def add(self, scored: Scored, limit: Limit) -> np.ndarray:
-        """Adds the rows of a batch; returns which pictures are flagged, `[B]`."""
+    def add(self, scored: Scored, limit: Limit) -> int:
+        """Adds the rows of a batch; returns how many pictures are flagged."""
         bits = scored.scores["total"]
         typicality, empty = limit.typicality(bits), [""] * len(bits)
         flagged = np.zeros(len(bits), bool)
@@ -228,7 +239,17 @@ class Table:
         ]
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(zip(*columns))
-        return flagged
+        return int(flagged.sum())
+
+    def strangest(
+        self, count: int, limit: Limit, paths: dict[str, LeftOut]
+    ) -> list[str]:
+        """The files with the highest values, of the given paths, highest first."""
+        known = {files.printable(path): path for path in paths}
+        rows = [row for row in self.read() if row["path"] in known]
+        values = limit.measured(np.array([float(row["total"]) for row in rows]))
+        order = np.argsort(-values, kind="stable")[:count]
+        return [known[rows[number]["path"]] for number in order]
 
 
 def _column(values, empty):
@@ -240,12 +261,20 @@ class Arrays:
 
     Args:
       directory: takes the files.
-      shapes: of a row, by the array's name.
+      signature: computes the arrays.
+      shapes: of a row, by the name of the signature's output.
       done: the paths that the table holds.
     """
 
-    def __init__(self, directory: str, shapes: dict[str, tuple], done: Sequence[str]):
+    def __init__(
+        self,
+        directory: str,
+        signature: str,
+        shapes: dict[str, tuple],
+        done: Sequence[str],
+    ):
         files.make_dirs(directory)
+        self._signature = signature
         self._arrays = {
             name: GrowingArray(os.path.join(directory, f"{name}.npy"), shape, len(done))
             for name, shape in shapes.items()
@@ -253,9 +282,19 @@ class Arrays:
         self._paths = os.path.join(directory, "paths.txt")
         files.write_text(self._paths, "".join(f"{path}\n" for path in done))
 
-    def add(self, paths: Sequence[str], values: dict[str, np.ndarray]) -> None:
+    def add(self, model: Client, scored: Scored, draws: Draws) -> None:
         """Adds a batch; call it before the table's rows are added."""
+        rows = draws.rows(scored.images)
+        inputs = model.inputs(self._signature)
+        values = model.run(self._signature, {name: rows[name] for name in inputs})
         for name, array in self._arrays.items():
             array.append(values[name])
         with open(self._paths, "a", encoding="utf-8") as file:
-            file.writelines(f"{files.printable(path)}\n" for path in paths)
+            file.writelines(f"{files.printable(path)}\n" for path in scored.paths)
+
+
+def sheet(model: Client, paths: Sequence[str], draws: Draws) -> np.ndarray:
+    """A picture of files, each beside its likelihood map, uint8 `[rows, width, 3]`."""
+    images = np.stack([decode(path, model.image_shape) for path in paths])
+    maps = model.run("likelihood_map", draws.rows(images))["likelihood_map"]
+    return figures.with_maps(images, maps, columns=8)
