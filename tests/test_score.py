@@ -173,6 +173,7 @@ def test_an_export_and_normal_pictures(run, model_dir, pictures, tmp_path):
     "words, message",
     [
         (["--images=nowhere"], "there is no file nowhere"),
+        (["--images=empty"], "empty: no files there"),
         (["--images=.", "--quantile=0.5", "--threshold=1"], "expected one of them"),
         (["--images=.", "--normal=."], "--normal is given without --quantile"),
         (["--images=.", "--label=3"], "this model is not class-conditional"),
@@ -183,6 +184,7 @@ def test_an_export_and_normal_pictures(run, model_dir, pictures, tmp_path):
     ],
 )
 def test_mistakes(run, model_dir, tmp_path, words, message):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "old.csv").write_text("a table of someone\n")
     result = run("score", f"--model_dir={model_dir}", *words, cwd=tmp_path)
     assert result.returncode == 2

@@ -61,6 +61,7 @@ def _connect():
     from tfp_vaeflow.client.transports import ModelTransport
     from tfp_vaeflow.common import files, typical_scores
     from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.config import EvaluationConfig, experiment
     from tfp_vaeflow.model import checkpoints
     from tfp_vaeflow.serving import folding
 
@@ -79,8 +80,13 @@ def _connect():
         folding.fold(model)
         name = f"step {step} of {files.absolute(flag.model_dir)}"
         transport = ModelTransport(model, flag.num_samples, name)
+        size = EvaluationConfig().batch_size
+        if experiment.is_saved(flag.model_dir):
+            size = experiment.load_saved(flag.model_dir).evaluation.batch_size
         typical = typical_scores.read(flag.model_dir).get(flag.checkpoint)
-        return client.Client(transport), typical, name
+        # As in `evaluate`, samples count as images.
+        model = client.Client(transport, max(1, size // flag.num_samples))
+        return model, typical, name
     model = client.connect(flag.saved_model or flag.server)
     if flag.server is not None:
         return model, None, flag.server

@@ -97,7 +97,7 @@ def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
       The paths, each with the record of files that are left out of its place.
 
     Raises:
-      UserError: if there is nothing in one of the places.
+      UserError: if one of the places does not exist, or there is no file at all.
     """
     paths = {}
     for pattern in patterns:
@@ -110,6 +110,8 @@ def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
             if files.is_dir(place):
                 found = sorted(candidates(place, noted))
             paths |= dict.fromkeys(found, noted)
+    if not paths:
+        raise UserError(f"{', '.join(map(files.printable, patterns))}: no files there")
     return paths
 
 
