@@ -87,6 +87,12 @@ def test_the_client_gives_what_the_model_gives(served, remote):
     np.testing.assert_array_equal(
         remote.interpolate(*positions), model.interpolate(*positions)
     )
+    direction = remote.direction(images[:2], images[2:])
+    np.testing.assert_allclose(
+        direction, model.direction(images[:2], images[2:]), atol=1e-5
+    )
+    moved = images[:2], direction, [0.0, 1.0]
+    np.testing.assert_array_equal(remote.move(*moved), model.move(*moved))
     seen, z_again, v_again = remote.encode_bytes([png(image) for image in images[:2]])
     np.testing.assert_array_equal(seen, images[:2])
     np.testing.assert_allclose(z_again, z[:2], atol=1e-5)

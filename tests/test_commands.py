@@ -167,23 +167,39 @@ def test_evaluate(run, model_dir, tmp_path):
         ("reconstruct", ["--num_images=6"], ["reconstructions"]),
         ("interpolate", ["--grid_size=3"], ["interpolation"]),
         ("switch", ["--num_images=8", "--columns=2"], ["switches"]),
+        ("switch", ["--images=a.png,b.png"], ["switches"]),
+        (
+            "attribute",
+            ["--toward=3", "--from=7", "--strength=0", "--strength=1"],
+            ["attribute"],
+        ),
+        pytest.param(
+            "attribute",
+            ["--toward=.", "--images=a.png,b.png"],
+            ["attribute"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_synthesize(run, model_dir, tmp_path, mode, arguments, files):
+    for name in "ab":
+        pixels = np.random.default_rng(ord(name)).integers(0, 255, (20, 30), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     result = run(
         "synthesize",
         f"--model_dir={model_dir}",
         f"--mode={mode}",
-        f"--output_dir={tmp_path}",
+        f"--output_dir={tmp_path / 'made'}",
         *arguments,
         cwd=tmp_path,
         optimized=True,
     )
     assert result.returncode == 0, result.stderr
-    assert {path.stem for path in tmp_path.glob("*.png")} == set(files)
+    made = tmp_path / "made"
+    assert {path.stem for path in made.glob("*.png")} == set(files)
     for name in files:
-        assert f"wrote {tmp_path / name}.png" in result.stdout
-        image = np.array(Image.open(tmp_path / f"{name}.png"))
+        assert f"wrote {made / name}.png" in result.stdout
+        image = np.array(Image.open(made / f"{name}.png"))
         assert image.ndim == 2 and image.std() > 0  # grey, and something on it
 
 

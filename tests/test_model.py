@@ -7,6 +7,7 @@ import tensorflow as tf
 import tfp_vaeflow as vf
 from testing import random_images, randomize, tiny_model_config
 from tfp_vaeflow import config as cfg
+from tfp_vaeflow.common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,21 @@ def test_layers_run_one_by_one_only_within_their_block(model):
         assert model._is_by_layers
         1 / 0  # noqa: B018
     assert not model._is_by_layers
+
+
+def test_move_along_a_direction(model, images):
+    """From the mean z of some images to that of others, with v kept."""
+    z, v = (code.numpy() for code in model.encode(images))
+    direction = model.direction(images[3:], images[:3], batch_size=2)
+    np.testing.assert_allclose(direction, z[3:].mean(0) - z[:3].mean(0), atol=1e-5)
+    made = model.move(images, direction, [0.0, 2.0, -1.0], batch_size=4)
+    assert made.shape == (len(images), 3, *model.config.image_shape)
+    np.testing.assert_array_equal(made[:, 0], images)
+    expected = model.decode(z + 2 * np.asarray(direction), v)
+    np.testing.assert_array_equal(made[:, 1], expected)
+    for bad in ((direction[:-1], [1.0]), (direction, []), (direction, 1.0)):
+        with pytest.raises(UserError, match="the direction is of shape"):
+            model.move(images, *bad)
 
 
 def test_switch_and_interpolate(model, images):

@@ -3,7 +3,9 @@
 Modes: sample (from the model, one file per temperature), reconstruct (encode and
 decode; originals beside their reconstructions), interpolate (two images; z changes from
 top to bottom, v from left to right), switch (2x2 cells: originals on one diagonal, with
-exchanged global codes on the other). The originals are images of the chosen split.
+exchanged global codes on the other), attribute (one row per original; z moves along the
+direction from the images of --from to those of --toward, a strength per column). The
+originals are images of the chosen split, or --images.
 """
 
 from absl import flags
@@ -15,7 +17,7 @@ command.define_bindings()
 flags.DEFINE_enum(
     "mode",
     "sample",
-    ["sample", "reconstruct", "interpolate", "switch"],
+    ["sample", "reconstruct", "interpolate", "switch", "attribute"],
     "What to make.",
 )
 command.define_path("output_dir", "Where to write; default: DIR/synthesis.")
@@ -35,6 +37,18 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer(
     "grid_size", 7, "Number of positions along z and along v of an interpolation."
 )
+command.define_path_list("images", "Files to take as originals: a.jpg,b.jpg.")
+command.define_path(
+    "toward", "Class, by name or number, or folder to move to in mode attribute."
+)
+command.define_path(
+    "from", "Class or folder to move from; by default all other images."
+)
+flags.DEFINE_multi_float(
+    "strength",
+    [-0.5, 0.0, 0.5, 1.0, 1.5],
+    "Factor on the direction in mode attribute; may be given several times.",
+)
 flags.DEFINE_integer("seed", 0, "Seed of all random draws.")
 flags.DEFINE_enum(
     "split",
@@ -46,25 +60,121 @@ command.define_checkpoint()
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 
 
-def _originals(config, even: bool):
-    """The first images of the split that the flags name, and their labels."""
+_GROUP = 1000  # images that a direction is computed from, at most
+
+
+def _split(config):
+    """The split that the flags name."""
     from tfp_vaeflow import data
     from tfp_vaeflow.common import classes
-    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
     order = classes.order_of(flag.model_dir)
     split = data.load(config.data, config.model, order).part(flag.split)
     data.check_labels(split, config.model, flag.split)
-    images = split.first(flag.num_images)
+    return split
+
+
+def _decoded(paths, config):
+    """The pictures in files."""
+    import numpy as np
+
+    from tfp_vaeflow.common import files
+    from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.data.pictures import decode, fault
+
+    found = []
+    for path in paths:
+        try:
+            found.append(decode(path, config.model.image_shape))
+        except Exception as error:  # Pillow raises all kinds
+            raise UserError(
+                f"{files.printable(path)} cannot be read: {fault(error)}"
+            ) from error
+    return np.stack(found)
+
+
+def _originals(config, even: bool):
+    """The images of the flags, or the first ones of the split, and their labels."""
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    labels = None
+    if flag.images:
+        if config.model.is_class_conditional:
+            raise UserError(
+                "--images is given, but this model needs the labels of images; leave "
+                "it out"
+            )
+        images = _decoded(flag.images, config)
+    else:
+        split = _split(config)
+        images = split.first(flag.num_images)
+        if config.model.is_class_conditional:
+            labels = split.labels[: len(images)]
     if even and len(images) < 2:
         raise UserError(f"{flag.mode} needs two originals; got {len(images)}")
     if even:
         images = images[: len(images) // 2 * 2]
-    labels = None
-    if config.model.is_class_conditional:
-        labels = split.labels[: len(images)]
+        labels = None if labels is None else labels[: len(images)]
     return images, labels
+
+
+def _group(name: str, given: str, config):
+    """Images of a class of the split, or of a folder; and which of the split they are.
+
+    Args:
+      name: of the flag.
+      given: its value.
+      config: the experiment.
+    """
+    import numpy as np
+
+    from tfp_vaeflow import data
+    from tfp_vaeflow.common import classes, files
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    if files.is_dir(given):
+        found = data.find_pictures(given)
+        for line in found.left_out.lines():
+            print(line, flush=True)
+        if not found.paths:
+            raise UserError(f"--{name}={given} has no pictures that can be read")
+        return _decoded(found.paths[:_GROUP], config), None
+    split = _split(config)
+    if split.labels is None:
+        raise UserError(
+            f"--{name} is {given}; expected a folder: the data has no labels"
+        )
+    count = int(split.labels.max()) + 1
+    label = classes.label_of(given, classes.read(flag.model_dir), count)
+    chosen = split.labels == label
+    if not chosen.any():
+        raise UserError(f"the {flag.split} images have none of class {given}")
+    return split.read(np.flatnonzero(chosen)[:_GROUP]), chosen
+
+
+def _direction(model, config, batch_size: int):
+    """The direction of --toward and --from."""
+    import numpy as np
+
+    from tfp_vaeflow.common.errors import UserError
+
+    flag = command.FLAGS
+    if flag.toward is None:
+        raise UserError("--mode=attribute needs --toward, a class or a folder")
+    images, chosen = _group("toward", flag.toward, config)
+    if flag["from"].value is not None:
+        others, _ = _group("from", flag["from"].value, config)
+    else:
+        split = _split(config)
+        left = np.arange(split.num_images)
+        left = left if chosen is None else left[~chosen]
+        if not len(left):
+            raise UserError("there are no other images; expected --from, a folder")
+        others = split.read(np.random.default_rng(0).permutation(left)[:_GROUP])
+    return model.direction(images, others, batch_size)
 
 
 def _labels(config):
@@ -105,7 +215,7 @@ def main() -> None:
     model = checkpoints.load(flag.model_dir, flag.checkpoint)
     bindings = command.bindings_with({"data_dir": "DataConfig.data_dir"})
     config = experiment.load_saved(flag.model_dir, bindings)
-    if model.encoder is None and flag.mode in ("interpolate", "switch"):
+    if model.encoder is None and flag.mode in ("interpolate", "switch", "attribute"):
         raise UserError(
             f"--mode={flag.mode} needs a z inferred from images; this model has none"
         )
@@ -130,6 +240,12 @@ def main() -> None:
         images = model.interpolate(a, b, positions, positions, batch_size).numpy()
         images = images.reshape(-1, *a.shape)
         pictures["interpolation"] = figures.grid(images, flag.grid_size)
+    elif flag.mode == "attribute":
+        images, _ = _originals(config, even=False)
+        direction = _direction(model, config, batch_size)
+        made = model.move(images, direction, flag.strength, batch_size).numpy()
+        made = made.reshape(-1, *images.shape[1:])
+        pictures["attribute"] = figures.grid(made, len(flag.strength))
     else:
         images, _ = _originals(config, even=True)
         a, b = images[0::2], images[1::2]

@@ -217,6 +217,23 @@ class Client:
         found = self._run("switch", image_a=self._images(a), image_b=self._images(b))
         return found["z_a_v_b"], found["z_b_v_a"]
 
+    def direction(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """The direction in z from other images to images, `[D]`: the difference of mean
+        z; see `VAEFlow.direction`."""
+        self._check_z("direction")
+        ours, theirs = (self.encode(group)[0].mean(0) for group in (images, others))
+        return ours - theirs
+
+    def move(
+        self, images: np.ndarray, direction: np.ndarray, strengths: Sequence[float]
+    ) -> np.ndarray:
+        """Images with z moved along a direction, uint8 `[B, S, H, W, C]`; see
+        `VAEFlow.move`."""
+        self._check_z("move")
+        z, v = self.encode(images)
+        made = self.decode(*arguments.moved(z, v, direction, strengths))
+        return made.reshape(len(z), -1, *self.image_shape)
+
     def interpolate(
         self,
         a: np.ndarray,
@@ -245,6 +262,12 @@ class Client:
         return images.reshape(len(alphas), len(betas), *self.image_shape)
 
     # Helpers.
+
+    def _check_z(self, method: str) -> None:
+        if "switch" not in self.methods:
+            raise UserError(
+                f"{method} needs a z inferred from images; this model has none"
+            )
 
     def _images(self, images) -> np.ndarray:
         images = np.asarray(images)

@@ -11,6 +11,7 @@ from tfp_vaeflow.command.flags import (
     define_checkpoint,
     define_model_dir,
     define_path,
+    define_path_list,
     define_paths,
 )
 from tfp_vaeflow.command.run import run_main
@@ -23,6 +24,7 @@ __all__ = [
     "define_checkpoint",
     "define_model_dir",
     "define_path",
+    "define_path_list",
     "define_paths",
     "run_main",
     "start_tensorflow",

@@ -20,6 +20,15 @@ class _PathParser(flags.ArgumentParser):
         return files.expand(argument)
 
 
+class _PathListParser(flags.ArgumentParser):
+    """Paths with commas between them."""
+
+    syntactic_help = "paths with commas between them"
+
+    def parse(self, argument: str) -> list[str]:
+        return [_PathParser().parse(path) for path in argument.split(",")]
+
+
 def define_path(
     name: str, help_text: str, required: bool = False, default: str | None = None
 ) -> None:
@@ -31,6 +40,11 @@ def define_paths(name: str, help_text: str) -> None:
     """Defines a flag that holds a path and has to be given, once or several times."""
     serializer = flags.ArgumentSerializer()
     flags.DEFINE_multi(_PathParser(), serializer, name, None, help_text, required=True)
+
+
+def define_path_list(name: str, help_text: str) -> None:
+    """Defines a flag that holds paths with commas between them."""
+    flags.DEFINE(_PathListParser(), name, None, help_text)
 
 
 def define_model_dir(help_text: str) -> None:

@@ -91,6 +91,29 @@ def grid_of(
     return [(float(alpha), float(beta)) for alpha in alphas for beta in betas]
 
 
+def moved(z, v, direction, strengths: Sequence[float]) -> tuple:
+    """Codes with z moved along a direction, and v kept: `z + strength * direction`.
+
+    Args:
+      z: numpy array `[B, D]`.
+      v: numpy array `[B, H, W, C]`.
+      direction: `[D]`.
+      strengths: S numbers.
+
+    Returns:
+      z `[B S, D]` and v `[B S, H, W, C]`; the strength changes fastest.
+    """
+    direction, strengths = np.asarray(direction), np.asarray(strengths, np.float32)
+    if direction.shape != z.shape[1:] or strengths.ndim != 1 or not len(strengths):
+        raise UserError(
+            f"the direction is of shape {direction.shape}, the strengths are "
+            f"{strengths.tolist()}; expected {z.shape[1:]}, and a list of numbers"
+        )
+    steps = strengths[:, np.newaxis] * direction
+    z = (z[:, np.newaxis] + steps).reshape(-1, z.shape[1]).astype(np.float32)
+    return z, np.repeat(v, len(strengths), axis=0)
+
+
 def between(z: Sequence, v: Sequence, alpha, beta) -> tuple:
     """The codes between two images: z by alpha, v by beta; 0 gives the first image.
 

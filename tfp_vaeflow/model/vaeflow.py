@@ -12,6 +12,7 @@ from tfp_vaeflow.common.arguments import (
     check_at_least_one,
     check_temperature,
     grid_of,
+    moved,
 )
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.model.inputs import (
@@ -296,6 +297,54 @@ class VAEFlow(VAEFlowLikelihoods):
 
         inputs = [checked_images(self.config, images) for images in (a, b)]
         return batched(run, inputs, batch_size)
+
+    def direction(
+        self,
+        images: tf.Tensor,
+        others: tf.Tensor,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> tf.Tensor:
+        """The direction in z from other images to images: the difference of mean z.
+
+        Args:
+          images: uint8 `[B, H, W, C]`, such as those of one class.
+          others: uint8 `[B', H, W, C]`.
+          batch_size: images at a time.
+
+        Returns:
+          `[D]`; `move` takes it.
+        """
+        check_posterior(self.config, "direction")
+        means = (
+            tf.reduce_mean(self.posterior(group, batch_size)[0], 0)
+            for group in (images, others)
+        )
+        return tf.subtract(*means)
+
+    def move(
+        self,
+        images: tf.Tensor,
+        direction: tf.Tensor,
+        strengths: Sequence[float],
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> tf.Tensor:
+        """Images with z moved along a direction, and v kept.
+
+            z + strength * direction
+
+        Args:
+          images: uint8 `[B, H, W, C]`.
+          direction: `[D]`, such as `direction` gives.
+          strengths: S numbers; 0 gives the image itself.
+          batch_size: images at a time.
+
+        Returns:
+          uint8 `[B, S, H, W, C]`.
+        """
+        check_posterior(self.config, "move")
+        z, v = (code.numpy() for code in self.encode(images, batch_size=batch_size))
+        made = self.decode(*moved(z, v, direction, strengths), batch_size)
+        return tf.reshape(made, [len(z), -1, *self.config.image_shape])
 
     def interpolate(
         self,
