@@ -231,3 +231,52 @@ def test_tfds_without_images(tmp_path):
     config = DataConfig("tfds:no_pictures", str(tmp_path))
     with pytest.raises(UserError, match="no feature 'image', only value"):
         data.load(config, tiny_model_config())
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_in_a_file(tmp_path, suffix):
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8), np.uint8)
+    path = tmp_path / f"images.{suffix}"
+    if suffix == "npy":
+        np.save(path, images)
+    else:
+        np.savez(path, images=images[..., np.newaxis], labels=np.arange(50) % 3)
+    model = ModelConfig((8, 8, 1), 256, 0, FlowConfig([0, 1], [4, 4]))
+    splits = data.load(DataConfig(data_dir=str(path), validation_fraction=0.2), model)
+    assert [part.num_images for part in splits] == [32, 8, 10]
+    batch = next(iter(data.training_batches(splits.train, DataConfig(), 4, 0, 0)))
+    assert batch.images.shape == (4, 8, 8, 1)
+    found = np.concatenate([part.first(50)[..., 0] for part in splits])
+    assert {image.tobytes() for image in found} == {i.tobytes() for i in images}
+    if suffix == "npz":
+        by_image = {i.tobytes(): n % 3 for n, i in enumerate(images)}
+        labels = [by_image[i.tobytes()] for i in splits.test.first(50)[..., 0]]
+        assert labels == splits.test.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"images": np.zeros((5, 8, 8), np.float32)}, "images are float32 of shape"),
+        (
+            {"images": np.zeros((5, 8, 9), np.uint8)},
+            r"shape \(8, 9, 1\), but ModelConf",
+        ),
+        ({"x": np.zeros((5, 8, 8), np.uint8)}, "has the arrays x; expected 'images'"),
+        (
+            {"images": np.zeros((5, 8, 8), np.uint8), "labels": np.zeros(4, int)},
+            r"labels are int64 of shape \(4,\); expected integers of shape \(5,\)",
+        ),
+        (b"no numpy", "is no NumPy file"),
+        (None, "does not exist"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, arrays, message):
+    path = tmp_path / "images.npz"
+    if isinstance(arrays, bytes):
+        path.write_bytes(arrays)
+    elif arrays is not None:
+        np.savez(path, **arrays)
+    model = ModelConfig((8, 8, 1), 256, 0, FlowConfig([0, 1], [4, 4]))
+    with pytest.raises(UserError, match=message):
+        data.load(DataConfig(data_dir=str(path)), model)

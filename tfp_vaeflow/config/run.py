@@ -89,7 +89,8 @@ class DataConfig(Settings):
     Attributes:
       name: `digits`, `tfds:NAME` for a data set of TensorFlow Datasets, or `folder`.
       data_dir: where the data set lies; None for the library's default. A folder of
-        images here takes the place of the data set that `name` names.
+        images here, or a .npy or .npz file, takes the place of the data set that `name`
+        names.
       validation_fraction: fraction of the training images to set aside for validation
         if the data set has no validation part, and as much for testing if it has no
         test part. 0 sets nothing aside.

@@ -6,6 +6,7 @@ from tfp_vaeflow.common import files
 from tfp_vaeflow.common.classes import NATURAL, Order
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig, ModelConfig
+from tfp_vaeflow.data import arrays
 from tfp_vaeflow.data.batches import (
     Batch,
     Share,
@@ -42,9 +43,9 @@ _LOADERS = {"digits": load_digits_data, "tfds": load_tfds}
 def load(config: DataConfig, model: ModelConfig, order: Order = NATURAL) -> Splits:
     """Loads a data set for a model.
 
-    A `data_dir` that holds a folder of images replaces the data set that the experiment
-    names. Images are cropped and resized to the model's shape. The digits are not: the
-    model has to have their shape.
+    A `data_dir` that holds a folder of images, or is a NumPy file of images (see
+    `arrays`), replaces the data set that the experiment names. Images of files are
+    cropped and resized to the model's shape. Digits and arrays have to have it.
 
     Args:
       config: which data set, and where.
@@ -85,6 +86,8 @@ def check_labels(split: Split, model: ModelConfig, part: str) -> None:
 
 
 def _load(config: DataConfig, model: ModelConfig, order: Order) -> Splits:
+    if config.data_dir is not None and config.data_dir.endswith(arrays.SUFFIXES):
+        return arrays.load_arrays(config, model.image_shape)
     kind, _, name = config.name.partition(":")
     if kind == "folder" or _is_folder(config.data_dir, name):
         return load_folder(config, model.image_shape, order)

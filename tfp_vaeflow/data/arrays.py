@@ -1,0 +1,78 @@
+"""Images in a NumPy file: `.npy` with images, `.npz` with `images` and `labels`."""
+
+import zipfile
+
+import numpy as np
+
+from tfp_vaeflow.common import files
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.config import DataConfig
+from tfp_vaeflow.data.splits import Splits, carve, check_sizes, from_numpy
+
+SUFFIXES = (".npy", ".npz")
+
+
+def load_arrays(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
+    """The images of the file `config.data_dir`.
+
+    `images` are uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images; `labels`, if
+    there are any, are integers `[N]`, 0 or more. A .npy file is mapped into memory: its
+    images are read when they are needed. The fraction `config.validation_fraction` of
+    the images is set aside for testing, and as much of the rest for validation.
+
+    Raises:
+      UserError: if there is no such file on this machine, or its arrays are others.
+    """
+    path = files.printable(config.data_dir)
+    images, labels = _read(config.data_dir, path)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+        raise UserError(
+            f"{path}: images are {images.dtype} of shape {images.shape}; expected "
+            "uint8 of shape (N, height, width, channels), or without channels if grey"
+        )
+    found = (*images.shape[1:], 1)[:3]
+    if found != tuple(image_shape):
+        raise UserError(
+            f"{path}: images are of shape {found}, but ModelConfig.image_shape is "
+            f"{tuple(image_shape)}; set it to the data's shape"
+        )
+    if labels is not None and (
+        not np.issubdtype(labels.dtype, np.integer)
+        or labels.shape != (len(images),)
+        or labels.min() < 0
+    ):
+        raise UserError(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}; expected "
+            f"integers of shape ({len(images)},), 0 or more"
+        )
+
+    def read(indices):
+        return np.asarray(images[indices]).reshape(-1, *image_shape)
+
+    read_labels = None if labels is None else lambda: labels.astype(np.int64)
+    whole = from_numpy(len(images), read, image_shape, read_labels)
+    rest, test = carve(whole, config.validation_fraction)
+    return check_sizes(Splits(*carve(rest, config.validation_fraction), test), path)
+
+
+def _read(source: str, shown: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images and labels of a file."""
+    if files.is_remote(source):
+        raise UserError(f"{shown}: expected a NumPy file on this machine")
+    try:
+        found = np.load(source, mmap_mode="r")
+        if isinstance(found, np.ndarray):
+            return found, None
+        with found:
+            if "images" not in found:
+                raise UserError(
+                    f"{shown} has the arrays {', '.join(found.files)}; expected "
+                    "'images', and 'labels' if there are any"
+                )
+            return found["images"], found.get("labels")
+    except FileNotFoundError as error:
+        raise UserError(f"{shown} does not exist; name a NumPy file") from error
+    except UserError:
+        raise
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{shown} is no NumPy file: {error}") from error
