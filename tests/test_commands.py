@@ -158,6 +158,13 @@ def test_evaluate(run, model_dir, tmp_path):
         values["terms"]["kl"] * 64 * np.log(2), rel=1e-6
     )
     assert np.isfinite(values["shuffled_z_gap_nats"])
+    words = f"--model_dir={model_dir}", "--only=bound"
+    result = run("evaluate", *words, cwd=model_dir.parent)
+    assert result.returncode == 0, result.stderr
+    assert "measuring probes" not in result.stdout and "KID" in result.stdout
+    again = json.loads((model_dir / "evaluation.json").read_text())
+    assert set(again) == set(values)
+    assert again["measures"] == values["measures"] and again["probe"] == values["probe"]
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,10 @@ def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
     for measure in MEASURES[1:]:  # an earlier version's evaluation may lack one
         old = {k: result[k] for k in set(result) - set(measure.result.__annotations__)}
         assert "50 of 50" in page.table(old)
+    part = report.evaluate(model, splits, "test", settings, only=["probes", "bound"])
+    assert part["measures"] == ["bound", "probes"] and part["fidelity"] is None
+    assert "fidelity" not in page.table(part) and "50 of 50" in page.table(part)
+    assert report.merged(result, part) == result
     if has_z:
         return
     zeros = [
@@ -199,6 +203,13 @@ def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
     assert result["probe"] is None and result["samples"] is None
     assert result["fidelity"] is None
     assert "training images are all of one class, 0" in page.table(result)
+
+
+def test_a_measure_that_is_none(splits):
+    with pytest.raises(UserError, match="no measure 'fid'; expected some of bound, us"):
+        report.evaluate(
+            digits_model(0), splits, "test", cfg.EvaluationConfig(), only=["fid"]
+        )
 
 
 def test_other_data_that_is_none(splits):

@@ -18,10 +18,32 @@ flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "The images to measure on."
 )
 command.define_checkpoint()
+flags.DEFINE_list(
+    "only",
+    None,
+    "Measures to take, such as bound,probes; figures of others of the same step stay. "
+    "By default all: bound, usage, probes, samples, fidelity, decoupling, by_class, "
+    "novelty.",
+)
 flags.DEFINE_integer("num_samples", None, "Short for EvaluationConfig.num_samples.")
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 command.define_path("other_data", "Short for EvaluationConfig.other_data.")
 command.define_path("feature_network", "Short for EvaluationConfig.feature_network.")
+
+
+def _former(path: str) -> dict:
+    """The evaluation in a file; empty if there is none that others can be added to."""
+    import json
+
+    from tfp_vaeflow.common import files
+
+    if not files.exists(path):
+        return {}
+    try:
+        found = json.loads(files.read_text(path))
+    except ValueError:
+        return {}
+    return found if "measures" in found else {}
 
 
 def main() -> None:
@@ -54,11 +76,18 @@ def main() -> None:
         print(f"measuring {line}", flush=True)
 
     with data.reading():
-        measured = report.evaluate(model, splits, flag.split, config.evaluation, say)
+        measured = report.evaluate(
+            model, splits, flag.split, config.evaluation, say, flag.only
+        )
     result = {"step": step, **measured}
     directory = flag.model_dir
     folder = page.folder(result)
     kept = os.path.join(directory, folder)
+    former = {}
+    if flag.only is not None:
+        former = _former(os.path.join(kept, "evaluation.json"))
+    if former:
+        result = report.merged(former, result)
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
     with data.reading():

@@ -265,4 +265,4 @@ def _figures(drawing: Drawing) -> dict[str, str]:
     }
 
 
-MEASURE = Measure("likelihood", Likelihood, _run, _sections, _figures)
+MEASURE = Measure("bound", Likelihood, _run, _sections, _figures)

@@ -141,7 +141,8 @@ class Measure(NamedTuple):
     """One measure: its keys in an evaluation, how to compute and how to show them.
 
     Attributes:
-      name: the key of the reason, in `notes`, where there was nothing to measure.
+      name: names the measure in `--only`, and in `notes`, which say why there was
+        nothing to measure.
       result: a `TypedDict` of the measure's own keys in `evaluation.json`. They are
         None where it was not measured.
       run: measures; raises `NotMeasuredError` where there is nothing to measure.

@@ -20,7 +20,13 @@ def sections(result: dict) -> list[Section]:
     """
     keys = [key for measure in MEASURES for key in measure.result.__annotations__]
     result = {**dict.fromkeys(keys), **result}
-    return [section for measure in MEASURES for section in measure.sections(result)]
+    taken = result.get("measures")
+    return [
+        section
+        for measure in MEASURES
+        if taken is None or measure.name in taken
+        for section in measure.sections(result)
+    ]
 
 
 def table(result: dict) -> str:

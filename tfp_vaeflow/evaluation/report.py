@@ -1,11 +1,17 @@
 """The whole evaluation of one model: everything that `evaluation.json` holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Splits
-from tfp_vaeflow.evaluation.measure import Drawing, NotMeasuredError, Subject
+from tfp_vaeflow.evaluation.measure import (
+    Drawing,
+    Measure,
+    NotMeasuredError,
+    Subject,
+)
 from tfp_vaeflow.evaluation.measures import MEASURES
 from tfp_vaeflow.model import VAEFlow
 
@@ -16,6 +22,7 @@ def evaluate(
     split_name: str,
     config: EvaluationConfig,
     say: Callable[[str], None] = lambda line: None,
+    only: Sequence[str] | None = None,
 ) -> dict:
     """Measures a model on one split.
 
@@ -25,27 +32,30 @@ def evaluate(
       split_name: `train`, `validation` or `test`.
       config: numbers of samples and sizes.
       say: called with the name of each thing that is being measured.
+      only: names of the measures to take; None for all.
 
     Returns:
       What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
-      and the keys of all measures (see their `result`). A key is None where its measure
-      needs a z, labels, more images or other data that are missing. Standard errors
-      of a single image are None too. `notes` gives the reasons by the measures' names.
+      `measures` (the names of the measures that were taken), and the keys of all
+      measures (see their `result`). A key is None where its measure was not taken, or
+      needs a z, labels, more images or other data that are missing. Standard errors of
+      a single image are None too. `notes` gives the reasons by the measures' names.
       Measures that learn from labels use only the images whose classes the training
       part has.
 
     Raises:
-      UserError: if the other data set or the feature network cannot be used, or a
-        class-conditional model has no class for an image.
+      UserError: if a measure is unknown, the other data set or the feature network
+        cannot be used, or a class-conditional model has no class for an image.
     """
     split = splits.part(split_name)
     data.check_labels(split, model.config, split_name)
     subject = Subject(model, splits.train, split, config, say)
-    for measure in MEASURES:
+    chosen = _chosen(only)
+    for measure in chosen:
         measure.check(subject)
-    result, notes = {}, {}
-    for measure in MEASURES:
-        result |= dict.fromkeys(measure.result.__annotations__)
+    result = dict.fromkeys(key for m in MEASURES for key in m.result.__annotations__)
+    notes = {}
+    for measure in chosen:
         try:
             result |= measure.run(subject)
         except NotMeasuredError as error:
@@ -55,14 +65,43 @@ def evaluate(
         "num_images": split.num_images,
         "num_samples": config.num_samples,
         "parameters": model.parameter_counts()["total"],
+        "measures": [measure.name for measure in chosen],
         **result,
         "notes": notes,
     }
 
 
+def _chosen(only: Sequence[str] | None) -> list[Measure]:
+    names = [measure.name for measure in MEASURES]
+    for name in only or ():
+        if name not in names:
+            raise UserError(
+                f"there is no measure {name!r}; expected some of {', '.join(names)}"
+            )
+    return [m for m in MEASURES if only is None or m.name in only]
+
+
+def merged(former: dict, result: dict) -> dict:
+    """An evaluation of some measures, with the others as in a former evaluation.
+
+    Both are of the same split and step.
+    """
+    taken = set(result["measures"])
+    kept = [m for m in MEASURES if m.name in former["measures"] and m.name not in taken]
+    keys = [key for measure in kept for key in measure.result.__annotations__]
+    notes = {m.name: former["notes"][m.name] for m in kept if m.name in former["notes"]}
+    both = taken | {measure.name for measure in kept}
+    return {
+        **result,
+        **{key: former[key] for key in keys},
+        "measures": [m.name for m in MEASURES if m.name in both],
+        "notes": {**notes, **result["notes"]},
+    }
+
+
 def draw(drawing: Drawing) -> dict[str, str]:
-    """Draws all figures that an evaluation has; gives captions by file name."""
+    """Draws all figures of an evaluation's measures; gives captions by file name."""
     captions = {}
-    for measure in MEASURES:
+    for measure in _chosen(drawing.result["measures"]):
         captions |= measure.figures(drawing)
     return captions
