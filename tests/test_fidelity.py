@@ -86,8 +86,11 @@ def test_networks_that_cannot_be_used(tmp_path):
     inputs = keras.Input((6, 6, 1))
     for layer, message in (
         (Unknown(), "Unknown"),
-        (keras.layers.Conv2D(2, 3), "no vectors of features of images of shape"),
-        (keras.layers.Reshape((6, 6)), "no vectors of features"),
+        (
+            keras.layers.Conv2D(2, 3),
+            "does not give one vector of features per image, for images of shape",
+        ),
+        (keras.layers.Reshape((6, 6)), "does not give one vector of features"),
     ):
         path = tmp_path / f"{layer.name}.keras"
         keras.Model(inputs, layer(inputs)).save(path)

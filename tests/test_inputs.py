@@ -26,7 +26,7 @@ COMMANDS = ["train", "evaluate", "score", "synthesize", "export", "explore"]
 # Flags and arguments of text that is no path.
 NO_PATHS = {
     *("arguments", "data", "gin_bindings", "host", "image_size", "label", "leave_out"),
-    *("profile_steps", "server", "signature", "title"),
+    *("only", "profile_steps", "server", "signature", "title"),
 }
 
 
