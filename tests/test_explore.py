@@ -26,6 +26,7 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow.client import markup
 from tfp_vaeflow.client import page as parts
 from tfp_vaeflow.client.transports import ModelTransport
+from tfp_vaeflow.common import colours
 
 ROOT = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
@@ -107,7 +108,7 @@ def test_pages_of_other_models(latent_dim):
     assert "How many images, from the first" not in labels
     run = {function.name: function.fn for function in built.fns.values()}
     codes, *shown = run["choose"](images, 1, 2, 0, 2, 1.0, 1.0)
-    assert all("<" in text for text in shown[:3])
+    assert all("<" in text for text in shown[:4])
     (mixed, *_) = run["mix"](codes, 0.0, 0.0, *[0] * latent_dim)
     assert markup.picture(images[0], "the mix of A and B") in mixed
 
@@ -281,6 +282,7 @@ def test_bits_per_dim(page, model, digits):
     totals = model.score(digits[2][:2])["total"]
     text = " ".join(f"{total:.3f}" for total in totals)
     wait(lambda: text in page.find_element(By.ID, "scores").text)
+    shows(page, "#maps", colours.heat(model.likelihood_map(digits[2][:2])))
 
 
 @needs_browser

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tfp_vaeflow.client.model import Client
-from tfp_vaeflow.common import arguments
+from tfp_vaeflow.common import arguments, colours
 
 # If z is longer than the first number, only as many entries as the second number get a
 # slider: those in which the two images differ most.
@@ -143,6 +143,15 @@ def scores(terms: dict[str, np.ndarray]) -> str:
     )
     head = '<tr><td></td><th scope="col">A</th><th scope="col">B</th></tr>'
     return f'<div class="vf"><table>{head}{rows}</table></div>'
+
+
+def maps(found: np.ndarray) -> str:
+    """The likelihood maps `[2, H, W]` of A and B as pictures."""
+    figures = "".join(
+        _figure(image, f"the likelihood map of image {which}", which)
+        for image, which in zip(colours.heat(found), "AB")
+    )
+    return f'<div class="vf vf-grid vf-large">{figures}</div>'
 
 
 def chart(z: np.ndarray) -> str:

@@ -45,7 +45,7 @@ class Answers:
         self.count = markup.slider_count(model.latent_dim)
 
     def choose(self, images, a, b, class_a, class_b, alpha, beta):
-        """Picks two images: returns codes, pictures, bits/dim, the mix and sliders."""
+        """Picks two images: returns codes, pictures, bits/dim, maps, mix and sliders."""
         pair = images[[int(a) - 1, int(b) - 1]]
         labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
         codes = markup.Codes(*self._model.encode(pair, labels))
@@ -56,9 +56,16 @@ class Answers:
             markup.one_picture(pair[0], "image A", "A"),
             markup.one_picture(pair[1], "image B", "B"),
             markup.scores(self._model.score(pair, labels=labels)),
+            self._maps(pair, labels),
             *self.mix(codes, alpha, beta, *[0] * self.count),
             *sliders,
         )
+
+    def _maps(self, pair, labels):
+        """Where the two images are hard to predict; empty for an older server."""
+        if "likelihood_map" not in self._model.methods:
+            return ""
+        return markup.maps(self._model.likelihood_map(pair, labels=labels))
 
     def mix(self, codes, alpha, beta, *offsets):
         """The mix of the two images, and its z."""
@@ -146,6 +153,7 @@ class _Mixing(NamedTuple):
     beta: gr.Slider
     bars: list[gr.HTML]
     terms: gr.HTML
+    maps: gr.HTML
     offsets: list[gr.Slider]
     back: gr.Button | None
 
@@ -219,6 +227,8 @@ def _mixing(answers: Answers, latent_dim: int) -> _Mixing:
                 bars.append(gr.HTML())
             gr.Markdown("### bits/dim of A and B")
             terms = gr.HTML(elem_id="scores")
+            gr.Markdown("### Likelihood maps: bright pixels are hard to predict")
+            maps = gr.HTML(elem_id="maps")
         if answers.has_z:
             with gr.Column(min_width=300):
                 gr.Markdown("### Add to entries of z")
@@ -230,7 +240,8 @@ def _mixing(answers: Answers, latent_dim: int) -> _Mixing:
                         gr.Slider(-3, 3, 0, step=0.05, label=f"z {i}", min_width=120)
                         for i in range(1, answers.count + 1)
                     ]
-    return _Mixing(codes, first, mixed, second, alpha, beta, bars, terms, offsets, back)
+    shown = bars, terms, maps
+    return _Mixing(codes, first, mixed, second, alpha, beta, *shown, offsets, back)
 
 
 def _switches(answers: Answers, picking: _Picking, count: int) -> None:
@@ -276,7 +287,7 @@ def _connect(page: gr.Blocks, answers: Answers, picking: _Picking, mixing: _Mixi
         "fn": _guarded(answers.choose),
         "inputs": [picking.pool, picking.a, picking.b, *picking.classes, *where],
         "outputs": [
-            *(mixing.codes, mixing.first, mixing.second, mixing.terms),
+            *(mixing.codes, mixing.first, mixing.second, mixing.terms, mixing.maps),
             *(*mix, *mixing.offsets),
         ],
         **_QUIET,

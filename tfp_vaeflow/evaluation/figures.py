@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfp_vaeflow.common import files
+from tfp_vaeflow.common import colours, files
 from tfp_vaeflow.model import VAEFlow
 
 _BACKGROUND = 255
@@ -48,8 +48,7 @@ def grid(
 def with_maps(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndarray:
     """A grid of images, each with its likelihood map to the right.
 
-    The pixels with the least likelihood of each image are white, the others from yellow
-    over red to black.
+    The pixels with the least likelihood of each image are white, see `colours.heat`.
 
     Args:
       images: uint8 `[N, H, W, C]`.
@@ -59,12 +58,10 @@ def with_maps(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndarray:
     Returns:
       uint8 `[rows, width, 3]`.
     """
-    low, high = (f(maps, (1, 2), keepdims=True) for f in (np.min, np.max))
-    heat = 3 * (high - maps) / np.maximum(high - low, 1e-9)
-    colours = np.clip(heat[..., np.newaxis] - [0, 1, 2], 0, 1)
-    images = np.broadcast_to(np.asarray(images), colours.shape)
-    pairs = np.stack([images, np.uint8(255 * colours)], 1)
-    return grid(pairs.reshape(-1, *colours.shape[1:]), 2 * columns)
+    coloured = colours.heat(maps)
+    images = np.broadcast_to(np.asarray(images), coloured.shape)
+    pairs = np.stack([images, coloured], 1)
+    return grid(pairs.reshape(-1, *coloured.shape[1:]), 2 * columns)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
