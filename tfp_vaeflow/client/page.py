@@ -45,7 +45,7 @@ class Answers:
         self.count = markup.slider_count(model.latent_dim)
 
     def choose(self, images, a, b, class_a, class_b, alpha, beta):
-        """Picks two images: returns codes, pictures, bits/dim, maps, mix and sliders."""
+        """Picks two images: codes, pictures, bits/dim, maps, the mix and sliders."""
         pair = images[[int(a) - 1, int(b) - 1]]
         labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
         codes = markup.Codes(*self._model.encode(pair, labels))
