@@ -282,7 +282,8 @@ def test_bits_per_dim(page, model, digits):
     totals = model.score(digits[2][:2])["total"]
     text = " ".join(f"{total:.3f}" for total in totals)
     wait(lambda: text in page.find_element(By.ID, "scores").text)
-    shows(page, "#maps", colours.heat(model.likelihood_map(digits[2][:2])))
+    found = colours.heat(model.likelihood_map(digits[2][:2]))
+    shows(page, "#maps", found[..., np.newaxis])
 
 
 @needs_browser
