@@ -557,3 +557,17 @@ def test_mistakes_get_one_clear_line(run, what, message, model_dir, damaged, tmp
     assert len(errors) == 1 and errors[0].startswith("error: "), result.stderr
     assert message.replace("{tmp}", str(tmp_path)) in errors[0]
     assert (model_dir / "config.gin").read_text() == before
+
+
+@pytest.mark.slow
+def test_benchmark_maps(model_dir, tmp_path):
+    """The table of the tool: areas under ROC curves."""
+    tool = ROOT / "tools" / "benchmark_maps.py"
+    words = f"--model_dir={model_dir}", "--num_images=20", "--size=3"
+    result = subprocess.run(
+        [sys.executable, tool, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    _, _, *rows = result.stdout.splitlines()
+    areas = [float(cell) for row in rows for cell in row.split("|")[2:4]]
+    assert len(areas) == 4 and all(0.3 < area < 1 for area in areas)
