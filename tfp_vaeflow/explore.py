@@ -12,14 +12,7 @@ from absl import flags
 
 from tfp_vaeflow import command
 
-command.define_path(
-    "saved_model", "Directory that `export` wrote; the model runs here."
-)
-flags.DEFINE_string(
-    "server",
-    None,
-    "Address of a server: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME.",
-)
+command.define_served_model()
 command.define_path(
     "pictures", "Folder of pictures to pick from; by default, samples of the model."
 )

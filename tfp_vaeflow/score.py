@@ -14,14 +14,7 @@ from tfp_vaeflow import command
 
 command.define_path("model_dir", "Directory of a trained model.")
 command.define_checkpoint()
-command.define_path(
-    "saved_model", "Directory that `export` wrote; the model runs here."
-)
-flags.DEFINE_string(
-    "server",
-    None,
-    "Address of a server: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME.",
-)
+command.define_served_model()
 command.define_paths("images", "File, folder or pattern; may be given several times.")
 command.define_path("output", "The table of scores.", default="scores.csv")
 flags.DEFINE_integer(
@@ -222,7 +215,7 @@ def main() -> None:
         _report(paths)
         text = "" if limit.threshold is None else f", {flagged} of them flagged"
         print(f"scored {count} pictures{text}; the table is {flag.output}")
-        strangest = table.strangest(flag.sheet, limit, paths)
+        strangest = flag.sheet and table.strangest(flag.sheet, limit, paths)
         if strangest:
             place = f"{flag.output.removesuffix('.csv')}.png"
             figures.write_png(place, scoring.sheet(model, strangest, draws))

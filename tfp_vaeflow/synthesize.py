@@ -8,6 +8,8 @@ direction from the images of --from to those of --toward, a strength per column)
 originals are images of the chosen split, or --images.
 """
 
+import functools
+
 from absl import flags
 
 from tfp_vaeflow import command
@@ -63,8 +65,9 @@ command.define_path("data_dir", "Short for DataConfig.data_dir.")
 _GROUP = 1000  # images that a direction is computed from, at most
 
 
+@functools.cache
 def _split(config):
-    """The split that the flags name."""
+    """The split that the flags name, loaded once."""
     from tfp_vaeflow import data
     from tfp_vaeflow.common import classes
 

@@ -171,13 +171,7 @@ class Client:
         self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
     ) -> np.ndarray:
         """Encodes with sampled z and u, decodes with the same z; uint8 images."""
-        images = self._images(images)
-        return self._run(
-            "reconstruct",
-            image=images,
-            seed=self._seeds(seed, len(images)),
-            **self._labels(labels, len(images)),
-        )["image"]
+        return self._of_images("reconstruct", images, seed, labels)["image"]
 
     def score(
         self, images: np.ndarray, seed: int = 0, labels: Sequence[int] | None = None
@@ -188,13 +182,7 @@ class Client:
 
         The number of samples per image was fixed when the model was exported.
         """
-        images = self._images(images)
-        found = self._run(
-            "score",
-            image=images,
-            seed=self._seeds(seed, len(images)),
-            **self._labels(labels, len(images)),
-        )
+        found = self._of_images("score", images, seed, labels)
         return {name: value for name, value in found.items() if name != "is_finite"}
 
     def likelihood_map(
@@ -204,13 +192,8 @@ class Client:
 
         The number of samples per image was fixed when the model was exported.
         """
-        images = self._images(images)
-        return self._run(
-            "likelihood_map",
-            image=images,
-            seed=self._seeds(seed, len(images)),
-            **self._labels(labels, len(images)),
-        )["likelihood_map"]
+        found = self._of_images("likelihood_map", images, seed, labels)
+        return found["likelihood_map"]
 
     def switch(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(z of a with v of b, z of b with v of a), each uint8 `[B, H, W, C]`."""
@@ -268,6 +251,16 @@ class Client:
             raise UserError(
                 f"{method} needs a z inferred from images; this model has none"
             )
+
+    def _of_images(self, signature, images, seed, labels) -> dict[str, np.ndarray]:
+        """Runs a signature that takes images and draws noise for them."""
+        images = self._images(images)
+        return self._run(
+            signature,
+            image=images,
+            seed=self._seeds(seed, len(images)),
+            **self._labels(labels, len(images)),
+        )
 
     def _images(self, images) -> np.ndarray:
         images = np.asarray(images)

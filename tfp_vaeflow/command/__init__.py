@@ -13,6 +13,7 @@ from tfp_vaeflow.command.flags import (
     define_path,
     define_path_list,
     define_paths,
+    define_served_model,
 )
 from tfp_vaeflow.command.run import run_main
 from tfp_vaeflow.command.tensorflow_start import start_tensorflow
@@ -26,6 +27,7 @@ __all__ = [
     "define_path",
     "define_path_list",
     "define_paths",
+    "define_served_model",
     "run_main",
     "start_tensorflow",
 ]

@@ -51,6 +51,17 @@ def define_model_dir(help_text: str) -> None:
     define_path("model_dir", help_text, required=True)
 
 
+def define_served_model() -> None:
+    """Defines the two flags that name an exported model; a command takes one."""
+    define_path("saved_model", "Directory that `export` wrote; the model runs here.")
+    flags.DEFINE_string(
+        "server",
+        None,
+        "Address of a server: http://HOST:8501/v1/models/NAME or "
+        "grpc://HOST:8500/NAME.",
+    )
+
+
 def define_checkpoint() -> None:
     flags.DEFINE_enum(
         "checkpoint",
