@@ -1,6 +1,7 @@
 """The page of `explore`, as a person uses it: in a browser, by keyboard, on a phone."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -14,17 +15,19 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from PIL import ExifTags, Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from sklearn.datasets import load_digits
 
 from browser import needs_browser, start_browser
-from exports import build, export_tiny, grey_digits
+from exports import build, grey_digits
 from tfp_vaeflow import client, command, explore
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.client import markup
 from tfp_vaeflow.client import page as parts
+from tfp_vaeflow.client.answers import Answers
 from tfp_vaeflow.client.transports import ModelTransport
 from tfp_vaeflow.common import colours
 
@@ -43,26 +46,35 @@ GRADIO = [
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """The directory of an exported model, that of some pictures, and these."""
+    """A folder with a picture per class, and these pictures."""
     root = tmp_path_factory.mktemp("explore")
-    export_tiny(root / "tiny", **grey_digits())
     images = np.ceil(256 * load_digits().images[:NUM_PICTURES] / 17).astype(np.uint8)
-    (root / "pictures").mkdir()
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(root / "pictures" / f"{number}.png")
-    return root / "tiny", root / "pictures", images[..., np.newaxis]
+    for digit, image in enumerate(images):
+        (root / f"digit {digit}").mkdir()
+        Image.fromarray(image).save(root / f"digit {digit}" / "a.png")
+    return root, images[..., np.newaxis]
 
 
 @pytest.fixture(scope="module")
-def model(digits):
-    return client.connect(digits[0])
+def model():
+    """The pretrained model."""
+    with given():
+        return explore._connect()[0]
+
+
+@contextlib.contextmanager
+def given(*flags):
+    """Flags of `explore` in this block."""
+    with flagsaver.flagsaver():
+        command.FLAGS(["explore", *flags])
+        yield
 
 
 # What the page shows, without one.
 
 
 def test_codes_between(model, digits):
-    pair = digits[2][:2]
+    pair = digits[1][:2]
     codes = markup.Codes(*model.encode(pair))
     for position in (0, 1):
         chosen = markup.between(codes, position, position)
@@ -72,18 +84,25 @@ def test_codes_between(model, digits):
     np.testing.assert_array_equal(half.v[0], codes.v[0])
     assert markup.between(codes._replace(z=None), 0.5, 0.5).z is None
     added = markup.moved(half, np.array([1]), [2.0])
-    np.testing.assert_allclose(added.z - half.z, [[0, 2, 0, 0]])
+    np.testing.assert_allclose((added.z - half.z)[0], 2 * np.eye(32)[1], atol=1e-6)
 
 
-def test_a_long_z_gets_sliders_where_images_differ():
-    z = np.zeros((2, 100), np.float32)
-    z[1, 50:] = np.arange(50)
-    dims = markup.slider_dims(markup.Codes(z, None))
-    np.testing.assert_array_equal(dims, np.arange(68, 100))
+def test_sliders_by_their_effect(model, digits):
+    codes = markup.Codes(*model.encode(digits[1][:2]))
+
+    def effect(dim):
+        less, more = (
+            model.decode(codes.z + sign * np.eye(model.latent_dim)[dim], codes.v)
+            for sign in (-1, 1)
+        )
+        return np.abs(more.astype(float) - less).mean()
+
+    expected = sorted(range(model.latent_dim), key=effect, reverse=True)
+    np.testing.assert_array_equal(markup.slider_dims(model, codes), expected)
 
 
 def test_all_pairs(model, digits):
-    images = digits[2][:3]
+    images = digits[1][:3]
     pairs = markup.all_pairs(model, images)
     for i in range(3):
         np.testing.assert_array_equal(pairs[i, i], images[i])
@@ -99,36 +118,60 @@ def test_pages_of_other_models(latent_dim):
     changes = {"latent_dim": latent_dim, "prior": prior, "encoder": None}
     built = build(**{**grey_digits(), **changes})
     model = client.Client(ModelTransport(built, 1, "a model"))
-    images = model.sample(2)
-    built = parts.build(model, images, "tiny")
+    pictures = markup.Pictures(model.sample(2))
+    built = parts.build(model, pictures, "tiny", explore._decoded)
     labels = [getattr(b, "label", None) for b in built.blocks.values() if b.visible]
     for label in ("Class of A", "Alpha: z from A to B"):
         assert (label in labels) == bool(latent_dim)
     assert "Beta: v from A to B" in labels
     assert "How many images, from the first" not in labels
+    assert "Strength: 1 is the distance between the means" not in labels
     run = {function.name: function.fn for function in built.fns.values()}
-    codes, *shown = run["choose"](images, 1, 2, 0, 2, 1.0, 1.0)
-    assert all("<" in text for text in shown[:4])
-    (mixed, *_) = run["mix"](codes, 0.0, 0.0, *[0] * latent_dim)
-    assert markup.picture(images[0], "the mix of A and B") in mixed
+    pool = markup.Pool(pictures.images, ["1", "2"])
+    codes, *shown = run["choose"](pool, 1, 2, 0, 2, 1.0, 1.0)
+    assert all("<" in text for text in shown[:5])
+    image, mixed, *_ = run["mix"](codes, 0.0, 0.0, None, 0, *[0] * latent_dim)
+    np.testing.assert_array_equal(image, pictures.images[0])
+    assert markup.picture(image, "the mix of A and B") in mixed
+    assert "<img" in run["map_of_mix"](image, 0.0, 0, 2)
 
 
 def test_a_folder_of_pictures_is_read_as_for_training(model, digits, tmp_path, capsys):
-    """In any of its formats and turned; the rest is left out and said."""
+    """In any format, turned, by class; the other files are left out and said."""
     for source, name in (("0", "b/0.png"), ("1", "c/.1.png"), ("4", "c/4.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(digits[1] / f"{source}.png", tmp_path / name)
-    grey = Image.fromarray(digits[2][2, ..., 0])
-    grey.save(tmp_path / "a.webp", lossless=True)
+        shutil.copy(digits[0] / f"digit {source}" / "a.png", tmp_path / name)
+    grey = Image.fromarray(digits[1][2, ..., 0])
+    grey.save(tmp_path / "b" / "a.webp", lossless=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
-    grey.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "b.png", exif=exif)
+    grey.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "c/b.png", exif=exif)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    command.FLAGS(["explore", f"--pictures={tmp_path}", "--num_pictures=4"])
-    expected = digits[2][[2, 2, 0, 4]]
-    np.testing.assert_array_equal(explore._first_images(model), expected)
+    with given(f"--pictures={tmp_path}", "--num_pictures=4"):
+        pictures = explore._pictures(model)
+    assert [pictures.names[label] for label in pictures.labels] == ["b", "c", "b", "c"]
+    for label, expected in ((0, {0, 2}), (1, {2, 4})):
+        ours = pictures.images[pictures.labels == label]
+        kinds = {int(np.flatnonzero((digits[1] == i).all((1, 2, 3)))[0]) for i in ours}
+        assert kinds == expected
+        for found, own in zip(pictures.examples(label), (label, 1 - label)):
+            images = pictures.images[pictures.labels == own]
+            assert sorted(i.tobytes() for i in found) == sorted(
+                i.tobytes() for i in images
+            )
     said = capsys.readouterr().out
     assert "1 hidden" in said and f"{tmp_path}/bad.png" in said
+
+
+def test_the_pictures_of_the_pretrained_model(model):
+    with given():
+        pictures = explore._pictures(model)
+    assert sorted(pictures.labels) == sorted([*range(10)] * 2)
+    answers = Answers(model, pictures, explore._decoded)
+    assert answers.second() == 2
+    own, others = pictures.examples(1)
+    assert len(own) == 20 and len(others) == 180
+    np.testing.assert_allclose(answers.direction(1), model.direction(own, others))
 
 
 # The command.
@@ -137,7 +180,7 @@ def test_a_folder_of_pictures_is_read_as_for_training(model, digits, tmp_path, c
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "expected --saved_model or --server"),
+        (["--model_dir=a", "--server=b"], "expected one of --model_dir, --saved_model"),
         (["--saved_model=/nothing"], "/nothing holds no SavedModel"),
         (["--server=http://127.0.0.1:9/v1/models/m"], "Connection refused"),
     ],
@@ -159,11 +202,7 @@ def page(digits):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [
-        f"--saved_model={digits[0]}",
-        f"--pictures={digits[1]}",
-        f"--port={port}",
-    ]
+    arguments = [f"--pictures={digits[0]}", f"--port={port}"]
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
@@ -211,9 +250,10 @@ def shows(page, selector: str, expected: np.ndarray):
 
 
 def slider(page, label: str):
-    return page.find_element(
-        By.CSS_SELECTOR, f"input[type=range][aria-label*='{label}']"
-    )
+    """The slider whose label begins like this; of several, the one that ends so."""
+    selector = "input[type=range][aria-label*='for {0}']"
+    found = page.find_elements(By.CSS_SELECTOR, selector.format(label))
+    return min(found, key=lambda each: len(each.get_attribute("aria-label")))
 
 
 def move(page, label: str, value: float) -> None:
@@ -235,20 +275,20 @@ def mixed(model, images, alpha, beta, offsets=None) -> np.ndarray:
     codes = markup.Codes(*model.encode(images))
     chosen = markup.between(codes, alpha, beta)
     if offsets is not None:
-        chosen = markup.moved(chosen, np.arange(model.latent_dim), offsets)
+        chosen = markup.moved(chosen, np.array([*offsets]), [*offsets.values()])
     return model.decode(*chosen)
 
 
-def choose(page, label: str, number: int) -> None:
-    """Types a number into a list of numbers."""
-    field = page.find_element(By.CSS_SELECTOR, f"input[aria-label='{label}']")
+def choose(page, label: str, entry: int | str) -> None:
+    """Types an entry of a list."""
+    field = page.find_element(By.CSS_SELECTOR, f"input[aria-label^='{label}']")
     field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(str(number), Keys.ENTER)
+    field.send_keys(str(entry), Keys.ENTER)
 
 
 @needs_browser
 def test_pick_and_move(page, model, digits):
-    images = digits[2]
+    images = digits[1]
     shows(page, "#images", images)
     shows(page, "#a", images[:1])
     shows(page, "#b", images[1:2])
@@ -267,29 +307,53 @@ def test_pick_and_move(page, model, digits):
     shows(page, "#mix", pair[1:])
     slider(page, "Beta").send_keys(Keys.ARROW_LEFT)
     shows(page, "#mix", mixed(model, pair, 1, 0.99))
-    move(page, "z 2", -3)
-    shows(page, "#mix", mixed(model, pair, 1, 0.99, [0, -3, 0, 0]))
+    first = int(markup.slider_dims(model, markup.Codes(*model.encode(images[:2])))[0])
+    move(page, f"z {first + 1}", -3)
+    moved = mixed(model, pair, 1, 0.99, {first: -3})
+    assert not np.array_equal(moved, mixed(model, pair, 1, 0.99))
+    shows(page, "#mix", moved)
     chart = page.find_element(By.CSS_SELECTOR, "svg.vf-chart")
-    assert "4 entries" in chart.get_attribute("aria-label")
+    assert "32 entries" in chart.get_attribute("aria-label")
     press(page, "Set all to 0")
     shows(page, "#mix", mixed(model, pair, 1, 0.99))
+
+
+@needs_browser
+def test_a_class_to_move_towards(page, model, digits):
+    choose(page, "Image A", 1)
+    choose(page, "Image B", 2)
+    move(page, "Alpha", 0)
+    move(page, "Beta", 0)
+    press(page, "Set all to 0")
+    shows(page, "#mix", digits[1][:1])
+    choose(page, "A class to move z towards", "digit 3")
+    move(page, "Strength", 1.5)
+    direction = model.direction(digits[1][[3]], digits[1][[0, 1, 2, 4]])
+    moved = model.move(digits[1][:1], direction, [1.5])[0]
+    assert not np.array_equal(moved, digits[1][:1])
+    shows(page, "#mix", moved)
+    press(page, "Set all to 0")
+    shows(page, "#mix", digits[1][:1])
 
 
 @needs_browser
 def test_bits_per_dim(page, model, digits):
     choose(page, "Image A", 1)
     choose(page, "Image B", 2)
-    totals = model.score(digits[2][:2])["total"]
+    totals = model.score(digits[1][:2])["total"]
     text = " ".join(f"{total:.3f}" for total in totals)
     wait(lambda: text in page.find_element(By.ID, "scores").text)
-    found = colours.heat(model.likelihood_map(digits[2][:2]))
-    shows(page, "#maps", found[..., np.newaxis])
+    found = colours.heat(model.likelihood_map(digits[1][:2]))[..., np.newaxis]
+    shows(page, "#map-a", found[:1])
+    shows(page, "#map-b", found[1:])
+    mix = model.likelihood_map(pictures(page, "#mix"))
+    shows(page, "#map-mix", colours.heat(mix)[..., np.newaxis])
 
 
 @needs_browser
 def test_switch(page, model, digits):
     press(page, "Make the table")
-    images = digits[2][:4]
+    images = digits[1][:4]
     pairs = markup.all_pairs(model, images)
     rows = [np.concatenate([images[i : i + 1], pairs[i]]) for i in range(4)]
     shows(page, "#switches", np.concatenate([images, *rows]))
@@ -305,7 +369,7 @@ def test_sample_and_pick_from_the_samples(page, model, digits):
     samples = pictures(page, "#samples")
     np.testing.assert_array_equal(samples, model.sample(len(samples), 0.5, 1))
     press(page, "Add them to the images above")
-    shows(page, "#images", np.concatenate([digits[2], samples]))
+    shows(page, "#images", np.concatenate([digits[1], samples]))
     choose(page, "Image A", NUM_PICTURES + 1)
     shows(page, "#a", samples[:1])
 
@@ -313,7 +377,8 @@ def test_sample_and_pick_from_the_samples(page, model, digits):
 @needs_browser
 def test_upload(page, model, digits, tmp_path):
     before = pictures(page, "#images")
-    bad, good = tmp_path / "bad.png", digits[1] / "0.png"
+    bad, good = tmp_path / "bad.png", tmp_path / "good.webp"
+    Image.fromarray(digits[1][0, ..., 0]).save(good, lossless=True)
     bad.write_bytes(b"no picture")
     page.find_element(By.XPATH, "//button[contains(., 'More images')]").click()
 
@@ -322,9 +387,9 @@ def test_upload(page, model, digits, tmp_path):
         (field,) = wait(lambda: page.find_elements(By.CSS_SELECTOR, files))
         field.send_keys(str(path))
         if path == bad:
-            wait(lambda: "File 1 of 1 cannot" in page.find_element(*BODY).text)
+            wait(lambda: "bad.png cannot be read" in page.find_element(*BODY).text)
             np.testing.assert_array_equal(pictures(page, "#images"), before)
-    shows(page, "#images", np.concatenate([before, digits[2][:1]]))
+    shows(page, "#images", np.concatenate([before, digits[1][:1]]))
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,22 @@ def test_switch_grid_has_the_originals_on_one_diagonal():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+def test_words_around_a_picture(channels):
+    picture = np.random.default_rng(0).integers(0, 200, (60, 90, channels), np.uint8)
+    columns, rows = ["v of A", "v of B"], ["z of A", "", "z of B"]
+    made = figures.described(picture, "a title of more than one line", columns, rows)
+    height, width = made.shape[0] - 60, made.shape[1] - 90
+    np.testing.assert_array_equal(made[height:, width:], picture)
+    is_ink = made.min(-1) < 128
+    assert height > 3 * 12 and all(is_ink[at : at + 16].any() for at in (0, 16))
+    head, edge = is_ink[height - 16 : height, width:], is_ink[height:, :width]
+    assert all(half.any() for half in np.split(head, 2, 1))
+    assert [part.any() for part in np.split(edge, 3)] == [True, False, True]
+    bare = figures.described(picture, "")
+    np.testing.assert_array_equal(bare[-60:], picture)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
 def test_png(tmp_path, channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 4, channels), np.uint8)
     path = tmp_path / "deep" / "image.png"

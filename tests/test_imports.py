@@ -14,7 +14,7 @@ ROWS = [
     ["compute", "networks"],
     ["bijectors"],
     ["model"],
-    ["serving", "reference", "data"],
+    ["serving", "reference", "data", "pretrained"],
     ["evaluation"],
     ["training"],
     ["command"],

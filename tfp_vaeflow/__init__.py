@@ -2,9 +2,9 @@
 
     import tfp_vaeflow as vf
 
-    model = vf.load("runs/digits")
+    model = vf.load_pretrained("digits")    # or vf.load("runs/mine")
     z, v = model.encode(images)
-    images = model.decode(z, v)     # exactly the same images
+    images = model.decode(z, v)             # exactly the same images
 
 Names are imported when they are used, so that importing the package takes no time.
 """
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "tfp_vaeflow.model.checkpoints",
+    "load_pretrained": "tfp_vaeflow.pretrained",
     "build_model": "tfp_vaeflow.model",
     "VAEFlow": "tfp_vaeflow.model",
     "Losses": "tfp_vaeflow.model.objective",

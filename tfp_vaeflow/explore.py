@@ -1,8 +1,10 @@
-"""A page to play with a model: python -m tfp_vaeflow.explore --saved_model=DIR
+"""A page to play with a model: python -m tfp_vaeflow.explore
 
-Loads an exported SavedModel into this process, or talks to a server (--server).
-Pick two images, move z and v between them, change entries of z, exchange codes, sample.
-Nothing is sent outside this machine, except requests to that server.
+Without flags, it opens a model of handwritten digits that comes with the package. With
+--model_dir or --saved_model it loads a model into this process; with --server it talks
+to a server. Pick two images, move z and v between them, move z towards a class, change
+entries of z, exchange codes, sample. Nothing is sent outside this machine, except
+requests to that server.
 """
 
 import os
@@ -12,40 +14,100 @@ from absl import flags
 
 from tfp_vaeflow import command
 
+command.define_path("model_dir", "Directory of a trained model.")
+command.define_checkpoint()
 command.define_served_model()
 command.define_path(
-    "pictures", "Folder of pictures to pick from; by default, samples of the model."
+    "pictures",
+    "Folder of pictures to pick from, laid out as for training; by default, samples.",
 )
-flags.DEFINE_integer("num_pictures", 12, "Number of pictures or samples to begin with.")
+flags.DEFINE_integer("num_pictures", 20, "Number of pictures or samples to begin with.")
 flags.DEFINE_string("host", "127.0.0.1", "Address that the page listens on.")
 flags.DEFINE_integer(
     "port", 7860, "Port that the page listens on.", lower_bound=1, upper_bound=65535
 )
 
+_PRETRAINED = "digits"
+_GROUP = 500  # images that a direction is computed from, at most
 
-def _first_images(model):
-    """Images to begin with, uint8 `[N, H, W, C]`: pictures of a folder, or samples."""
+
+def _connect():
+    """The model that the flags name, and its name."""
+    from tfp_vaeflow import client
+    from tfp_vaeflow.common.errors import UserError
+
     flag = command.FLAGS
-    if flag.pictures is None:
-        return model.sample(flag.num_pictures, temperature=0.7)
-    command.start_tensorflow()  # quietly, before `data` imports it
+    places = [flag.model_dir, flag.saved_model, flag.server]
+    if sum(place is not None for place in places) > 1:
+        raise UserError(
+            "expected one of --model_dir, --saved_model and --server, or none of them "
+            "for a pretrained model; see --help"
+        )
+    if flag.server is not None:
+        if not flag.server.startswith("http"):
+            command.start_tensorflow()  # quietly, before the client imports it
+        return client.connect(flag.server), flag.server.rstrip("/").split("/")[-1]
+    command.start_tensorflow()
+    if flag.saved_model is not None:
+        return client.connect(flag.saved_model), _name(flag.saved_model)
 
+    from tfp_vaeflow import pretrained
+    from tfp_vaeflow.client.transports import ModelTransport
+    from tfp_vaeflow.model import checkpoints
+    from tfp_vaeflow.serving import folding
+
+    place = flag.model_dir or pretrained.directory(_PRETRAINED)
+    model = checkpoints.load(place, flag.checkpoint)
+    folding.fold(model)
+    return client.Client(ModelTransport(model, 1, place)), _name(place)
+
+
+def _pictures(model):
+    """Pictures to begin with: of a folder or of a pretrained model, else samples."""
     import numpy as np
 
-    from tfp_vaeflow import data
-    from tfp_vaeflow.common.errors import UserError
-    from tfp_vaeflow.data.pictures import decode
+    from tfp_vaeflow.client import markup
 
-    found = data.find_pictures(flag.pictures)
-    for line in found.left_out.lines():
-        print(line, flush=True)
-    if len(found.paths) < 2:
-        raise UserError(
-            f"--pictures={flag.pictures} has {len(found.paths)} pictures that can be "
-            "read; expected two or more"
-        )
-    chosen = found.paths[: flag.num_pictures]
-    return np.stack([decode(path, model.image_shape) for path in chosen])
+    flag = command.FLAGS
+    is_pretrained = not (flag.model_dir or flag.saved_model or flag.server)
+    if flag.pictures is None and not is_pretrained:
+        return markup.Pictures(model.sample(flag.num_pictures, temperature=0.7))
+    command.start_tensorflow()  # quietly, before `data` imports it
+
+    from tfp_vaeflow import data, pretrained
+
+    if flag.pictures is None:
+        split = pretrained.pictures(_PRETRAINED)
+    else:
+        split = data.load_whole_folder(flag.pictures, model.image_shape)
+    if split.labels is None:
+        return markup.Pictures(split.first(flag.num_pictures))
+    chosen = split.in_turn()[: flag.num_pictures]
+    labels = np.unique(split.labels)
+
+    def examples(label):
+        is_own = split.labels == label
+        return split.some(is_own, _GROUP), split.some(~is_own, _GROUP)
+
+    return markup.Pictures(
+        split.subset(chosen).first(len(chosen)),
+        split.labels[chosen],
+        {int(label): split.name_of(label) for label in labels},
+        examples,
+    )
+
+
+def _decoded(path: str, image_shape):
+    """A picture in a file, read as for training."""
+    command.start_tensorflow()  # quietly, before `data` imports it
+
+    from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.data.pictures import decode, fault
+
+    try:
+        return decode(path, image_shape)
+    except Exception as error:  # Pillow raises all kinds
+        raise UserError(fault(error)) from error
 
 
 def main() -> None:
@@ -53,27 +115,21 @@ def main() -> None:
     from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
-    if (flag.saved_model is None) == (flag.server is None):
-        raise UserError("expected --saved_model or --server, and not both; see --help")
     if flag.num_pictures < 2:
         raise UserError(f"--num_pictures is {flag.num_pictures}; expected at least 2")
-    address = flag.saved_model or flag.server
-    if not address.startswith("http"):
-        command.start_tensorflow()  # quietly, before the client imports it
     try:
-        model = client.connect(address)
-        images = _first_images(model)
+        model, name = _connect()
+        pictures = _pictures(model)
+        # Before the import: Gradio would ask for its latest version, and send numbers.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        import gradio as gr
+
+        from tfp_vaeflow.client import markup, page
+
+        built = page.build(model, pictures, name, _decoded)
     except client.ServerError as error:
         raise UserError(str(error)) from error
-    name = flag.server.rstrip("/").split("/")[-1] if flag.server else _name(address)
-    # Before the import: Gradio would ask for its latest version, and send statistics.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
-    from tfp_vaeflow.client import markup, page
-
     fonts = ["system-ui", "sans-serif"]  # local fonts; Gradio would download its own
-    built = page.build(model, images, name)
     try:
         built.launch(
             server_name=flag.host,

@@ -123,6 +123,20 @@ def _originals(config, even: bool):
     return images, labels
 
 
+def _two_originals(config):
+    """Two images of the flags; of the split, the first two of different classes."""
+    import numpy as np
+
+    flag = command.FLAGS
+    images = _originals(config, even=True)[0]
+    labels = None if flag.images else _split(config).labels
+    second = 1
+    if labels is not None and np.any(labels != labels[0]):
+        second = int(np.argmax(labels != labels[0]))
+        images = _split(config).first(second + 1)
+    return images[0], images[second]
+
+
 def _group(name: str, given: str, config):
     """Images of a class of the split, or of a folder; and which of the split they are.
 
@@ -131,8 +145,6 @@ def _group(name: str, given: str, config):
       given: its value.
       config: the experiment.
     """
-    import numpy as np
-
     from tfp_vaeflow import data
     from tfp_vaeflow.common import classes, files
     from tfp_vaeflow.common.errors import UserError
@@ -155,7 +167,7 @@ def _group(name: str, given: str, config):
     chosen = split.labels == label
     if not chosen.any():
         raise UserError(f"the {flag.split} images have none of class {given}")
-    return split.read(np.flatnonzero(chosen)[:_GROUP]), chosen
+    return split.some(chosen, _GROUP), chosen
 
 
 def _direction(model, config, batch_size: int):
@@ -172,11 +184,10 @@ def _direction(model, config, batch_size: int):
         others, _ = _group("from", flag["from"].value, config)
     else:
         split = _split(config)
-        left = np.arange(split.num_images)
-        left = left if chosen is None else left[~chosen]
-        if not len(left):
+        left = np.ones(split.num_images, bool) if chosen is None else ~chosen
+        if not left.any():
             raise UserError("there are no other images; expected --from, a folder")
-        others = split.read(np.random.default_rng(0).permutation(left)[:_GROUP])
+        others = split.some(left, _GROUP)
     return model.direction(images, others, batch_size)
 
 
@@ -201,10 +212,128 @@ def _labels(config):
     return np.resize(found, flag.num_images)
 
 
+def _sample(model, config):
+    """Samples, a picture per temperature."""
+    from tfp_vaeflow.evaluation import figures
+
+    flag = command.FLAGS
+    labels = _labels(model.config)
+    for temperature in flag.temperature:
+        images = model.sample(
+            flag.num_images,
+            temperature,
+            flag.seed,
+            config.evaluation.batch_size,
+            labels,
+        ).numpy()
+        yield (
+            f"samples_t{temperature:g}",
+            figures.described(
+                figures.grid(images, flag.columns),
+                f"samples at temperature {temperature:g}",
+            ),
+        )
+
+
+def _reconstruct(model, config):
+    """Originals and what decoding gives."""
+    import numpy as np
+
+    from tfp_vaeflow.evaluation import figures
+
+    flag = command.FLAGS
+    images, labels = _originals(config, even=False)
+    back = model.reconstruct(images, flag.seed, config.evaluation.batch_size, labels)
+    pairs = np.stack([images, back.numpy()], 1).reshape(-1, *images.shape[1:])
+    per_row = max(1, min(flag.columns // 2, len(images)))
+    yield (
+        "reconstructions",
+        figures.described(
+            figures.grid(pairs, 2 * per_row),
+            "originals, and what decoding their codes gives",
+            ["original", "decoded"] * per_row,
+        ),
+    )
+
+
+def _interpolate(model, config):
+    """Images between two originals."""
+    import numpy as np
+
+    from tfp_vaeflow.evaluation import figures
+
+    size = command.FLAGS.grid_size
+    a, b = _two_originals(config)
+    positions = np.linspace(0, 1, size)
+    images = model.interpolate(a, b, positions, positions, config.evaluation.batch_size)
+    images = images.numpy().reshape(-1, *a.shape)
+    names = ["A", *[""] * (size - 2), "B"][:size]
+    yield (
+        "interpolation",
+        figures.described(
+            figures.grid(images, size),
+            "z moves from image A to image B downwards, v to the right",
+            [name and f"v of {name}" for name in names],
+            [name and f"z of {name}" for name in names],
+        ),
+    )
+
+
+def _switch(model, config):
+    """Pairs of originals with exchanged codes."""
+    from tfp_vaeflow.evaluation import figures
+
+    images, _ = _originals(config, even=True)
+    a, b = images[0::2], images[1::2]
+    switched = model.switch(a, b, config.evaluation.batch_size)
+    per_row = min(command.FLAGS.columns, len(a))
+    yield (
+        "switches",
+        figures.described(
+            figures.switch_grid(a, b, *switched, per_row),
+            "cells of two images A and B, with z and v exchanged",
+            ["v of A", "v of B"] * per_row,
+            ["z of A", "z of B"] * -(-len(a) // per_row),
+        ),
+    )
+
+
+def _attribute(model, config):
+    """Originals with z moved along a direction."""
+    from tfp_vaeflow.common import files
+    from tfp_vaeflow.evaluation import figures
+
+    flag = command.FLAGS
+    images, _ = _originals(config, even=False)
+    direction = _direction(model, config, config.evaluation.batch_size)
+    made = model.move(images, direction, flag.strength, config.evaluation.batch_size)
+    made = made.numpy().reshape(-1, *images.shape[1:])
+    origin, aim = (
+        files.printable(given.rstrip("/").rpartition("/")[2])  # a folder's own name
+        for given in (flag["from"].value or "all others", flag.toward)
+    )
+    yield (
+        "attribute",
+        figures.described(
+            figures.grid(made, len(flag.strength)),
+            f"z moved from {origin} to {aim} by the strength of each column, v kept",
+            [f"{strength:g}" for strength in flag.strength],
+        ),
+    )
+
+
+# Each gives the names and the pictures of its files.
+_MODES = {
+    "sample": _sample,
+    "reconstruct": _reconstruct,
+    "interpolate": _interpolate,
+    "switch": _switch,
+    "attribute": _attribute,
+}
+
+
 def main() -> None:
     import os
-
-    import numpy as np
 
     from tfp_vaeflow.common.arguments import check_at_least_one
     from tfp_vaeflow.common.errors import UserError
@@ -222,40 +351,9 @@ def main() -> None:
         raise UserError(
             f"--mode={flag.mode} needs a z inferred from images; this model has none"
         )
-    batch_size = config.evaluation.batch_size
-    labels = _labels(model.config)
-    pictures = {}
-    if flag.mode == "sample":
-        for temperature in flag.temperature:
-            images = model.sample(
-                flag.num_images, temperature, flag.seed, batch_size, labels
-            ).numpy()
-            name = f"samples_t{temperature:g}"
-            pictures[name] = figures.grid(images, flag.columns)
-    elif flag.mode == "reconstruct":
-        images, labels = _originals(config, even=False)
-        back = model.reconstruct(images, flag.seed, batch_size, labels).numpy()
-        pairs = np.stack([images, back], axis=1).reshape(-1, *images.shape[1:])
-        pictures["reconstructions"] = figures.grid(pairs, 2 * (flag.columns // 2) or 2)
-    elif flag.mode == "interpolate":
-        a, b = _originals(config, even=True)[0][:2]
-        positions = np.linspace(0, 1, flag.grid_size)
-        images = model.interpolate(a, b, positions, positions, batch_size).numpy()
-        images = images.reshape(-1, *a.shape)
-        pictures["interpolation"] = figures.grid(images, flag.grid_size)
-    elif flag.mode == "attribute":
-        images, _ = _originals(config, even=False)
-        direction = _direction(model, config, batch_size)
-        made = model.move(images, direction, flag.strength, batch_size).numpy()
-        made = made.reshape(-1, *images.shape[1:])
-        pictures["attribute"] = figures.grid(made, len(flag.strength))
-    else:
-        images, _ = _originals(config, even=True)
-        a, b = images[0::2], images[1::2]
-        switched = model.switch(a, b, batch_size)
-        pictures["switches"] = figures.switch_grid(a, b, *switched, flag.columns)
+    _labels(model.config)  # a mistake in --label, whatever the mode
     output_dir = flag.output_dir or os.path.join(flag.model_dir, "synthesis")
-    for name, picture in pictures.items():
+    for name, picture in _MODES[flag.mode](model, config):
         path = os.path.join(output_dir, f"{name}.png")
         figures.write_png(path, picture)
         print(f"wrote {path}")

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,9 @@ from PIL import Image
 from tfp_vaeflow.client.model import Client
 from tfp_vaeflow.common import arguments, colours
 
-# If z is longer than the first number, only as many entries as the second number get a
-# slider: those in which the two images differ most.
-MOST_SLIDERS, SLIDERS_OF_MANY = 64, 32
+# So many entries of z get a slider, at most, and so many are always in sight.
+MOST_SLIDERS, SLIDERS_IN_SIGHT = 64, 8
+_IN_CHART = 32  # values of z that a screen reader says
 
 STYLE = """
 .vf-grid { display: grid; gap: 8px;
@@ -37,6 +37,34 @@ STYLE = """
 """
 
 
+class Pictures(NamedTuple):
+    """The pictures that the page begins with.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`, two or more.
+      labels: of the images, `[N]`; None without classes.
+      names: of the labels.
+      examples: gives images of a class and images of others, to compute a direction.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    names: dict[int, str] = {}
+    examples: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
+
+
+class Pool(NamedTuple):
+    """The images to pick from, and what is written below each.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+      captions: `[N]`.
+    """
+
+    images: np.ndarray
+    captions: list[str]
+
+
 class Codes(NamedTuple):
     """The codes of the two images that are picked: z `[2, D]` or None, v `[2, ...]`."""
 
@@ -50,22 +78,28 @@ def between(codes: Codes, alpha: float, beta: float) -> Codes:
     return Codes(*arguments.between(z, (codes.v[:1], codes.v[1:]), alpha, beta))
 
 
-def slider_count(latent_dim: int) -> int:
-    """How many entries of z get a slider."""
-    return latent_dim if latent_dim <= MOST_SLIDERS else SLIDERS_OF_MANY
+def slider_dims(model: Client, codes: Codes) -> np.ndarray:
+    """The entries of z that get a slider, by their effect on a picture, most first.
 
+    The effect of an entry is the mean change of a pixel from z - 1 to z + 1, averaged
+    over the images.
 
-def slider_dims(codes: Codes) -> np.ndarray:
-    """Which entries of z get a slider: all, or those that differ most; ascending."""
-    differences = np.abs(codes.z[1] - codes.z[0])
-    count = slider_count(len(differences))
-    return np.sort(np.argsort(-differences, kind="stable")[:count])
+    Args:
+      model: decodes.
+      codes: of some images.
+    """
+    latent_dim = codes.z.shape[1]
+    changes = np.concatenate([-np.eye(latent_dim), np.eye(latent_dim)])
+    effects = np.zeros(latent_dim)
+    for z, v in zip(*codes):
+        made = model.decode(z + changes, np.repeat(v[np.newaxis], len(changes), 0))
+        less, more = np.split(made.astype(np.float64), 2)
+        effects += np.abs(more - less).mean((1, 2, 3))
+    return np.argsort(-effects, kind="stable")[:MOST_SLIDERS]
 
 
 def moved(codes: Codes, dims: np.ndarray, offsets: Sequence[float]) -> Codes:
     """Codes with offsets added to the entries `dims` of z."""
-    if codes.z is None:
-        return codes
     z = codes.z.copy()
     z[:, dims] += np.array(offsets, np.float32)
     return codes._replace(z=z)
@@ -101,13 +135,21 @@ def _figure(image: np.ndarray, description: str, caption: str) -> str:
     )
 
 
-def numbered(images: np.ndarray, what: str, large: bool = False) -> str:
-    """A grid of images with their numbers, from 1 on."""
+def numbered(
+    images: np.ndarray, what: str, captions: Sequence[str] = (), large: bool = False
+) -> str:
+    """A grid of images with their numbers, from 1 on, or with captions."""
+    captions = captions or [str(number) for number in range(1, len(images) + 1)]
     figures = "".join(
-        _figure(image, f"{what} {number}", str(number))
-        for number, image in enumerate(images, 1)
+        _figure(image, f"{what} {number}", caption)
+        for number, (image, caption) in enumerate(zip(images, captions), 1)
     )
     return f'<div class="vf vf-grid{" vf-large" if large else ""}">{figures}</div>'
+
+
+def of_pool(pool: Pool) -> str:
+    """The grid of the images to pick from."""
+    return numbered(pool.images, "image", pool.captions)
 
 
 def one_picture(image: np.ndarray, description: str, caption: str) -> str:
@@ -145,13 +187,10 @@ def scores(terms: dict[str, np.ndarray]) -> str:
     return f'<div class="vf"><table>{head}{rows}</table></div>'
 
 
-def maps(found: np.ndarray) -> str:
-    """The likelihood maps `[2, H, W]` of A and B as pictures."""
-    figures = "".join(
-        _figure(image, f"the likelihood map of image {which}", which)
-        for image, which in zip(colours.heat(found), "AB")
-    )
-    return f'<div class="vf vf-grid vf-large">{figures}</div>'
+def map_picture(found: np.ndarray, description: str) -> str:
+    """A likelihood map `[H, W]` as a picture."""
+    image = colours.heat(found[np.newaxis])[0]
+    return f'<div class="vf">{picture(image, description)}</div>'
 
 
 def chart(z: np.ndarray) -> str:
@@ -167,7 +206,7 @@ def chart(z: np.ndarray) -> str:
         f'height="{abs(value) * scale:.1f}"/>'
         for i, value in enumerate(z.tolist())
     )
-    values = ", ".join(f"{value:.1f}" for value in z[:SLIDERS_OF_MANY])
+    values = ", ".join(f"{value:.1f}" for value in z[:_IN_CHART])
     marks = "".join(
         f'<text x="{left - 4}" y="{middle - value * scale + 4:.1f}" '
         f'text-anchor="end">{value:.1f}</text>'

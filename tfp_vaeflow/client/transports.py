@@ -2,6 +2,7 @@
 
 import abc
 import base64
+import functools
 import json
 import logging
 import re
@@ -337,12 +338,16 @@ class ModelTransport(Transport):
         self.address = address
         self._constant = tf.constant
         self._signatures = Signatures(model, num_samples).all()
-        self._functions = {
-            name: tf.function(
-                signature.function, autograph=False, reduce_retracing=True
-            )
-            for name, signature in self._signatures.items()
-        }
+
+        @functools.cache
+        def traced(name):
+            """The graph of a signature, for batches of any size."""
+            signature = self._signatures[name]
+            function = tf.function(signature.function, autograph=False)
+            specs = {spec.name: spec for spec in signature.inputs}
+            return function.get_concrete_function(**specs)
+
+        self._traced = traced
 
     def inputs(self):
         return {
@@ -355,5 +360,5 @@ class ModelTransport(Transport):
 
     def predict(self, signature, rows):
         inputs = {name: self._constant(value) for name, value in rows.items()}
-        outputs = self._functions[signature](**inputs)
+        outputs = self._traced(signature)(**inputs)
         return {name: value.numpy() for name, value in outputs.items()}

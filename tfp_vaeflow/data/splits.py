@@ -81,6 +81,26 @@ class Split:
         """The first `count` images (or all there are), uint8 `[B, H, W, C]`."""
         return self.read(tf.range(min(count, self.num_images), dtype=tf.int64)).numpy()
 
+    def in_turn(self) -> np.ndarray:
+        """Indices `[num_images]`, classes in turn: one image of each, then the next."""
+        place = np.zeros(self.num_images, np.int64)
+        for label in np.unique(self.labels):
+            place[self.labels == label] = np.arange(np.sum(self.labels == label))
+        return np.lexsort((self.labels, place))
+
+    def some(self, chosen: np.ndarray, most: int) -> np.ndarray:
+        """At most `most` of some images, drawn at random, always the same ones.
+
+        Args:
+          chosen: bool `[num_images]`.
+          most: how many.
+
+        Returns:
+          uint8 `[B, H, W, C]`.
+        """
+        indices = np.random.default_rng(0).permutation(np.flatnonzero(chosen))
+        return self.read(tf.constant(indices[:most], tf.int64)).numpy()
+
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """All images in order, at most `batch_size` at a time."""
         for first in range(0, self.num_images, batch_size):

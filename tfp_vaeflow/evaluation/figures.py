@@ -2,15 +2,17 @@
 
 import io
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tfp_vaeflow.common import colours, files
 from tfp_vaeflow.model import VAEFlow
 
 _BACKGROUND = 255
+_FONT_SIZE = 12
 
 
 def grid(
@@ -62,6 +64,58 @@ def with_maps(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndarray:
     images = np.broadcast_to(np.asarray(images), coloured.shape)
     pairs = np.stack([images, coloured], 1)
     return grid(pairs.reshape(-1, *coloured.shape[1:]), 2 * columns)
+
+
+def described(
+    picture: np.ndarray,
+    title: str,
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> np.ndarray:
+    """A picture with a title, and with words at the head of its columns and rows.
+
+    Args:
+      picture: uint8 `[H, W, C]`, C = 1 or 3: a grid.
+      title: wrapped to the width of the picture.
+      columns: at equal distances from the left to the right edge.
+      rows: at equal distances from the top to the bottom.
+
+    Returns:
+      uint8, white where there is no picture.
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    line = _FONT_SIZE + 4
+    left = max((int(font.getlength(row)) + 8 for row in rows), default=0)
+    width = left + picture.shape[1]
+    lines = _wrapped(title, font, width)
+    top = line * (len(lines) + bool(columns)) + 2
+    mode = "L" if picture.shape[-1] == 1 else "RGB"
+    canvas = Image.new(mode, (width, top + picture.shape[0]), "white")
+    canvas.paste(
+        Image.fromarray(picture.squeeze(-1) if mode == "L" else picture), (left, top)
+    )
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(lines):
+        draw.text((0, line * number), text, "black", font)
+    for number, text in enumerate(columns):
+        middle = left + (number + 0.5) * picture.shape[1] / len(columns)
+        draw.text((middle, top - 4), text, "black", font, anchor="ms")
+    for number, text in enumerate(rows):
+        middle = top + (number + 0.5) * picture.shape[0] / len(rows)
+        draw.text((left - 4, middle), text, "black", font, anchor="rm")
+    return np.asarray(canvas).reshape(*canvas.size[::-1], -1)
+
+
+def _wrapped(text: str, font, width: int) -> list[str]:
+    """Text as lines that are no wider than so many pixels, unless a word is."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
