@@ -72,7 +72,14 @@ def calls(flow, recompute=False):
     return [op for op in graph.get_operations() if "PartitionedCall" in op.type]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "glow",
+        pytest.param("macow", marks=pytest.mark.slow),
+        pytest.param("others", marks=pytest.mark.slow),
+    ],
+)
 def flow_and_gradients(request):
     """A flow, and its gradients without `SharedGraphs`."""
     flow = make_flow(float64_init(), **KINDS[request.param])

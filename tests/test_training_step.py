@@ -86,7 +86,14 @@ def test_pieces_add_up_to_the_whole_batch(whole, in_pieces, splits):
     np.testing.assert_allclose(evaluations[1], evaluations[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way, atol", [("recompute", 0.0), ("jit_compile", 1e-6)])
+@pytest.mark.parametrize(
+    "way, atol",
+    [
+        ("recompute", 0.0),
+        # `test_compiled` has the same by default, on smaller models.
+        pytest.param("jit_compile", 1e-6, marks=pytest.mark.slow),
+    ],
+)
 def test_the_way_of_computing_changes_nothing(whole, splits, way, atol):
     """On one device: TensorFlow remembers the shapes of collectives by their number,
     so that steps of two kinds cannot both run on several in one test."""

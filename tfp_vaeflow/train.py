@@ -8,6 +8,7 @@ for several processes on this one tools/launch_local.py.
 
 import os
 import sys
+import time
 
 from absl import flags
 
@@ -21,6 +22,12 @@ command.define_model_dir("Directory of the run, for everything that it writes.")
 command.define_bindings()
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
+flags.DEFINE_float(
+    "minutes",
+    None,
+    "Short for TrainingConfig.minutes: measures a step, and plans a run of so many "
+    "minutes.",
+)
 flags.DEFINE_integer("seed", None, "Short for TrainingConfig.seed.")
 
 command.define_path("init_from", "Short for TrainingConfig.init_from.")
@@ -44,10 +51,12 @@ flags.DEFINE_enum(
     "several, else a TPU, else all GPUs, else the CPU.",
 )
 
+_BEGUN = time.monotonic()
 STOPPED = 42  # exit code: saved, to be started again
 _SHORT_CUTS = {
     "data_dir": "DataConfig.data_dir",
     "num_steps": "TrainingConfig.num_steps",
+    "minutes": "TrainingConfig.minutes",
     "seed": "TrainingConfig.seed",
     "init_from": "TrainingConfig.init_from",
 }
@@ -102,18 +111,6 @@ def main() -> None:
         _lost(command.FLAGS.model_dir)
 
 
-def _order(model_dir: str, config):
-    """Which label each class gets: as in this run, or in the run of `init_from`."""
-    from tfp_vaeflow.common import classes, files
-    from tfp_vaeflow.model import checkpoints
-
-    if files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION)):
-        return classes.order_of(model_dir)
-    if config.training.init_from and config.model.is_class_conditional:
-        return classes.order_of(config.training.init_from)
-    return classes.NATURAL
-
-
 def _config():
     """The experiment that the flags name; gin keeps it until the next is read."""
     from tfp_vaeflow.config import experiment
@@ -123,67 +120,32 @@ def _config():
 
 
 def _train() -> None:
-    from tfp_vaeflow import compute, data, training
-    from tfp_vaeflow.common import classes, files
-    from tfp_vaeflow.config import experiment
-    from tfp_vaeflow.model import checkpoints
-    from tfp_vaeflow.training.devices import (
-        make_strategy,
-        noticing_lost_workers,
-        run_directory,
-        share_of,
-    )
+    from tfp_vaeflow import training
+    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
-    model_dir = flag.model_dir
-    profile_steps = _profile_steps()
-    former = (
-        experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
+    if flag.minutes is not None and flag.num_steps is not None:
+        raise UserError("--minutes and --num_steps are given; expected one of them")
+    trainer = training.run(
+        flag.gin_file,
+        command.bindings_with(_SHORT_CUTS),
+        flag.model_dir,
+        flag.strategy,
+        profile_steps=_profile_steps(),
+        dry_run=flag.dry_run,
+        begun=_BEGUN,
     )
-    config = _config()
-    checkpoints.check_description(model_dir, config.model)
-    compute.tune_process(save_memory=config.training.recompute)
-    strategy = make_strategy(flag.strategy, config.training.all_reduce)
-    share = share_of(strategy)
-    if share.index:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
-    splits = data.load(config.data, config.model, _order(model_dir, config))
-    names = splits.train.class_names
-    workers = f" of {share.count} workers" if share.count > 1 else ""
-    print(
-        f"{files.printable(config.data.data_dir or config.data.name)}: "
-        f"{splits.train.num_images} training, "
-        f"{splits.validation.num_images} validation, {splits.test.num_images} test "
-        f"images; {strategy.num_replicas_in_sync} device(s){workers}",
-        flush=True,
-    )
-    if names is not None:
-        print(f"{len(names)} classes: {classes.listed(names)}", flush=True)
-    if flag.dry_run:
-        for line in training.dry_run(config, splits, strategy):
-            print(line, flush=True)
+    if trainer is None:  # a dry run
         return
-    with (
-        noticing_lost_workers(share.count),
-        run_directory(model_dir, share) as directory,
-    ):
-        for change in experiment.differences(former, config) if former else ():
-            print(f"changed since the run was last started: {change}")
-        if names is not None:
-            classes.write(directory, names)
-        config_text = experiment.save(directory)
-        result = training.train(
-            config, splits, strategy, directory, config_text, profile_steps
-        )
-    if result.step < config.training.num_steps:
+    if trainer.is_stopped:
         print(
-            f"stopped and saved at step {result.step}; start the same command again to "
-            "go on"
+            f"stopped and saved at step {trainer.step}; start the same command again "
+            "to go on"
         )
         sys.exit(STOPPED)
-    print(f"trained to step {result.step}; everything lies in {model_dir}")
-    print(f"look at it:  tensorboard --logdir={model_dir}")
-    print(f"measure it:  python -m tfp_vaeflow.evaluate --model_dir={model_dir}")
+    print(f"trained to step {trainer.step}; everything lies in {flag.model_dir}")
+    print(f"look at it:  tensorboard --logdir={flag.model_dir}")
+    print(f"measure it:  python -m tfp_vaeflow.evaluate --model_dir={flag.model_dir}")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,10 @@ class TrainingConfig(Settings):
       allow_tf32: on a GPU, round the factors of products to 10 bits of mantissa (TF32)
         where they are float32. It is faster, and a little less exact.
       num_steps: total number of updates.
+      minutes: ends the run after about so many minutes. A new run then measures a step
+        and sets `num_steps`, `OptimizerConfig.warmup_steps` and `decay`, and shortens
+        the rhythms below. The run keeps these values, so a resumed run ends at the same
+        step. None for no limit.
       deterministic: on a GPU, use only operations that give the same bits every time,
         and do not choose among them by timing; on a CPU all operations give them.
       all_reduce: how devices add up gradients: `nccl` (GPUs), `hierarchical_copy`,
@@ -167,6 +171,7 @@ class TrainingConfig(Settings):
     deterministic: bool = False
     all_reduce: str = "auto"
     num_steps: int = 1000
+    minutes: float | None = None
     seed: int = 0
     init_from: str | None = dataclasses.field(default=None, metadata=PATH)
     initialization_images: int = 512
@@ -185,6 +190,10 @@ class TrainingConfig(Settings):
             if field.type is int:
                 self._at_least(field.name, least.get(field.name, 1))
         self._choose("all_reduce", ALL_REDUCE)
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(
+                f"TrainingConfig.minutes is {self.minutes}; expected more than 0"
+            )
         if self.evaluation_batch_size is not None:
             self._at_least("evaluation_batch_size", 1)
 

@@ -53,6 +53,12 @@ class VAEFlowGraphs(VAEFlowCore):
         )
         self._codes_graph = self.traced(self.codes_given_noise, name="codes from noise")
         self._is_by_layers = False
+        # Together, what needs no z runs beside the encoder.
+        self._encode_graph = tf.function(
+            self._encode_in_pieces,
+            [pixels, tf.TensorSpec([]), *label],
+            autograph=False,
+        )
         self._losses = self.traced(self.losses_batch, name="the losses")
         self._scores = self.traced(self._scores_once, name="the scores")
         self._maps = self.traced(self._maps_once, name="maps of the likelihood")
@@ -151,7 +157,13 @@ class VAEFlowGraphs(VAEFlowCore):
         self, images: tf.Tensor, u: float, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """`encode` for one batch."""
-        _, z = self._inferred(*_given(images, labels))
+        # On a GPU each piece is compiled for itself.
+        in_pieces = self._is_by_layers or compute.has_gpu()
+        encode = self._encode_in_pieces if in_pieces else self._encode_graph
+        return encode(images, tf.constant(u, tf.float32), *_given(labels))
+
+    def _encode_in_pieces(self, images, u, *labels):
+        _, z = self._inferred(images, *labels)
         return z, self._inverse(z, self._placed(images, u))
 
     def _flow_inputs(

@@ -6,6 +6,9 @@ import time
 
 from tqdm import tqdm
 
+_UNTIMED, _TIMED = 2, 8  # the first steps are traced; the next ones are timed
+_DAY = datetime.timedelta(days=1)
+
 
 class Progress:
     """Counts steps and shows bits/dim, images/s and the time left.
@@ -24,9 +27,33 @@ class Progress:
         )
         self._first, self._last = first, last
         self._start = time.monotonic()
+        self._count = 0
 
     def advance(self) -> None:
+        """Counts a step; says after a few of them when all will be done."""
         self._bar.update()
+        self._count += 1
+        if self._count == _UNTIMED:
+            self._timed_from = time.monotonic()
+        elif self._count == _UNTIMED + _TIMED:
+            self._say_end((time.monotonic() - self._timed_from) / _TIMED)
+
+    def _say_end(self, seconds: float) -> None:
+        steps = self._last - self._first - self._count
+        if steps <= 0:
+            return
+        left = datetime.timedelta(seconds=round(steps * seconds))
+        end = datetime.datetime.now() + left
+        text = (
+            f"{seconds:.3g} s per step: the other {steps:,} steps take {left} without "
+            f"validation, until {end:%Y-%m-%d %H:%M}"
+        )
+        if left > _DAY:
+            text += (
+                "; to end sooner, begin in another directory with --minutes, a smaller "
+                "model (gin/folder_small.gin), or a GPU"
+            )
+        self.note(text)
 
     def show(self, step: int, scalars: dict[str, float]) -> None:
         """Shows the metrics of the last steps; `bits_per_dim/total` may be missing."""

@@ -104,6 +104,11 @@ class Trainer:
         return int(self.counts.taken.numpy())
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether the last step of the run was not made yet."""
+        return self.step < self._config.training.num_steps
+
+    @property
     def evaluated(self) -> VAEFlow:
         """The model to measure and to show: the average where there is one."""
         return self.model if self.average is None else self.average

@@ -1,0 +1,131 @@
+"""A run that ends after so many minutes: the steps that fit, and their schedule."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vaeflow import data
+from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.training.step import Trainer
+
+# How often each of these comes in a planned run, at least.
+_TIMES = {
+    "log_every": 20,
+    "evaluate_every": 10,
+    "checkpoint_every": 10,
+    "images_every": 4,
+}
+_LAST_RATE = 0.01  # the learning rate of the last step, in parts of the highest one
+_WARMUP = 0.1  # the most steps of warm-up, in parts of all steps
+_LEAST_STEPS = 20
+_MEASURED_STEPS = 10
+
+
+def planned_settings(config: ExperimentConfig) -> dict[str, int | float]:
+    """The settings of an experiment that a plan decides, by their names in gin."""
+    parts = {"TrainingConfig": config.training, "OptimizerConfig": config.optimizer}
+    names = [f"TrainingConfig.{name}" for name in ("num_steps", *_TIMES)]
+    names += ["OptimizerConfig.warmup_steps", "OptimizerConfig.decay"]
+    split = [name.split(".") for name in names]
+    return {f"{part}.{name}": getattr(parts[part], name) for part, name in split}
+
+
+def settings_for(config: ExperimentConfig, num_steps: int) -> dict[str, int | float]:
+    """The settings of a run of so many steps.
+
+    After at most a tenth of the steps for warm-up, the learning rate falls to a
+    hundredth: decay = 0.01^(1 / (num_steps - warmup_steps)).
+    """
+    settings = planned_settings(config)
+    for name, times in _TIMES.items():
+        # 0 stays: there are no pictures then.
+        every = min(getattr(config.training, name), max(1, num_steps // times))
+        settings[f"TrainingConfig.{name}"] = every
+    warmup = min(config.optimizer.warmup_steps, int(_WARMUP * num_steps))
+    falling = max(1, num_steps - warmup)
+    return settings | {
+        "TrainingConfig.num_steps": num_steps,
+        "OptimizerConfig.warmup_steps": warmup,
+        "OptimizerConfig.decay": math.exp(math.log(_LAST_RATE) / falling),
+    }
+
+
+def _seconds(function) -> float:
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start
+
+
+def plan(
+    config: ExperimentConfig,
+    splits: data.Splits,
+    strategy: tf.distribute.Strategy,
+    begun: float,
+) -> tuple[dict[str, int | float], str]:
+    """Measures a step and validation, and divides `TrainingConfig.minutes` up.
+
+    Nothing of the measured training is kept.
+
+    Args:
+      config: the experiment.
+      splits: its data.
+      strategy: the devices.
+      begun: the value of `time.monotonic()` from which the minutes count.
+
+    Returns:
+      The settings that end the run in time, by their names in gin; and a line that says
+      what was planned.
+
+    Raises:
+      UserError: if the time is too short for a few steps.
+    """
+    start = time.monotonic()
+    trainer = Trainer(config, strategy)
+    per_step = _step_seconds(trainer, splits)
+    startup = time.monotonic() - start - per_step * _MEASURED_STEPS
+    per_validation = _validation_seconds(trainer, splits.validation)
+    used = time.monotonic() - begun
+    left = 60 * config.training.minutes - used - startup
+    left -= _TIMES["evaluate_every"] * per_validation
+    num_steps = int(left / per_step)
+    if num_steps < _LEAST_STEPS:
+        least = (60 * config.training.minutes - left + _LEAST_STEPS * per_step) / 60
+        raise UserError(
+            f"TrainingConfig.minutes is {config.training.minutes:g}; starting takes "
+            f"{used + startup:.0f} s, and a step {per_step:.2g} s: expected at least "
+            f"{math.ceil(10 * least) / 10:g}, for {_LEAST_STEPS} steps"
+        )
+    settings = settings_for(config, num_steps)
+    epochs = num_steps * config.training.batch_size / splits.train.num_images
+    line = (
+        f"a step takes {per_step:.3g} s: {num_steps:,} steps ({epochs:.3g} epochs) in "
+        f"{config.training.minutes:g} minutes; the learning rate falls from "
+        f"{config.optimizer.learning_rate:g} to a hundredth"
+    )
+    return settings, line
+
+
+def _step_seconds(trainer: Trainer, splits: data.Splits) -> float:
+    """The median time of a step."""
+    batches = trainer.training_batches(splits.train, 0)
+    seconds = [
+        _seconds(
+            lambda batch=batch: trainer.train_step(batch).losses.generation.numpy()
+        )
+        for batch in itertools.islice(batches, _MEASURED_STEPS + 1)
+    ]
+    return float(np.median(seconds[1:]))  # the first one is traced
+
+
+def _validation_seconds(trainer: Trainer, split: data.Split) -> float:
+    """The time of one validation, by that of its first images."""
+    if not split.num_images:
+        return 0.0
+    count = min(4 * trainer.images_at_a_time, split.num_images)
+    some = split.subset(np.arange(count))
+    trainer.evaluate(some)  # traces
+    return _seconds(lambda: trainer.evaluate(some)) * split.num_images / count
