@@ -14,29 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from testing import TINY
 from tfp_vaeflow.command import tensorflow_start
 from tfp_vaeflow.common import typical_scores
 from tfp_vaeflow.common.errors import EXTRAS
 from tfp_vaeflow.training.devices import locked
 
 ROOT = Path(__file__).parents[1]
-TINY = [
-    "FlowConfig.num_steps=[0,[1],1]",
-    "FlowConfig.hidden=[8,8,8]",
-    "EncoderConfig.planes=[4]",
-    "EncoderConfig.out_planes=2",
-    "ModelConfig.latent_dim=4",
-    "PriorConfig.hidden=4",
-    "TrainingConfig.batch_size=32",
-    "TrainingConfig.log_every=5",
-    "TrainingConfig.evaluate_every=5",
-    "TrainingConfig.initialization_images=128",
-    "EvaluationConfig.num_samples=2",
-    "EvaluationConfig.generated_images=50",
-    "EvaluationConfig.probe_seeds=1",
-    "EvaluationConfig.classifier_steps=30",
-    "EvaluationConfig.temperatures=(0.7,1.0)",
-]
 
 
 def run_alone(command: str, *arguments: object, cwd: Path):

@@ -40,8 +40,17 @@ def test_example(name):
 
 def test_the_page_of_the_library():
     text = (ROOT / "docs" / "bijectors.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    by_hand, by_fit = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     found = {}
-    exec(code, found)
+    exec(by_hand, found)
     assert found["losses"][0] > 2 and found["losses"][-1] < 0
     assert np.mean(found["upper"][:, 1] > 0) > 0.9
+    exec(by_fit, found)
+    nats = found["history"].history["nats"]
+    assert nats[0] > 1.5 and nats[-1] < 0.7
+    flow, start = found["fitted"].flow, found["ConditionalDensity"]().flow
+    moved = [
+        np.abs(now - was.numpy()).max()
+        for now, was in zip(flow.trainable_variables, start.trainable_variables)
+    ]
+    assert max(moved) > 0.01

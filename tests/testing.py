@@ -30,6 +30,26 @@ def tiny_model_config(**changes) -> cfg.ModelConfig:
     return cfg.ModelConfig(**{**values, **changes})
 
 
+# Bindings that make gin/digits.gin tiny, for commands.
+TINY = [
+    "FlowConfig.num_steps=[0,[1],1]",
+    "FlowConfig.hidden=[8,8,8]",
+    "EncoderConfig.planes=[4]",
+    "EncoderConfig.out_planes=2",
+    "ModelConfig.latent_dim=4",
+    "PriorConfig.hidden=4",
+    "TrainingConfig.batch_size=32",
+    "TrainingConfig.log_every=5",
+    "TrainingConfig.evaluate_every=5",
+    "TrainingConfig.initialization_images=128",
+    "EvaluationConfig.num_samples=2",
+    "EvaluationConfig.generated_images=50",
+    "EvaluationConfig.probe_seeds=1",
+    "EvaluationConfig.classifier_steps=30",
+    "EvaluationConfig.temperatures=(0.7,1.0)",
+]
+
+
 def tiny_experiment(**training) -> cfg.ExperimentConfig:
     """The digits with a tiny model and all that training can do, but for the clip.
 

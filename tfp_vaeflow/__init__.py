@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "tfp_vaeflow.model.checkpoints",
     "load_pretrained": "tfp_vaeflow.pretrained",
+    "train": "tfp_vaeflow.training.given",
     "build_model": "tfp_vaeflow.model",
     "VAEFlow": "tfp_vaeflow.model",
     "Losses": "tfp_vaeflow.model.objective",

@@ -37,6 +37,7 @@ __all__ = [
     "training_batches",
 ]
 
+GIVEN = "arrays"  # the name of data that was given from Python
 _LOADERS = {"digits": load_digits_data, "tfds": load_tfds}
 
 
@@ -91,6 +92,11 @@ def _load(config: DataConfig, model: ModelConfig, order: Order) -> Splits:
     kind, _, name = config.name.partition(":")
     if kind == "folder" or _is_folder(config.data_dir, name):
         return load_folder(config, model.image_shape, order)
+    if config.name == GIVEN:
+        raise UserError(
+            "the images of this run were given from Python; name a .npy or .npz file, "
+            "or a folder of pictures, with --data_dir"
+        )
     if kind not in _LOADERS:
         raise UserError(
             f"DataConfig.name is {config.name!r}; expected 'digits', 'folder' or "

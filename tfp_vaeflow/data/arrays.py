@@ -7,33 +7,51 @@ import numpy as np
 from tfp_vaeflow.common import files
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
-from tfp_vaeflow.data.splits import Splits, carve, check_sizes, from_numpy
+from tfp_vaeflow.data.splits import Split, Splits, carve, check_sizes, from_numpy
 
 SUFFIXES = (".npy", ".npz")
 
 
 def load_arrays(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits:
-    """The images of the file `config.data_dir`.
+    """The images of the file `config.data_dir`, divided by `divided`.
 
-    `images` are uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images; `labels`, if
-    there are any, are integers `[N]`, 0 or more. A .npy file is mapped into memory: its
-    images are read when they are needed. The fraction `config.validation_fraction` of
-    the images is set aside for testing, and as much of the rest for validation.
+    The arrays are those of `split_of`. A .npy file is mapped into memory: its images
+    are read when they are needed.
 
     Raises:
       UserError: if there is no such file on this machine, or its arrays are others.
     """
     path = files.printable(config.data_dir)
     images, labels = _read(config.data_dir, path)
+    return divided(split_of(images, labels, image_shape, path), config, path)
+
+
+def split_of(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    image_shape: tuple[int, int, int],
+    source: str,
+) -> Split:
+    """A split of arrays.
+
+    Args:
+      images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images.
+      labels: integers `[N]`, 0 or more; None without labels.
+      image_shape: of the model.
+      source: names the arrays in errors.
+
+    Raises:
+      UserError: if the arrays are others.
+    """
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
         raise UserError(
-            f"{path}: images are {images.dtype} of shape {images.shape}; expected "
+            f"{source}: images are {images.dtype} of shape {images.shape}; expected "
             "uint8 of shape (N, height, width, channels), or without channels if grey"
         )
     found = (*images.shape[1:], 1)[:3]
     if found != tuple(image_shape):
         raise UserError(
-            f"{path}: images are of shape {found}, but ModelConfig.image_shape is "
+            f"{source}: images are of shape {found}, but ModelConfig.image_shape is "
             f"{tuple(image_shape)}; set it to the data's shape"
         )
     if labels is not None and (
@@ -42,7 +60,7 @@ def load_arrays(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
         or labels.min() < 0
     ):
         raise UserError(
-            f"{path}: labels are {labels.dtype} of shape {labels.shape}; expected "
+            f"{source}: labels are {labels.dtype} of shape {labels.shape}; expected "
             f"integers of shape ({len(images)},), 0 or more"
         )
 
@@ -50,9 +68,18 @@ def load_arrays(config: DataConfig, image_shape: tuple[int, int, int]) -> Splits
         return np.asarray(images[indices]).reshape(-1, *image_shape)
 
     read_labels = None if labels is None else lambda: labels.astype(np.int64)
-    whole = from_numpy(len(images), read, image_shape, read_labels)
+    return from_numpy(len(images), read, image_shape, read_labels)
+
+
+def divided(whole: Split, config: DataConfig, source: str) -> Splits:
+    """Sets `config.validation_fraction` of a split aside for testing, and as much of
+    the rest for validation.
+
+    Raises:
+      UserError: if no images are left to train on, or none set aside to test on.
+    """
     rest, test = carve(whole, config.validation_fraction)
-    return check_sizes(Splits(*carve(rest, config.validation_fraction), test), path)
+    return check_sizes(Splits(*carve(rest, config.validation_fraction), test), source)
 
 
 def _read(source: str, shown: str) -> tuple[np.ndarray, np.ndarray | None]:

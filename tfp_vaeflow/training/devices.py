@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -239,7 +240,8 @@ class StopRequest:
     """Notes Ctrl-C or SIGTERM, so that a run can end between two steps.
 
     A context manager; `requested` says whether a signal came. A second Ctrl-C
-    interrupts at once.
+    interrupts at once. Python gives signals to its main thread alone, so nothing is
+    noted in other threads.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -248,6 +250,9 @@ class StopRequest:
         self.requested = False
 
     def __enter__(self) -> "StopRequest":
+        self._former = {}
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._former = {number: signal.getsignal(number) for number in self._SIGNALS}
         for number in self._SIGNALS:
             signal.signal(number, self._note)

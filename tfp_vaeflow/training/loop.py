@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -220,6 +221,41 @@ def _save_the_rest(error: OSError, trainer, keeper) -> str:
     )
 
 
+class Shown(NamedTuple):
+    """What the pictures and the projector of a run show, of its validation images.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`, an even number.
+      labels: `[N]`; None if the model is not class-conditional.
+      projected: the images of the projector.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    projected: data.Split
+
+    @classmethod
+    def of(cls, splits: data.Splits, config: ExperimentConfig) -> "Shown":
+        """Validation images, or training images if there are none."""
+        split = splits.validation if splits.validation.num_images else splits.train
+        images = split.first(_IMAGES_IN_GRIDS)
+        images = images[: len(images) // 2 * 2]
+        labels = None
+        if config.model.is_class_conditional:
+            labels = split.labels[: len(images)]
+        projected = min(_PROJECTED_IMAGES, split.num_images)
+        return cls(images, labels, split.subset(np.arange(projected)))
+
+    def write(self, writer: RunWriter, trainer: Trainer, step: int) -> None:
+        """Writes pictures, histograms and projector, if there are images to show."""
+        if not len(self.images):
+            return
+        model, at_a_time = trainer.evaluated, trainer.images_at_a_time
+        writer.model(model, step, *self, at_a_time)
+        writer.flush()
+        compute.give_memory_back()
+
+
 class _Loop:
     """The steps of a run, with its metrics, validation, checkpoints and pictures.
 
@@ -239,15 +275,7 @@ class _Loop:
         self._profile = profile
         self._stop = stop
         self._step, self._last = trainer.step, config.training.num_steps
-        # The images that pictures and projector show.
-        shown = splits.validation if splits.validation.num_images else splits.train
-        images = shown.first(_IMAGES_IN_GRIDS)
-        self._images = images[: len(images) // 2 * 2]
-        self._labels = None
-        if config.model.is_class_conditional:
-            self._labels = shown.labels[: len(self._images)]
-        projected = min(_PROJECTED_IMAGES, shown.num_images)
-        self._projected = shown.subset(np.arange(projected))
+        self._shown = Shown.of(splits, config)
         # Last, because both begin to measure time.
         self._progress = Progress(self._step, self._last)
         self._results = _Results(trainer, config, self._progress)
@@ -269,7 +297,7 @@ class _Loop:
             if self._due(training.checkpoint_every) or self._results.stopping:
                 self._save()
             if self._due(training.images_every):
-                self._show()
+                self._shown.write(self._writer, self._trainer, self._step)
             # The rate is that of training alone.
             self._results.window.pause(time.monotonic() - begin)
         self._progress.close()
@@ -339,18 +367,3 @@ class _Loop:
         if not self._trainer.weights_are_finite():
             raise UserError(f"a weight is not finite at step {self._step}; {REMEDY}")
         self._keeper.save(self._step)
-
-    def _show(self) -> None:
-        """Writes pictures, histograms and projector, if there are images to show."""
-        if not len(self._images):
-            return
-        self._writer.model(
-            self._trainer.evaluated,
-            self._step,
-            self._images,
-            self._labels,
-            self._projected,
-            self._trainer.images_at_a_time,
-        )
-        self._writer.flush()
-        compute.give_memory_back()

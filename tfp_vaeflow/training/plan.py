@@ -1,7 +1,7 @@
 """A run that ends after so many minutes: the steps that fit, and their schedule."""
 
-import itertools
 import math
+import tempfile
 import time
 
 import numpy as np
@@ -10,19 +10,21 @@ import tensorflow as tf
 from tfp_vaeflow import data
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.training.loop import Shown
 from tfp_vaeflow.training.step import Trainer
+from tfp_vaeflow.training.summaries import RunWriter
 
 # How often each of these comes in a planned run, at least.
 _TIMES = {
     "log_every": 20,
     "evaluate_every": 10,
     "checkpoint_every": 10,
-    "images_every": 4,
+    "images_every": 2,
 }
 _LAST_RATE = 0.01  # the learning rate of the last step, in parts of the highest one
 _WARMUP = 0.1  # the most steps of warm-up, in parts of all steps
 _LEAST_STEPS = 20
-_MEASURED_STEPS = 10
+_MEASURED, _LEAST_MEASURED = 0.03, 5  # the part of the time, and the steps, to measure
 
 
 def planned_settings(config: ExperimentConfig) -> dict[str, int | float]:
@@ -83,20 +85,38 @@ def plan(
     Raises:
       UserError: if the time is too short for a few steps.
     """
+    budget = 60 * config.training.minutes
     start = time.monotonic()
     trainer = Trainer(config, strategy)
-    per_step = _step_seconds(trainer, splits)
-    startup = time.monotonic() - start - per_step * _MEASURED_STEPS
+    per_step, measured = _step_seconds(trainer, splits, _MEASURED * budget)
     per_validation = _validation_seconds(trainer, splits.validation)
-    used = time.monotonic() - begun
-    left = 60 * config.training.minutes - used - startup
-    left -= _TIMES["evaluate_every"] * per_validation
+    startup = time.monotonic() - start - measured
+    per_picture = 0.0
+    if config.training.images_every:
+        per_picture = _seconds(lambda: _show(trainer, splits, config))
+    left = budget - (time.monotonic() - begun) - startup
+
+    def duration(num_steps):
+        training = settings_for(config, num_steps)
+        validations, pictures = (
+            -(-num_steps // every) if every else 0
+            for every in (
+                training["TrainingConfig.evaluate_every"],
+                training["TrainingConfig.images_every"],
+            )
+        )
+        return (
+            num_steps * per_step + validations * per_validation + pictures * per_picture
+        )
+
     num_steps = int(left / per_step)
+    while num_steps >= _LEAST_STEPS and duration(num_steps) > left:
+        num_steps = int(0.99 * num_steps)
     if num_steps < _LEAST_STEPS:
-        least = (60 * config.training.minutes - left + _LEAST_STEPS * per_step) / 60
+        least = (budget - left + duration(_LEAST_STEPS)) / 60
         raise UserError(
             f"TrainingConfig.minutes is {config.training.minutes:g}; starting takes "
-            f"{used + startup:.0f} s, and a step {per_step:.2g} s: expected at least "
+            f"{budget - left:.0f} s, and a step {per_step:.2g} s: expected at least "
             f"{math.ceil(10 * least) / 10:g}, for {_LEAST_STEPS} steps"
         )
     settings = settings_for(config, num_steps)
@@ -109,16 +129,29 @@ def plan(
     return settings, line
 
 
-def _step_seconds(trainer: Trainer, splits: data.Splits) -> float:
-    """The median time of a step."""
-    batches = trainer.training_batches(splits.train, 0)
-    seconds = [
-        _seconds(
-            lambda batch=batch: trainer.train_step(batch).losses.generation.numpy()
-        )
-        for batch in itertools.islice(batches, _MEASURED_STEPS + 1)
-    ]
-    return float(np.median(seconds[1:]))  # the first one is traced
+def _step_seconds(
+    trainer: Trainer, splits: data.Splits, seconds: float
+) -> tuple[float, float]:
+    """The mean time of steps within so many seconds, and the time of all of them."""
+    batches = iter(trainer.training_batches(splits.train, 0))
+
+    def step():
+        trainer.train_step(next(batches)).losses.generation.numpy()
+
+    step()  # traces
+    start, count, passed = time.monotonic(), 0, 0.0
+    while count < _LEAST_MEASURED or passed < seconds:
+        step()
+        count, passed = count + 1, time.monotonic() - start
+    return passed / count, passed
+
+
+def _show(trainer: Trainer, splits: data.Splits, config: ExperimentConfig) -> None:
+    """Writes the pictures of a step to a directory that is then removed."""
+    with tempfile.TemporaryDirectory(prefix="tfp_vaeflow-") as directory:
+        writer = RunWriter(directory, 0)
+        Shown.of(splits, config).write(writer, trainer, 0)
+        writer.close()
 
 
 def _validation_seconds(trainer: Trainer, split: data.Split) -> float:

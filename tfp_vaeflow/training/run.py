@@ -75,6 +75,7 @@ def _plan(
             f"TrainingConfig.minutes is {minutes:g} with {share.count} workers, which "
             "measure different times; take --num_steps"
         )
+    print(f"measuring how many steps fit into {minutes:g} minutes", flush=True)
     settings, line = plan(config, splits, strategy, begun)
     print(line, flush=True)
     return settings
@@ -110,6 +111,15 @@ def run(
         experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
     )
     config = experiment.load(gin_files, bindings)
+    if (
+        config.training.deterministic
+        and compute.has_gpu()
+        and not os.environ.get("TF_DETERMINISTIC_OPS")
+    ):
+        raise UserError(
+            "TrainingConfig.deterministic is True, and TensorFlow has started without "
+            "it; set TF_DETERMINISTIC_OPS=1 in the environment before Python starts"
+        )
     checkpoints.check_description(model_dir, config.model)
     compute.tune_process(save_memory=config.training.recompute)
     devices = make_strategy(strategy, config.training.all_reduce)

@@ -1,0 +1,87 @@
+"""A run with a time limit, by the command: planned once, ended at its last step."""
+
+import re
+
+import pytest
+
+from testing import TINY, tiny_experiment
+from tfp_vaeflow.config import OptimizerConfig, experiment
+from tfp_vaeflow.training import plan
+from tfp_vaeflow.training.optimization import WarmupThenDecay
+
+
+@pytest.mark.parametrize("num_steps", [20, 1000])
+def test_the_schedule_ends_at_a_hundredth(num_steps):
+    config = tiny_experiment()
+    settings = plan.settings_for(config, num_steps)
+    optimizer = {
+        name.partition(".")[2]: value
+        for name, value in settings.items()
+        if name.startswith("OptimizerConfig")
+    }
+    planned = OptimizerConfig(learning_rate=0.5, **optimizer)
+    rates = WarmupThenDecay(planned)
+    assert float(rates(num_steps)) == pytest.approx(0.005, rel=1e-4)
+    assert float(rates(planned.warmup_steps)) == pytest.approx(0.5)
+    assert planned.warmup_steps <= num_steps / 10
+    assert settings["TrainingConfig.num_steps"] == num_steps
+    assert 1 <= settings["TrainingConfig.evaluate_every"] <= num_steps / 10
+
+
+@pytest.fixture
+def train(run, tmp_path):
+    """Runs `train` on the tiny digits, in the directory `run`."""
+
+    def start(*arguments):
+        bindings = [*TINY, "TrainingConfig.images_every=0"]
+        return run(
+            "train",
+            "--gin_file=gin/digits.gin",
+            f"--model_dir={tmp_path}/run",
+            *(f"--gin_bindings={binding}" for binding in bindings),
+            *arguments,
+            cwd=tmp_path,
+        )
+
+    return start
+
+
+@pytest.mark.slow
+def test_a_planned_run(train, tmp_path):
+    done = train("--minutes=1.5")
+    assert done.returncode == 0, done.stderr
+    said = re.search(r"a step takes .* s: ([0-9,]+) steps .* in 1.5 minu", done.stdout)
+    num_steps = int(said[1].replace(",", ""))
+    assert f"trained to step {num_steps};" in done.stdout
+    kept = experiment.load_saved(tmp_path / "run")
+    assert kept.training.num_steps == num_steps and kept.training.minutes == 1.5
+    assert plan.planned_settings(kept) == plan.settings_for(kept, num_steps)
+    again = train("--minutes=1.5")
+    assert f"planned when the run began: {num_steps:,} steps" in again.stdout
+    assert f"trained to step {num_steps};" in again.stdout
+    assert "changed since" not in again.stdout
+
+
+def test_a_run_goes_on_by_its_plan(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    planned = ["TrainingConfig.minutes = 0.5", "TrainingConfig.num_steps = 12"]
+    experiment.load(["gin/digits.gin"], [*TINY, *planned])
+    experiment.save(tmp_path / "run")
+    done = train("--minutes=0.5")
+    assert "planned when the run began: 12 steps" in done.stdout
+    assert "trained to step 12;" in done.stdout, done.stderr
+    assert "the other 2 steps take" in done.stdout
+    other = train("--minutes=1")
+    assert other.returncode == 2
+    assert "TrainingConfig.minutes is 1, and the run began with 0.5" in other.stderr
+    both = train("--minutes=1", "--num_steps=5")
+    assert "--minutes and --num_steps are given" in both.stderr
+
+
+def test_too_little_time(train, tmp_path):
+    done = train("--minutes=0.01")
+    assert done.returncode == 2
+    assert re.search(
+        r"minutes is 0.01; starting takes .* expected at least", done.stderr
+    )
+    assert not (tmp_path / "run").exists()
