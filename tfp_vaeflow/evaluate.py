@@ -52,6 +52,7 @@ def main() -> None:
 
     from tfp_vaeflow import data
     from tfp_vaeflow.common import classes, files, metrics_file
+    from tfp_vaeflow.common.progress import watched
     from tfp_vaeflow.config import experiment
     from tfp_vaeflow.evaluation import page, report
     from tfp_vaeflow.evaluation.measure import Drawing
@@ -77,7 +78,7 @@ def main() -> None:
 
     with data.reading():
         measured = report.evaluate(
-            model, splits, flag.split, config.evaluation, say, flag.only
+            model, splits, flag.split, config.evaluation, say, flag.only, watched
         )
     result = {"step": step, **measured}
     directory = flag.model_dir

@@ -182,9 +182,9 @@ def _check_places() -> None:
 def main() -> None:
     from tfp_vaeflow import client
     from tfp_vaeflow.client import scoring
-    from tfp_vaeflow.command.progress import ItemProgress
     from tfp_vaeflow.common import files
     from tfp_vaeflow.common.errors import UserError
+    from tfp_vaeflow.common.progress import ItemProgress
     from tfp_vaeflow.evaluation import figures
 
     flag = command.FLAGS

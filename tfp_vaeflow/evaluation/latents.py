@@ -18,8 +18,10 @@ from tfp_vaeflow.evaluation.measure import (
     NotMeasuredError,
     Section,
     Subject,
+    Watch,
     random_subset,
     reason,
+    unwatched,
     with_error,
 )
 from tfp_vaeflow.model import VAEFlow
@@ -43,12 +45,14 @@ class Posteriors(NamedTuple):
     stddev: np.ndarray
 
 
-def posteriors(model: VAEFlow, split: Split, batch_size: int) -> Posteriors:
+def posteriors(
+    model: VAEFlow, split: Split, batch_size: int, watch: Watch = unwatched
+) -> Posteriors:
     """The posteriors of a split's images, from a model that infers z."""
-
+    batches = evaluation_batches(split, batch_size)
     parts = [
         [part.numpy()[: int(tf.reduce_sum(batch.weights))] for part in parts]
-        for batch in evaluation_batches(split, batch_size)
+        for batch in watch(batches, batch_size, split.num_images)
         for parts in [model.posterior(batch.images, batch_size)]
     ]
     return Posteriors(*(np.concatenate(p).astype(np.float64) for p in zip(*parts)))
@@ -173,13 +177,16 @@ def posteriors_of(subject: Subject) -> Posteriors:
     """
     if subject.model.encoder is None:
         raise NotMeasuredError(_NO_Z)
-    return posteriors(subject.model, subject.split, subject.config.batch_size)
+    batch_size = subject.config.batch_size
+    return posteriors(subject.model, subject.split, batch_size, subject.watch)
 
 
 def _run(subject: Subject) -> Use:
     found, config = subject.once(posteriors_of), subject.config
     subject.say("the use of z")
-    gaps = z_gaps(subject.model, subject.split, config.batch_size, config.seed)
+    gaps = z_gaps(
+        subject.model, subject.split, config.batch_size, config.seed, subject.watch
+    )
     return {
         "usage": usage(subject.model, found, config.seed),
         **{f"{name}_z_gap_nats": gap for name, gap in gaps.items()},

@@ -15,6 +15,8 @@ from tfp_vaeflow.evaluation.measure import (
     Measure,
     Section,
     Subject,
+    Watch,
+    unwatched,
     with_error,
 )
 from tfp_vaeflow.model import VAEFlow, quantization
@@ -60,7 +62,12 @@ class Bounds(NamedTuple):
 
 
 def bounds(
-    model: VAEFlow, split: Split, num_samples: int, batch_size: int, seed: int
+    model: VAEFlow,
+    split: Split,
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    watch: Watch = unwatched,
 ) -> Bounds:
     """The mean K-sample ELBO over a split, and the importance-weighted bound.
 
@@ -73,6 +80,7 @@ def bounds(
       num_samples: K.
       batch_size: samples per batch, over all its images.
       seed: of the noise.
+      watch: shows how far it is.
 
     Returns:
       Means and log-mean-exps, accumulated in float64.
@@ -88,7 +96,8 @@ def bounds(
 
     parts = []
     size = max(1, batch_size // num_samples)
-    for batch in labelled_batches(model, split, size):
+    batches = labelled_batches(model, split, size)
+    for batch in watch(batches, size, split.num_images):
         number = int(tf.reduce_sum(batch.weights))
         losses = run(batch.images, batch.positions[0], batch.labels)
         parts.append(np.stack(losses, 0).astype(np.float64)[:, :number])
@@ -124,7 +133,11 @@ def image_bits_per_dim(model: VAEFlow, found: Bounds) -> np.ndarray:
 
 
 def z_gaps(
-    model: VAEFlow, split: Split, batch_size: int, seed: int
+    model: VAEFlow,
+    split: Split,
+    batch_size: int,
+    seed: int,
+    watch: Watch = unwatched,
 ) -> dict[str, float]:
     """How much worse the decoder explains an image with another z, in nats.
 
@@ -137,6 +150,7 @@ def z_gaps(
       split: the images, two or more.
       batch_size: pairs of an image and a z per batch.
       seed: of z, z' and the dequantization noise, which is the same for all.
+      watch: shows how far it is.
 
     Returns:
       The gap for each kind of z': `shuffled`, a sample of `q(z | x')` for the next
@@ -167,17 +181,21 @@ def z_gaps(
 
     totals = np.zeros(len(OTHER_CODES))
     size = max(1, batch_size // (1 + len(OTHER_CODES)))
-    for batch in evaluation_batches(split, size):
+    batches = evaluation_batches(split, size)
+    for batch in watch(batches, size, split.num_images):
         others = split.read((batch.positions + 1) % split.num_images)
         values = np.asarray(log_probs(batch, others), np.float64)
         totals += np.asarray(batch.weights) @ (values[:, :1] - values[:, 1:])
     return dict(zip(OTHER_CODES, (totals / split.num_images).tolist()))
 
 
-def exactly_decoded(model: VAEFlow, split: Split, batch_size: int) -> int:
+def exactly_decoded(
+    model: VAEFlow, split: Split, batch_size: int, watch: Watch = unwatched
+) -> int:
     """How many images of a split `decode(*encode(x))` reproduces exactly."""
     count = 0
-    for batch in labelled_batches(model, split, batch_size):
+    batches = labelled_batches(model, split, batch_size)
+    for batch in watch(batches, batch_size, split.num_images):
         number = int(tf.reduce_sum(batch.weights))
         real = batch.images[:number]
         levels = quantization.to_levels(real, model.config.n_bins)
@@ -206,7 +224,12 @@ def bounds_of(subject: Subject) -> Bounds:
     config = subject.config
     subject.say(f"bits/dim of {subject.split.num_images} images")
     return bounds(
-        subject.model, subject.split, config.num_samples, config.batch_size, config.seed
+        subject.model,
+        subject.split,
+        config.num_samples,
+        config.batch_size,
+        config.seed,
+        subject.watch,
     )
 
 
@@ -226,7 +249,7 @@ def _run(subject: Subject) -> Likelihood:
         "kl_nats": float(found.losses.kl),
         "terms": terms,
         "exactly_decoded": exactly_decoded(
-            model, subject.split, subject.config.batch_size
+            model, subject.split, subject.config.batch_size, subject.watch
         ),
     }
 

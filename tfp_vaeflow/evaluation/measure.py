@@ -19,6 +19,15 @@ SHOWN_CLASSES = 30  # at most in a table; evaluation.json has all
 _NO_LABELS = "The data has no labels of two or more kinds."
 
 
+# Passes batches on, and may show how far they are.
+# Arguments: the batches, images per batch, images in all.
+Watch = Callable[[Iterable[T], int, int], Iterable[T]]
+
+
+def unwatched(batches: Iterable[T], size: int, num_images: int) -> Iterable[T]:
+    return batches
+
+
 class NotMeasuredError(Exception):
     """Raised where the model or the data has nothing to measure; says why."""
 
@@ -46,6 +55,7 @@ class Subject:
       split: the images that it is measured on.
       config: numbers of samples and sizes.
       say: called with the name of each thing that is being measured.
+      watch: shows how far long measurements are.
       chosen: indices of the images of `split` whose classes training has; None where
         nothing can be learned from labels.
       compared: the chosen images; all of `split` without labels if `chosen` is None.
@@ -58,12 +68,14 @@ class Subject:
         split: Split,
         config: EvaluationConfig,
         say: Callable[[str], None],
+        watch: Watch = unwatched,
     ):
         self.model = model
         self.train = train
         self.split = split
         self.config = config
         self.say = say
+        self.watch = watch
         self._known = {}
         self.chosen, self._reason = _learned(train, split)
 

@@ -11,6 +11,8 @@ from tfp_vaeflow.evaluation.measure import (
     Measure,
     NotMeasuredError,
     Subject,
+    Watch,
+    unwatched,
 )
 from tfp_vaeflow.evaluation.measures import MEASURES
 from tfp_vaeflow.model import VAEFlow
@@ -23,6 +25,7 @@ def evaluate(
     config: EvaluationConfig,
     say: Callable[[str], None] = lambda line: None,
     only: Sequence[str] | None = None,
+    watch: Watch = unwatched,
 ) -> dict:
     """Measures a model on one split.
 
@@ -33,6 +36,7 @@ def evaluate(
       config: numbers of samples and sizes.
       say: called with the name of each thing that is being measured.
       only: names of the measures to take; None for all.
+      watch: shows how far long measurements are, such as `progress.watched`.
 
     Returns:
       What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
@@ -49,7 +53,7 @@ def evaluate(
     """
     split = splits.part(split_name)
     data.check_labels(split, model.config, split_name)
-    subject = Subject(model, splits.train, split, config, say)
+    subject = Subject(model, splits.train, split, config, say, watch)
     chosen = _chosen(only)
     for measure in chosen:
         measure.check(subject)

@@ -6,6 +6,8 @@ import time
 
 from tqdm import tqdm
 
+from tfp_vaeflow.common import progress
+
 _UNTIMED, _TIMED = 2, 8  # the first steps are traced; the next ones are timed
 _DAY = datetime.timedelta(days=1)
 
@@ -18,13 +20,7 @@ class Progress:
     """
 
     def __init__(self, first: int, last: int):
-        self._bar = tqdm(
-            initial=first,
-            total=last,
-            unit="step",
-            disable=not (sys.stderr.isatty() and sys.stdout.isatty()),
-            dynamic_ncols=True,
-        )
+        self._bar = progress.bar(last, "step", first)
         self._first, self._last = first, last
         self._start = time.monotonic()
         self._count = 0

@@ -3,10 +3,26 @@
 import datetime
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
+
 _PAUSE = 30  # seconds between lines
+
+
+def bar(total: int, unit: str, initial: int = 0) -> tqdm:
+    """A bar on a terminal; disabled elsewhere."""
+    on_terminal = sys.stderr.isatty() and sys.stdout.isatty()
+    return tqdm(
+        initial=initial,
+        total=total,
+        unit=unit,
+        disable=not on_terminal,
+        dynamic_ncols=True,
+    )
 
 
 class ItemProgress:
@@ -18,14 +34,12 @@ class ItemProgress:
     """
 
     def __init__(self, total: int, unit: str):
-        on_terminal = sys.stderr.isatty() and sys.stdout.isatty()
-        self._bar = tqdm(
-            total=total, unit=unit, disable=not on_terminal, dynamic_ncols=True
-        )
+        self._bar = bar(total, unit)
         self._total, self._unit, self._done = total, unit, 0
         self._start = self._said = time.monotonic()
 
     def advance(self, count: int) -> None:
+        count = min(count, self._total - self._done)
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
@@ -41,3 +55,20 @@ class ItemProgress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+def watched(batches: Iterable[T], size: int, num_images: int) -> Iterator[T]:
+    """Passes batches on, and shows how many of all images were in them.
+
+    Args:
+      batches: of images.
+      size: images per batch; the last one may have fewer.
+      num_images: in all.
+    """
+    progress = ItemProgress(num_images, "image")
+    try:
+        for batch in batches:
+            yield batch
+            progress.advance(size)
+    finally:
+        progress.close()
