@@ -43,6 +43,14 @@ REDUCED = {
         "EncoderConfig.planes = [4]",
         "PriorConfig.hidden = 4",
     ],
+    "folder_small.gin": [
+        "ModelConfig.image_shape = (16, 16, 3)",
+        "FlowConfig.num_steps = [0, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "FlowConfig.factors = [4]",
+        "EncoderConfig.planes = [4]",
+        "PriorConfig.hidden = 4",
+    ],
     "digits_classes.gin": [
         "FlowConfig.num_steps = [0, [1, 1], 1]",
         "FlowConfig.hidden = [4, 4, 4]",

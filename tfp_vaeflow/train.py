@@ -21,7 +21,9 @@ command.define_paths(
 command.define_model_dir("Directory of the run, for everything that it writes.")
 command.define_bindings()
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
-flags.DEFINE_integer("num_steps", None, "Short for TrainingConfig.num_steps.")
+flags.DEFINE_integer(
+    "num_steps", None, "Short for TrainingConfig.num_steps, without a time limit."
+)
 flags.DEFINE_float(
     "minutes",
     None,
@@ -115,8 +117,15 @@ def _config():
     """The experiment that the flags name; gin keeps it until the next is read."""
     from tfp_vaeflow.config import experiment
 
+    return experiment.load(command.FLAGS.gin_file, _bindings())
+
+
+def _bindings() -> list[str]:
+    """The bindings of the flags; a number of steps takes the place of a time limit."""
     bindings = command.bindings_with(_SHORT_CUTS)
-    return experiment.load(command.FLAGS.gin_file, bindings)
+    if command.FLAGS.num_steps is not None:
+        bindings.append("TrainingConfig.minutes = None")
+    return bindings
 
 
 def _train() -> None:
@@ -128,7 +137,7 @@ def _train() -> None:
         raise UserError("--minutes and --num_steps are given; expected one of them")
     trainer = training.run(
         flag.gin_file,
-        command.bindings_with(_SHORT_CUTS),
+        _bindings(),
         flag.model_dir,
         flag.strategy,
         profile_steps=_profile_steps(),
