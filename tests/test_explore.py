@@ -129,7 +129,8 @@ def test_pages_of_other_models(latent_dim):
     run = {function.name: function.fn for function in built.fns.values()}
     pool = markup.Pool(pictures.images, ["1", "2"])
     codes, *shown = run["choose"](pool, 1, 2, 0, 2, 1.0, 1.0)
-    assert all("<" in text for text in shown[:5])
+    assert all("<" in text for text in shown[:2])
+    assert all("<" in text for text in run["likelihoods"](pool, 1, 2, 0, 2))
     image, mixed, *_ = run["mix"](codes, 0.0, 0.0, None, 0, *[0] * latent_dim)
     np.testing.assert_array_equal(image, pictures.images[0])
     assert markup.picture(image, "the mix of A and B") in mixed

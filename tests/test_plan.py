@@ -76,6 +76,10 @@ def test_a_run_goes_on_by_its_plan(train, tmp_path):
     assert "TrainingConfig.minutes is 1, and the run began with 0.5" in other.stderr
     both = train("--minutes=1", "--num_steps=5")
     assert "--minutes and --num_steps are given" in both.stderr
+    bound = "--gin_bindings=TrainingConfig.minutes=1"
+    by_steps = train(bound, "--num_steps=12")  # steps take the place of minutes
+    assert "TrainingConfig.minutes: 0.5 -> None" in by_steps.stdout
+    assert "trained to step 12;" in by_steps.stdout, by_steps.stderr
 
 
 def test_too_little_time(train, tmp_path):

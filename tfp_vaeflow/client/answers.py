@@ -65,21 +65,30 @@ class Answers:
         return int(np.argmax(labels != labels[0])) + 1
 
     def choose(self, pool, a, b, class_a, class_b, alpha, beta):
-        """Picks two images: codes, pictures, bits/dim, maps, the mix; offsets are 0."""
-        pair = pool.images[[int(a) - 1, int(b) - 1]]
-        labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
+        """Picks two images: codes, pictures, the mix; offsets are 0."""
+        pair, labels = self._pair(pool, a, b, class_a, class_b)
         codes = markup.Codes(*self._model.encode(pair, labels))
         zeros = [0] * len(self.dims)
         return (
             codes,
             markup.one_picture(pair[0], "image A", "A"),
             markup.one_picture(pair[1], "image B", "B"),
-            markup.scores(self._model.score(pair, labels=labels)),
-            *self._maps(pair, labels, ["image A", "image B"]),
             *self.mix(codes, alpha, beta, None, 0, *zeros),
             0,
             *zeros,
         )
+
+    def _pair(self, pool, a, b, class_a, class_b):
+        """The two images and their labels."""
+        pair = pool.images[[int(a) - 1, int(b) - 1]]
+        labels = [int(class_a), int(class_b)] if self._model.needs_labels else None
+        return pair, labels
+
+    def likelihoods(self, pool, a, b, class_a, class_b):
+        """bits/dim and maps of two images: slower than the pictures, so on its own."""
+        pair, labels = self._pair(pool, a, b, class_a, class_b)
+        scores = markup.scores(self._model.score(pair, labels=labels))
+        return scores, *self._maps(pair, labels, ["image A", "image B"])
 
     def _maps(self, images, labels, names):
         """Where images are hard to predict."""

@@ -247,20 +247,28 @@ def _connect(page: gr.Blocks, answers: Answers, picking: _Picking, mixing: _Mixi
         "trigger_mode": "always_last",
         **_QUIET,
     }
+    picked = [picking.pool, picking.a, picking.b, *picking.classes]
     choose = {
         "fn": _guarded(answers.choose),
-        "inputs": [picking.pool, picking.a, picking.b, *picking.classes, *mixing.where],
+        "inputs": [*picked, *mixing.where],
         "outputs": [
-            *(mixing.codes, mixing.pictures[0], mixing.pictures[2], mixing.terms),
-            *(mixing.maps[0], mixing.maps[2]),
+            *(mixing.codes, mixing.pictures[0], mixing.pictures[2]),
             *(*mixing.mix, mixing.strength, *mixing.offsets),
         ],
         **_QUIET,
     }
-    changed = [
+    likelihoods = {
+        "fn": _guarded(answers.likelihoods),
+        "inputs": picked,
+        "outputs": [mixing.terms, mixing.maps[0], mixing.maps[2]],
+        "trigger_mode": "always_last",
+        **_QUIET,
+    }
+    chosen = [
         control.input(**choose) for control in (picking.a, picking.b, *picking.classes)
     ]
-    changed.append(page.load(**choose))
+    chosen.append(page.load(**choose))
+    changed = [event.then(**likelihoods) for event in chosen]
     changed += [
         control.input(
             _guarded(answers.mix),
