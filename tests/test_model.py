@@ -204,6 +204,8 @@ def test_samples(model):
     np.testing.assert_array_equal(
         model.sample(16, temperature=0.7, seed=1, batch_size=5), many
     )
+    later = model.sample(6, temperature=0.7, seed=1, first=10)
+    np.testing.assert_array_equal(later, many[10:])
     assert (model.sample(16, temperature=0.7, seed=2) != many).numpy().any()
     z, v = model.sample_codes(16, temperature=0.7, seed=1)
     z_again, v_again = model.sample_codes(16, temperature=1.4, seed=1)

@@ -235,8 +235,7 @@ def _samples(
     """`model.sample`, a batch at a time."""
     for first in range(0, num_images, batch_size):
         count = min(batch_size, num_images - first)
-        codes = model.sample_codes(count, temperature, seed, first)
-        yield model.decode(*codes, batch_size).numpy()
+        yield model.sample(count, temperature, seed, batch_size, first=first).numpy()
 
 
 def fidelity(

@@ -235,10 +235,11 @@ class VAEFlow(VAEFlowLikelihoods):
         seed: int = 0,
         batch_size: int = DEFAULT_BATCH_SIZE,
         labels: tf.Tensor | None = None,
+        first: int = 0,
     ) -> tf.Tensor:
         """Images from the model, uint8 `[num_images, H, W, C]`.
 
-        `sample(16, seed=1)[:8]` equals `sample(8, seed=1)`.
+        `sample(16, seed=1)[8:]` equals `sample(8, seed=1, first=8)`.
 
         Args:
           num_images: how many.
@@ -247,9 +248,10 @@ class VAEFlow(VAEFlowLikelihoods):
           batch_size: images at a time.
           labels: classes to show, `[num_images]`, for a class-conditional model;
             without them, labels are drawn from the prior.
+          first: position of the first image.
         """
         return self._sampled(
-            self._decode, num_images, temperature, seed, 0, labels, batch_size
+            self._decode, num_images, temperature, seed, first, labels, batch_size
         )
 
     def reconstruct(
