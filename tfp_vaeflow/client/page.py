@@ -268,7 +268,7 @@ def _connect(page: gr.Blocks, answers: Answers, picking: _Picking, mixing: _Mixi
         control.input(**choose) for control in (picking.a, picking.b, *picking.classes)
     ]
     chosen.append(page.load(**choose))
-    changed = [event.then(**likelihoods) for event in chosen]
+    changed = [event.success(**likelihoods) for event in chosen]
     changed += [
         control.input(
             _guarded(answers.mix),
@@ -289,7 +289,7 @@ def _connect(page: gr.Blocks, answers: Answers, picking: _Picking, mixing: _Mixi
     )
     if answers.has_maps:
         for event in changed:
-            event.then(**map_of_mix)
+            event.success(**map_of_mix)
     picking.files.upload(
         _guarded(answers.upload),
         [picking.pool, picking.files],
