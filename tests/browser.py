@@ -18,10 +18,11 @@ needs_browser = pytest.mark.skipif(
 
 
 def start_browser() -> webdriver.Chrome:
-    """A browser that keeps a log of what it asks for; the caller quits it."""
+    """A browser that logs its console and what it asks for; the caller quits it."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for flag in _FLAGS.split():
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    logs = {"browser": "ALL", "performance": "ALL"}
+    options.set_capability("goog:loggingPrefs", logs)
     return webdriver.Chrome(options, Service(shutil.which("chromedriver")))

@@ -53,9 +53,11 @@ class Additive:
     num_parameters: ClassVar[int] = 1
 
     def forward_and_log_derivative(self, v, params):
+        """v -> x: takes the shift away."""
         return v - params, tf.zeros_like(v)
 
     def inverse_and_log_derivative(self, x, params):
+        """x -> v: adds the shift."""
         return x + params, tf.zeros_like(x)
 
 
@@ -91,10 +93,12 @@ class Affine:
         return shift, tf.math.log1p(self.alpha * tf.tanh(s / 2))
 
     def forward_and_log_derivative(self, v, params):
+        """v -> x: takes the shift away, then the scale."""
         shift, log_scale = self._shift_and_log_scale(params)
         return (v - shift) * tf.exp(-log_scale), -log_scale
 
     def inverse_and_log_derivative(self, x, params):
+        """x -> v: scales, then shifts."""
         shift, log_scale = self._shift_and_log_scale(params)
         return x * tf.exp(log_scale) + shift, log_scale
 
@@ -122,6 +126,7 @@ class Relu:
         return shift, math.log(2.0) + tf.math.log_sigmoid(2 * s)
 
     def forward_and_log_derivative(self, v, params):
+        """v -> x: takes the shift away, then the scale of positive x."""
         shift, log_scale = self._shift_and_log_scale(params)
         scaled = v - shift
         # The scale is positive, so `scaled` has the sign of x.
@@ -129,6 +134,7 @@ class Relu:
         return scaled * tf.exp(-log_scale), -log_scale
 
     def inverse_and_log_derivative(self, x, params):
+        """x -> v: scales positive x, then shifts."""
         shift, log_scale = self._shift_and_log_scale(params)
         log_scale = tf.where(x > 0, log_scale, 0)
         return x * tf.exp(log_scale) + shift, log_scale
@@ -187,6 +193,7 @@ class Nlsq(_RootFinding):
         return a, 0.4 * log_b, self._BUMP * tf.tanh(0.3 * c), 0.4 * log_d, g
 
     def inverse_and_log_derivative(self, x, params):
+        """x -> v, by the formula of the class."""
         a, log_b, k, log_d, g = self._parameters(params)
         u = tf.exp(log_d) * x + g
         bump = 1 / (1 + u**2)
@@ -237,6 +244,7 @@ class SymmElu(_RootFinding):
         return shift, tf.tanh(s / 2), slope
 
     def inverse_and_log_derivative(self, x, params):
+        """x -> v, by the formula of the class."""
         shift, s, slope_at_zero = self._parameters(params)
         # Not tf.sign and tf.abs, whose gradients vanish at zero.
         sign = tf.where(x > 0, tf.ones_like(x), -tf.ones_like(x))

@@ -212,4 +212,5 @@ class Layers(Sequential):
 
     @property
     def layers(self) -> dict[str, FlowBijector]:
+        """The layers by role."""
         return dict(zip(self._roles, self.members, strict=True))

@@ -153,6 +153,7 @@ def of_pool(pool: Pool) -> str:
 
 
 def one_picture(image: np.ndarray, description: str, caption: str) -> str:
+    """One image with a caption; the description is read out in its place."""
     return f'<div class="vf">{_figure(image, description, caption)}</div>'
 
 

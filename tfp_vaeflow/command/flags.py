@@ -48,6 +48,7 @@ def define_path_list(name: str, help_text: str) -> None:
 
 
 def define_model_dir(help_text: str) -> None:
+    """Defines `--model_dir`, which has to be given."""
     define_path("model_dir", help_text, required=True)
 
 
@@ -63,6 +64,7 @@ def define_served_model() -> None:
 
 
 def define_checkpoint() -> None:
+    """Defines `--checkpoint`, which chooses the weights of a run."""
     flags.DEFINE_enum(
         "checkpoint",
         "latest",
@@ -73,6 +75,7 @@ def define_checkpoint() -> None:
 
 
 def define_bindings() -> None:
+    """Defines `--gin_bindings`, which override settings of the experiment."""
     flags.DEFINE_multi_string(
         "gin_bindings",
         [],
@@ -107,6 +110,7 @@ def own_flags() -> list[flags.Flag]:
 
 
 def is_missing(flag: flags.Flag) -> bool:
+    """Whether a flag that has to be given has no value."""
     return flag.value is None and flag.validators
 
 

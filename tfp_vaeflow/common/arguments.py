@@ -13,11 +13,13 @@ from tfp_vaeflow.common.errors import UserError
 
 
 def check_at_least_one(name: str, value: int) -> None:
+    """Checks a number of things, such as samples."""
     if value < 1:
         raise UserError(f"{name} is {value}; expected at least 1")
 
 
 def check_temperature(temperature: float) -> None:
+    """Checks for a finite number that is not negative."""
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature is {temperature}; expected at least 0")
 

@@ -96,6 +96,7 @@ def absolute(path: AnyPath) -> str:
 
 
 def exists(path: AnyPath) -> bool:
+    """Whether there is a file or a directory of that path."""
     if not is_remote(path):
         return os.path.exists(path)
     with _gfile(path) as gfile:
@@ -103,6 +104,7 @@ def exists(path: AnyPath) -> bool:
 
 
 def is_dir(path: AnyPath) -> bool:
+    """Whether there is a directory of that path."""
     if not is_remote(path):
         return os.path.isdir(path)
     with _gfile(path) as gfile:

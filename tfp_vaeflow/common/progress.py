@@ -39,6 +39,7 @@ class ItemProgress:
         self._start = self._said = time.monotonic()
 
     def advance(self, count: int) -> None:
+        """Counts further items, and says so now and then."""
         count = min(count, self._total - self._done)
         self._done += count
         self._bar.update(count)
@@ -54,6 +55,7 @@ class ItemProgress:
             )
 
     def close(self) -> None:
+        """Ends the bar."""
         self._bar.close()
 
 

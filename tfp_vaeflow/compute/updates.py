@@ -43,6 +43,7 @@ def handles(variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
 
 
 def read_handle(handle: tf.Tensor) -> tf.Tensor:
+    """The value of a float32 variable, by its handle."""
     return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
 
 

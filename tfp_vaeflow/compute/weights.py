@@ -28,18 +28,22 @@ class StackedWeight:
         self.name = f"{stack.name}[{index}]"
 
     def value(self) -> tf.Tensor:
+        """The part of the variable, as a tensor."""
         return self.stack[self.index]
 
     def numpy(self) -> np.ndarray:
+        """The part of the variable, as an array."""
         return self.value().numpy()
 
     def assign(self, value) -> None:
+        """Replaces the part, and no other part of the variable."""
         value = tf.convert_to_tensor(value, self.dtype)[tf.newaxis]
         self.stack.assign(
             tf.tensor_scatter_nd_update(self.stack, [[self.index]], value)
         )
 
     def assign_sub(self, change) -> None:
+        """Subtracts from the part, and from no other part of the variable."""
         self.assign(self.value() - change)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:

@@ -193,6 +193,7 @@ class FlowConfig(Settings):
 
     @property
     def levels(self) -> int:
+        """Number of levels."""
         return len(self.num_steps)
 
     def steps(self, level: int, conditioning_dim: int) -> StepConfig:

@@ -131,6 +131,7 @@ class Splits(NamedTuple):
 
 
 def in_memory(images: np.ndarray, labels: np.ndarray | None) -> Split:
+    """A split of uint8 images `[N, H, W, C]`, with labels `[N]` if there are any."""
     images = tf.constant(images, tf.uint8)
     read_labels = None if labels is None else lambda: labels
     return Split(len(images), lambda i: tf.gather(images, i), read_labels)

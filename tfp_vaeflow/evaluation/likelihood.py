@@ -221,6 +221,7 @@ class Likelihood(TypedDict):
 
 
 def bounds_of(subject: Subject) -> Bounds:
+    """The bounds of the images that are measured."""
     config = subject.config
     subject.say(f"bits/dim of {subject.split.num_images} images")
     return bounds(

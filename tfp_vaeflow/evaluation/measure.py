@@ -87,6 +87,7 @@ class Subject:
 
     @functools.cached_property
     def compared(self) -> Split:
+        """The images whose classes training has; see the attributes above."""
         if self.chosen is None:
             return dataclasses.replace(self.split, read_labels=None)
         return self.split.subset(self.chosen)
@@ -146,6 +147,7 @@ class Drawing(NamedTuple):
         return self.model.encoder is not None and self.split.num_images > 3
 
     def path(self, name: str) -> str:
+        """The path of a file in the folder of the figures."""
         return os.path.join(self.folder, name)
 
 

@@ -136,6 +136,7 @@ def build_dequantizer(
     image_shape: tuple[int, int, int],
     init: Initializer,
 ) -> UniformDequantizer | FlowDequantizer:
+    """The dequantizer of the settings; the uniform one where there are none."""
     if config is None:
         return UniformDequantizer()
     encoder = build_local_encoder(config.encoder, image_shape, init)

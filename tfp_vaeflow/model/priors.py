@@ -152,6 +152,7 @@ class CategoricalPrior(tf.Module):
 def build_prior(
     config: PriorConfig, dim: int, init: Initializer
 ) -> NormalPrior | FlowPrior | CategoricalPrior:
+    """The prior of a z of length `dim`, of the kind that the settings name."""
     if config.kind == "normal":
         return NormalPrior(dim, init)
     if config.kind == "categorical":

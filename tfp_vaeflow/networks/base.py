@@ -100,6 +100,7 @@ class AnyNetwork(Network):
         self._takes_list = len(getattr(function, "inputs", None) or ()) == 2
 
     def __call__(self, x, conditioning=None):
+        """Calls the function; a conditioning that is None is left out."""
         if conditioning is None:
             return self._function(x)
         if self._takes_list:

@@ -114,6 +114,7 @@ class SharedProduct(tf.Module):
         return PartOfProduct(len(self._layers) - 1)
 
     def build(self) -> None:
+        """Joins the weights of the layers that were taken."""
         layers, self._layers = self._layers, []
         kernel = tf.concat([layer.kernel for layer in layers], axis=1)
         bias = tf.concat([layer.bias for layer in layers], axis=0)

@@ -59,6 +59,7 @@ class CouplingNetwork(Network):
         self.conditioning_ndims = conditioning_ndims
 
     def __call__(self, x, conditioning=None):
+        """Computes in the network's precision; the result has that of the weights."""
         dtype = compute.network_dtype(x.dtype)
         y = self.first(tf.cast(x, dtype))
         if self.norm1 is not None:
@@ -71,10 +72,12 @@ class CouplingNetwork(Network):
         return self.last(self.act(y))
 
     def initialize_to_zero(self):
+        """Makes the output of the last layer 0; returns True."""
         self.last.initialize_to_zero()
         return True
 
     def folded(self, folding):
+        """The same network with batch norm and weight norm folded."""
         dtype = folding.kernel_dtype
         first, norm1 = _folded_pair(self.first, self.norm1, dtype)
         second, norm2 = _folded_pair(self.second, self.norm2, dtype)

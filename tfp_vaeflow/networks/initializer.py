@@ -65,9 +65,11 @@ class Initializer:
         return draw.numpy().reshape(shape)
 
     def normal(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
+        """Draws from N(0, stddev^2)."""
         return (stddev * self._draw(noise.normal, shape)).astype(self._type)
 
     def uniform(self, shape: tuple[int, ...], limit: float) -> np.ndarray:
+        """Draws from U(-limit, limit)."""
         draw = self._draw(noise.uniform, shape)
         return (limit * (2 * draw - 1)).astype(self._type)
 
@@ -78,4 +80,5 @@ class Initializer:
         return (q.numpy() * np.sign(np.diagonal(r))).astype(self._type)
 
     def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Zeros of the type of the weights; nothing is drawn."""
         return np.zeros(shape, self._type)

@@ -83,10 +83,12 @@ class Linear(tf.Module):
             )
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Computes in the precision of x."""
         y = compute.linear(x, self.kernel)
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)
 
     def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
+        """The same layer with weights that stay as they are."""
         return FixedLinear(self.kernel, self.bias, kernel_dtype)
 
 
@@ -123,6 +125,7 @@ class WeightNormLinear(tf.Module):
 
     @functools.partial(compute.Derived, replaces=("direction", "gain"))
     def kernel(self) -> tf.Tensor:
+        """The kernel, computed from the direction and the gain."""
         scale = self.gain / self._norm(self.direction)
         ones = [tf.newaxis] * (self._rank - 1)
         return self.direction * scale[..., *ones, :]
@@ -145,6 +148,7 @@ class WeightNormLinear(tf.Module):
             variable.assign(tf.zeros_like(variable))
 
     def folded(self, kernel_dtype: tf.DType) -> "FixedLinear":
+        """The same layer with a fixed kernel in place of direction and gain."""
         return FixedLinear(self.kernel, self.bias, kernel_dtype, self.bias.dtype)
 
 
@@ -179,6 +183,7 @@ class FixedLinear(tf.Module):
         self.bias = None if bias is None else fixed(bias, kernel.dtype)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Computes in the precision of x; `result_dtype` is that of the result."""
         y = compute.linear(x, self.kernel)
         y = tf.cast(y, self._result_dtype or x.dtype)
         return y if self.bias is None else y + tf.cast(self.bias, y.dtype)

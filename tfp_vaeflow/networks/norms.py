@@ -29,6 +29,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs, training=None, mask=None):
+        """Normalises by the moments of the batch in training, else by moving ones."""
         # Keras' own takes 70 operations, and a tensor of ones as large as the input.
         x = tf.cast(inputs, self.variable_dtype)
         mean, variance, offset, scale = (
@@ -100,6 +101,7 @@ class Norm(tf.Module):
         self._keras_variables = [variable.value for variable in self.layer.variables]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalises x; batch norm by the batch if `compute.mode().training`."""
         if self.is_batch:
             y = self.layer(x, training=compute.mode().training)
         else:

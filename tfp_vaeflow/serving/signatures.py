@@ -168,10 +168,12 @@ class Signatures:
     # The functions.
 
     def encode(self, image, label=None):
+        """Images -> codes."""
         checks = Checks(_named(image=image, label=label))
         return self._codes(image, label, checks)
 
     def encode_bytes(self, image_bytes, label=None):
+        """PNG or JPEG files -> the images that the model sees, and their codes."""
         checks = Checks(_named(image_bytes=image_bytes, label=label))
         shape = self._config.image_shape
         image = tf.map_fn(
@@ -182,11 +184,13 @@ class Signatures:
         return {"image": image, **self._codes(image, label, checks)}
 
     def decode(self, v, z=None):
+        """Codes -> images."""
         checks = Checks(_named(z=z, v=v))
         z = None if z is None else checks.finite(z)
         return _image(self._pixels(z, checks.finite(v), checks), checks)
 
     def sample(self, seed, temperature, label=None):
+        """Images from the model; a label below 0 is drawn."""
         checks = Checks(_named(seed=seed, temperature=temperature, label=label))
         draws = draw(self._code_noise, seed)
         drawn = None
@@ -199,12 +203,14 @@ class Signatures:
         return _image(self._pixels(z, v, checks), checks)
 
     def reconstruct(self, image, seed, label=None):
+        """Images encoded with sampled z and u, and decoded."""
         checks = Checks(_named(image=image, seed=seed, label=label))
         label = self._known(label, checks)
         z, v = self._model.encode_given_noise(image, self._loss_noise(seed, 1), label)
         return _image(self._pixels(z, v, checks), checks)
 
     def score(self, image, seed, label=None):
+        """bits/dim of images, its terms, and the log-likelihood."""
         checks = Checks(_named(image=image, seed=seed, label=label))
         scores = self._model.scores_given_noise(
             image,
@@ -215,6 +221,7 @@ class Signatures:
         return {**outputs, "is_finite": checks.is_finite}
 
     def likelihood_map(self, image, seed, label=None):
+        """Likelihood maps of images, and those of a dequantizer that is learned."""
         checks = Checks(_named(image=image, seed=seed, label=label))
         maps = self._model.maps_given_noise(
             image,
@@ -228,6 +235,7 @@ class Signatures:
         return {**outputs, "is_finite": checks.is_finite}
 
     def interpolate(self, image_a, image_b, alpha, beta):
+        """Images between two: z at alpha, v at beta."""
         checks = Checks(
             _named(image_a=image_a, image_b=image_b, alpha=alpha, beta=beta)
         )
@@ -239,6 +247,7 @@ class Signatures:
         return _image(self._pixels(z, v, checks), checks)
 
     def switch(self, image_a, image_b):
+        """Two images with their global codes exchanged."""
         checks = Checks(_named(image_a=image_a, image_b=image_b))
         z, (v_a, v_b) = self._codes_of_pair(image_a, image_b)
         both = self._flow_output(tf.concat(z, 0), tf.concat([v_b, v_a], 0))

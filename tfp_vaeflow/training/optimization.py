@@ -23,6 +23,7 @@ class WarmupThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         self._config = config
 
     def __call__(self, step):
+        """The learning rate of update `step`."""
         config = self._config
         step = tf.cast(step, tf.float32)
         warmup = tf.cast(config.warmup_steps, tf.float32)

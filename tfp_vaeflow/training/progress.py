@@ -73,4 +73,5 @@ class Progress:
         sys.stdout.flush()
 
     def close(self) -> None:
+        """Ends the bar."""
         self._bar.close()

@@ -136,6 +136,7 @@ class RunWriter:
             projector.write_projection(logdir, model, projected, batch_size)
 
     def flush(self) -> None:
+        """Writes all waiting events."""
         for part, writer in self._writers.items():
             with files.tensorflow_errors(self._logdirs[part]):
                 writer.flush()
