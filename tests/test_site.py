@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("index.html", "api/index.html", "api/bijectors.html", "failures.html")
 
 
-def build(out):
+def build(out, root=ROOT):
     return subprocess.run(
         ["bash", "tools/build_site.sh", str(out)],
-        cwd=ROOT,
+        cwd=root,
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -91,6 +92,19 @@ def test_another_directory_is_not_deleted(tmp_path):
     refused = build(tmp_path)
     assert refused.returncode == 2 and "holds something else" in refused.stderr
     assert kept.read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_broken_link_fails_the_build(site, tmp_path):
+    for part in ("docs", "tfp_vaeflow", "tools"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "build").symlink_to(ROOT / "build")  # has the packages
+    with open(tmp_path / "docs" / "folders.md", "a") as page:
+        page.write("[settings](../gin/folder.gin)")
+    refused = build(tmp_path / "site", tmp_path)
+    assert refused.returncode == 2
+    assert "'folders.md' contains a link '../gin/folder.gin'" in refused.stderr
 
 
 @pytest.mark.parametrize("module", [bijectors, client, config, data, networks])

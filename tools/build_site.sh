@@ -37,7 +37,12 @@ is the package index reachable? All of pip's output is in $log"
   echo "$wanted" >$venv/.requirements
 fi
 
-# The variable leaves out a notice about MkDocs 2 that is not about this site.
-NO_MKDOCS_2_WARNING=1 $venv/bin/mkdocs build --quiet --strict --site-dir "$out" ||
-  fail "the site was not built; the lines above say why"
+# Not --quiet: it hides warnings from --strict, too. The variable leaves out a notice
+# about MkDocs 2.
+log=build/site.log
+if ! NO_MKDOCS_2_WARNING=1 $venv/bin/mkdocs build --strict --site-dir "$out" \
+  >"$log" 2>&1; then
+  grep -E 'WARNING|ERROR|Error' "$log" >&2 || true
+  fail "the site was not built; all of the output is in $log"
+fi
 echo "open $out/index.html"
