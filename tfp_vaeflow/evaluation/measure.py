@@ -25,6 +25,7 @@ Watch = Callable[[Iterable[T], int, int], Iterable[T]]
 
 
 def unwatched(batches: Iterable[T], size: int, num_images: int) -> Iterable[T]:
+    """Shows nothing: a `Watch`."""
     return batches
 
 
