@@ -19,12 +19,11 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 _LONGEST_CELL = 1200  # seconds
-_NO_PORTS = Config({"KernelManager": {"transport": "ipc"}})
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -49,7 +48,7 @@ def run(notebook: nbformat.NotebookNode, place: Path) -> None:
         timeout=_LONGEST_CELL,
         kernel_name="python3",
         coalesce_streams=True,
-        config=_NO_PORTS,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(place)}},
     )
     client.execute(env={**os.environ, "TMPDIR": str(place)})
@@ -94,7 +93,8 @@ def main() -> None:
             try:
                 run(notebook, place)
             except CellExecutionError as error:
-                parser.exit(1, f"error: {path.name}: {error}\n")
+                text = _COLOURS.sub("", str(error))
+                parser.exit(1, f"error: {path.name}: {text}\n")
         print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
         if not flag.check:
             strip(notebook, place)
