@@ -99,6 +99,16 @@ def test_the_client_gives_what_the_model_gives(served, remote):
     np.testing.assert_allclose(v_again, v[:2], atol=1e-5)
 
 
+def test_rows_of_another_type(remote):
+    """As `np.array` makes them of plain numbers."""
+    images = random_images(2)
+    z, v = remote.encode(images)
+    rows = {"z": z.astype(np.float64), "v": v.astype(np.float64)}
+    np.testing.assert_array_equal(remote.run("decode", rows)["image"], images)
+    with pytest.raises(UserError, match="image is int64; expected uint8"):
+        remote.run("encode", {"image": images.astype(np.int64)})
+
+
 def test_what_the_client_says_about_the_model(remote):
     assert remote.image_shape == (8, 8, 3)
     assert remote.latent_dim == 4

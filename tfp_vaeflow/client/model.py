@@ -39,6 +39,17 @@ def _as_sent(picture: bytes) -> bytes:
     return data.getvalue()
 
 
+def _of_type(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An input in the type that a signature takes; only floats lose digits."""
+    value = np.asarray(value)
+    if dtype.kind == "O":  # bytes
+        return value
+    casting = "same_kind" if dtype.kind == "f" else "safe"
+    if not np.can_cast(value.dtype, dtype, casting):
+        raise UserError(f"{name} is {value.dtype}; expected {dtype}")
+    return value.astype(dtype, copy=False)
+
+
 def row_seeds(seed: int, positions: np.ndarray) -> np.ndarray:
     """The seed of each row: of all rows, and the row's position, below 2**32."""
     if not 0 <= seed < 1 << _POSITION_BIT:
@@ -313,6 +324,12 @@ class Client:
             raise UserError(
                 f"this model has no {signature}; it has {', '.join(self.methods)}"
             )
+        rows = {
+            name: _of_type(name, value, expected[name].dtype)
+            if name in expected
+            else value
+            for name, value in rows.items()
+        }
         counts = {name: len(value) for name, value in rows.items()}
         if len(set(counts.values())) > 1:
             raise UserError(f"the arguments have different numbers of rows: {counts}")

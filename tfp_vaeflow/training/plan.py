@@ -117,7 +117,7 @@ def plan(
         raise UserError(
             f"TrainingConfig.minutes is {config.training.minutes:g}; starting takes "
             f"{budget - left:.0f} s, and a step {per_step:.2g} s: expected at least "
-            f"{math.ceil(10 * least) / 10:g}, for {_LEAST_STEPS} steps"
+            f"{math.ceil(10 * least) / 10:g} for {_LEAST_STEPS} steps, or --num_steps"
         )
     settings = settings_for(config, num_steps)
     epochs = num_steps * config.training.batch_size / splits.train.num_images
