@@ -16,9 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from tfp_vaeflow.common import files
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -79,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
+    parser.add_argument(
+        "notebooks", nargs="*", type=files.user_path, metavar="NOTEBOOK"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     flag = parser.parse_args()
     # Commands that a notebook runs find this interpreter and this package, too.

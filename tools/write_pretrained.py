@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import data
-from tfp_vaeflow.common import classes, typical_scores
+from tfp_vaeflow.common import classes, files, typical_scores
 from tfp_vaeflow.config import experiment
 from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.pretrained import PICTURES
@@ -26,8 +26,8 @@ from tfp_vaeflow.pretrained import PICTURES
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, help="directory of a trained model")
-    parser.add_argument("--output", required=True, type=Path, help="where to write")
+    parser.add_argument("--run", required=True, type=files.user_path)
+    parser.add_argument("--output", required=True, type=files.user_path)
     parser.add_argument("--num_pictures", type=int, default=200)
     given = parser.parse_args()
 
@@ -38,7 +38,7 @@ def main() -> None:
 
     (given.output / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in (checkpoints.DESCRIPTION, classes.FILE, typical_scores.FILE):
-        if (source := Path(given.run) / name).exists():
+        if (source := given.run / name).exists():
             shutil.copyfile(source, given.output / name)
     weights = tf.train.Checkpoint(model=model)
     weights.write(str(given.output / "checkpoints" / f"step-{step}"))
