@@ -7,6 +7,7 @@ entries of z, exchange codes, sample. Nothing is sent outside this machine, exce
 requests to that server.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ flags.DEFINE_integer(
 )
 
 _PRETRAINED = "digits"
+_start_tensorflow = functools.cache(command.start_tensorflow)  # once is enough
 _GROUP = 500  # images that a direction is computed from, at most
 
 
@@ -45,9 +47,9 @@ def _connect():
         )
     if flag.server is not None:
         if not flag.server.startswith("http"):
-            command.start_tensorflow()  # quietly, before the client imports it
+            _start_tensorflow()  # quietly, before the client imports it
         return client.connect(flag.server), flag.server.rstrip("/").split("/")[-1]
-    command.start_tensorflow()
+    _start_tensorflow()
     if flag.saved_model is not None:
         return client.connect(flag.saved_model), _name(flag.saved_model)
 
@@ -72,7 +74,7 @@ def _pictures(model):
     is_pretrained = not (flag.model_dir or flag.saved_model or flag.server)
     if flag.pictures is None and not is_pretrained:
         return markup.Pictures(model.sample(flag.num_pictures, temperature=0.7))
-    command.start_tensorflow()  # quietly, before `data` imports it
+    _start_tensorflow()  # quietly, before `data` imports it
 
     from tfp_vaeflow import data, pretrained
 
@@ -99,7 +101,7 @@ def _pictures(model):
 
 def _decoded(path: str, image_shape):
     """A picture in a file, read as for training."""
-    command.start_tensorflow()  # quietly, before `data` imports it
+    _start_tensorflow()  # quietly, before `data` imports it
 
     from tfp_vaeflow.common.errors import UserError
     from tfp_vaeflow.data.pictures import decode, fault

@@ -127,14 +127,15 @@ def _two_originals(config):
     """Two images of the flags; of the split, the first two of different classes."""
     import numpy as np
 
+    from tfp_vaeflow.common import classes
+
     flag = command.FLAGS
     images = _originals(config, even=True)[0]
     labels = None if flag.images else _split(config).labels
-    second = 1
-    if labels is not None and np.any(labels != labels[0]):
-        second = int(np.argmax(labels != labels[0]))
-        images = _split(config).first(second + 1)
-    return images[0], images[second]
+    if labels is not None:
+        pair = np.array([0, classes.first_of_another(labels)])
+        images = _split(config).read(pair).numpy()
+    return images[0], images[1]
 
 
 def _group(name: str, given: str, config):

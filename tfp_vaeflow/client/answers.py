@@ -9,6 +9,7 @@ import numpy as np
 
 from tfp_vaeflow.client import markup
 from tfp_vaeflow.client.model import Client
+from tfp_vaeflow.common import classes
 from tfp_vaeflow.common.errors import UserError
 
 
@@ -50,19 +51,16 @@ class Answers:
 
     def pool(self) -> markup.Pool:
         """The images to pick from at first."""
-        count, labels = len(self._pictures.images), self._pictures.labels
-        captions = [str(number) for number in range(1, count + 1)]
+        images, labels = self._pictures.images, self._pictures.labels
+        names = None
         if labels is not None:
-            names = self._pictures.names
-            captions = [f"{n}: {names[label]}" for n, label in zip(captions, labels)]
-        return markup.Pool(self._pictures.images, captions)
+            names = [self._pictures.names[label] for label in labels]
+        return markup.Pool(images, markup.numbers(1, len(images), names))
 
     def second(self) -> int:
         """The number of the first image that is not of the class of the first one."""
         labels = self._pictures.labels
-        if labels is None or not np.any(labels != labels[0]):
-            return 2
-        return int(np.argmax(labels != labels[0])) + 1
+        return 2 if labels is None else classes.first_of_another(labels) + 1
 
     def choose(self, pool, a, b, class_a, class_b, alpha, beta):
         """Picks two images: codes, pictures, the mix; offsets are 0."""
@@ -125,11 +123,7 @@ class Answers:
 
     def extend(self, pool, more, names=None):
         """Adds images to pick from."""
-        count = len(pool.images)
-        numbers = range(count + 1, count + len(more) + 1)
-        captions = [f"{number}" for number in numbers]
-        if names is not None:
-            captions = [f"{number}: {name}" for number, name in zip(numbers, names)]
+        captions = markup.numbers(len(pool.images) + 1, len(more), names)
         pool = markup.Pool(
             np.concatenate([pool.images, more]), [*pool.captions, *captions]
         )

@@ -135,11 +135,19 @@ def _figure(image: np.ndarray, description: str, caption: str) -> str:
     )
 
 
+def numbers(first: int, count: int, names: Sequence[str] | None = None) -> list[str]:
+    """Captions from a number on: the numbers, and the names if there are any."""
+    found = [str(number) for number in range(first, first + count)]
+    if names is None:
+        return found
+    return [f"{number}: {name}" for number, name in zip(found, names)]
+
+
 def numbered(
     images: np.ndarray, what: str, captions: Sequence[str] = (), large: bool = False
 ) -> str:
     """A grid of images with their numbers, from 1 on, or with captions."""
-    captions = captions or [str(number) for number in range(1, len(images) + 1)]
+    captions = captions or numbers(1, len(images))
     figures = "".join(
         _figure(image, f"{what} {number}", caption)
         for number, (image, caption) in enumerate(zip(images, captions), 1)

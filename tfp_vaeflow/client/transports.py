@@ -338,16 +338,8 @@ class ModelTransport(Transport):
         self.address = address
         self._constant = tf.constant
         self._signatures = Signatures(model, num_samples).all()
-
-        @functools.cache
-        def traced(name):
-            """The graph of a signature, for batches of any size."""
-            signature = self._signatures[name]
-            function = tf.function(signature.function, autograph=False)
-            specs = {spec.name: spec for spec in signature.inputs}
-            return function.get_concrete_function(**specs)
-
-        self._traced = traced
+        # Traced at the first request.
+        self._traced = functools.cache(lambda name: self._signatures[name].traced())
 
     def inputs(self):
         return {

@@ -103,6 +103,11 @@ def label_of(name: str, names: Sequence[str] | None, num_classes: int) -> int:
     )
 
 
+def first_of_another(labels: Sequence[int]) -> int:
+    """The first position whose class is not that of position 0; 1 if there is none."""
+    return next((i for i, label in enumerate(labels) if label != labels[0]), 1)
+
+
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names as text; only the first `most` if there are more."""
     rest = len(names) - most

@@ -109,9 +109,7 @@ def _save(path: Path, signatures: dict[str, Signature]) -> dict[str, dict]:
     functions = {}
     for name, signature in signatures.items():
         if name != DEFAULT:
-            function = tf.function(signature.function, autograph=False)
-            specs = {spec.name: spec for spec in signature.inputs}
-            functions[name] = function.get_concrete_function(**specs)
+            functions[name] = signature.traced()
     functions[DEFAULT] = functions[DEFAULT_IS]
     used = {v.ref(): v for f in functions.values() for v in f.variables}
     root.weights = list(used.values())  # all that is saved

@@ -36,6 +36,13 @@ class Signature(NamedTuple):
     inputs: list[tf.TensorSpec]
     summary: str
 
+    def traced(self) -> Callable[..., dict[str, tf.Tensor]]:
+        """The function as one graph, for batches of any size."""
+        function = tf.function(self.function, autograph=False)
+        return function.get_concrete_function(
+            **{spec.name: spec for spec in self.inputs}
+        )
+
 
 class _TracedFlow(FlowBijector):
     """A flow with one traced function per direction, which all signatures call.
