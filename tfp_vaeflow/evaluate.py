@@ -1,11 +1,12 @@
 """Measures a model: python -m tfp_vaeflow.evaluate --model_dir=DIR
 
 Bits/dim of the ELBO and of the importance-weighted bound, how z is used, what probes
-read off z and v, whether a switch carries the class over (decoupling), how far samples
-are from real images (KID, FID), and, with --other_data, how well other images are told
-apart. Prints a table, and writes it with figures to DIR/evaluation.md and all numbers
-to DIR/evaluation.json; TensorBoard shows the table too. Each call replaces these two
-files; DIR/evaluation/SPLIT-step-N keeps those of each split and step.
+read off z and v, whether a switch carries the class over (decoupling), whether z is
+about the content, how far samples are from real images (KID, FID), and, with
+--other_data, how well other images are told apart. Prints a table, and writes it with
+figures to DIR/evaluation.md and all numbers to DIR/evaluation.json; TensorBoard shows
+the table too. Each call replaces these two files; DIR/evaluation/SPLIT-step-N keeps
+those of each split and step, and the classifier, for --classifier.
 """
 
 from absl import flags
@@ -22,13 +23,14 @@ flags.DEFINE_list(
     "only",
     None,
     "Measures to take, such as bound,probes; figures of others of the same step stay. "
-    "By default all: bound, usage, probes, samples, fidelity, decoupling, by_class, "
-    "novelty.",
+    "By default all: bound, usage, probes, samples, fidelity, decoupling, content, "
+    "by_class, novelty.",
 )
 flags.DEFINE_integer("num_samples", None, "Short for EvaluationConfig.num_samples.")
 command.define_path("data_dir", "Short for DataConfig.data_dir.")
 command.define_path("other_data", "Short for EvaluationConfig.other_data.")
 command.define_path("feature_network", "Short for EvaluationConfig.feature_network.")
+command.define_path("classifier", "Short for EvaluationConfig.classifier.")
 
 
 def _former(path: str) -> dict:
@@ -66,6 +68,7 @@ def main() -> None:
             "data_dir": "DataConfig.data_dir",
             "other_data": "EvaluationConfig.other_data",
             "feature_network": "EvaluationConfig.feature_network",
+            "classifier": "EvaluationConfig.classifier",
         }
     )
     config = experiment.load_saved(flag.model_dir, bindings)
@@ -76,14 +79,22 @@ def main() -> None:
     def say(line):
         print(f"measuring {line}", flush=True)
 
+    directory = flag.model_dir
+    folder = page.folder(flag.split, step)
+    kept = os.path.join(directory, folder)
     with data.reading():
         measured = report.evaluate(
-            model, splits, flag.split, config.evaluation, say, flag.only, watched
+            model,
+            splits,
+            flag.split,
+            config.evaluation,
+            say,
+            flag.only,
+            watched,
+            config.data.horizontal_flip,
+            kept,
         )
     result = {"step": step, **measured}
-    directory = flag.model_dir
-    folder = page.folder(result)
-    kept = os.path.join(directory, folder)
     former = {}
     if flag.only is not None:
         former = _former(os.path.join(kept, "evaluation.json"))

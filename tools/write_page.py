@@ -55,7 +55,7 @@ def main() -> None:
         parser.exit(2, f"error: there is no {path}; run tfp_vaeflow.evaluate first\n")
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        kept = flag.run / page.folder(result)
+        kept = flag.run / page.folder(result["split"], result["step"])
     except (ValueError, TypeError, KeyError) as error:
         parser.exit(2, f"error: {path} is not what evaluate writes: {error!r}\n")
     if not kept.is_dir():  # older evaluations have no folder of their own

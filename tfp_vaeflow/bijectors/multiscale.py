@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
 from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
@@ -108,6 +110,26 @@ class MultiScaleFlow(Sequential):
             [Block(steps.members, split_prior) for steps, split_prior in blocks]
             for blocks in levels
         ]
+
+    def by_level(self, v: tf.Tensor) -> list[tf.Tensor]:
+        """The parts of v by the level at which they left the flow, fine to coarse.
+
+        Args:
+          v: `[B, H, W, C]`.
+
+        Returns:
+          For each internal level, what its split priors took off; then what came out
+          of the top level. Each `[B, h, w, c]`, at the resolution of its level.
+        """
+        parts = []
+        for blocks in self.levels[1:-1]:
+            v = tf.nn.space_to_depth(v, 2)
+            kept = blocks[-1].split_prior.kept
+            parts.append(v[..., kept:])
+            v = v[..., :kept]
+        if len(self.levels) > 1:
+            v = tf.nn.space_to_depth(v, 2)
+        return [*parts, v]
 
     @staticmethod
     def _assemble(levels, init, name) -> list[FlowBijector]:

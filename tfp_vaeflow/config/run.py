@@ -209,8 +209,10 @@ class EvaluationConfig(Settings):
       probe_seeds: number of fits of each probe, each on four fifths of the images.
       probe_images: largest number of images to fit probes on, and to test them on; also
         of each data set in the comparison of log-likelihoods with other data.
-      classifier_steps: training steps of the small classifier of real images that
-        judges switches, and samples if there is no `feature_network`.
+      classifier: path of a Keras file: a classifier of real images that judges
+        switches, and samples if there is no `feature_network`. None for a small one
+        that is trained for this. See `evaluation.classifier.read`.
+      classifier_steps: training steps of 128 images of that small one.
       switch_pairs: number of switches in the decoupling score.
       generated_images: number of images sampled at each temperature, and largest number
         of real images that they are compared with.
@@ -230,6 +232,7 @@ class EvaluationConfig(Settings):
     seed: int = 0
     probe_seeds: int = 3
     probe_images: int = 5000
+    classifier: str | None = dataclasses.field(default=None, metadata=PATH)
     classifier_steps: int = 600
     switch_pairs: int = 500
     generated_images: int = 500

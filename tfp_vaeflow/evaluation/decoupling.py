@@ -7,7 +7,11 @@ import numpy as np
 from tfp_vaeflow.config import EvaluationConfig
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import figures
-from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
+from tfp_vaeflow.evaluation.classifier import (
+    ImageClassifier,
+    classifier_of,
+    named_classifier,
+)
 from tfp_vaeflow.evaluation.latents import posteriors, posteriors_of
 from tfp_vaeflow.evaluation.measure import (
     Drawing,
@@ -157,7 +161,12 @@ class Decoupling(TypedDict):
     decoupling: dict | None
 
 
-def _run(subject: Subject) -> Decoupling:
+def decoupling_of(subject: Subject) -> dict:
+    """`decoupling` of a subject.
+
+    Raises:
+      NotMeasuredError: if there is nothing to switch.
+    """
     split = subject.compared
     if subject.model.config.is_class_conditional:
         raise NotMeasuredError(
@@ -171,10 +180,13 @@ def _run(subject: Subject) -> Decoupling:
         z = subject.once(posteriors_of).mean
         z = z if subject.chosen is None else z[subject.chosen]
     subject.say("switches")
-    found = decoupling(
+    return decoupling(
         subject.model, subject.train, split, classifier, z, subject.config
     )
-    return {"decoupling": found}
+
+
+def _run(subject: Subject) -> Decoupling:
+    return {"decoupling": subject.once(decoupling_of)}
 
 
 def _sections(result: dict) -> list[Section]:
@@ -227,4 +239,11 @@ def _figures(drawing: Drawing) -> dict[str, str]:
     return {"switch_matrix.png": caption}
 
 
-MEASURE = Measure("decoupling", Decoupling, _run, _sections, _figures)
+MEASURE = Measure(
+    "decoupling",
+    Decoupling,
+    _run,
+    _sections,
+    _figures,
+    check=lambda subject: subject.once(named_classifier),
+)

@@ -1,6 +1,5 @@
 """FID and KID: how far samples are from real images, in the features of a network."""
 
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -13,6 +12,7 @@ from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import plots
 from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
+from tfp_vaeflow.evaluation.keras_files import load_keras_file, reason_of
 from tfp_vaeflow.evaluation.measure import (
     Drawing,
     Measure,
@@ -81,11 +81,6 @@ def _keras_features(network, pixel_range: tuple[float, float]):
     return lambda images: run(images).numpy()
 
 
-def _reason(error: Exception) -> str:
-    """The cause that an error of Keras names, without the settings of all layers."""
-    return textwrap.shorten(str(error).rpartition("Exception encountered: ")[2], 300)
-
-
 def load_network(
     name: str, pixel_range: tuple[float, float], image_shape: tuple[int, int, int]
 ) -> FeatureNetwork:
@@ -120,22 +115,8 @@ def load_network(
             f"EvaluationConfig.feature_network is {name!r}; expected 'inception' or "
             "the path of a Keras file or a SavedModel"
         )
-    try:
-        if Path(name).is_dir():
-            layer = keras.layers.TFSMLayer(name, call_endpoint="serving_default")
-            signature = tf.saved_model.load(name).signatures["serving_default"]
-            (spec,) = signature.structured_input_signature[1].values()
-            inputs = keras.Input(spec.shape[1:])
-            network = keras.Model(inputs, layer(inputs))
-        else:
-            network = keras.models.load_model(name, compile=False)
-        features = _keras_features(network, pixel_range)
-    except UserError:
-        raise
-    except Exception as error:  # Keras raises all kinds, for unknown layers a TypeError
-        raise UserError(
-            f"the feature network {name} cannot be read: {_reason(error)}"
-        ) from error
+    network = load_keras_file(name, "feature network")
+    features = _keras_features(network, pixel_range)
     try:  # on a black image, so that errors come before any measurement
         found = features(np.zeros((1, *image_shape), np.uint8))
         if found.ndim != 2 or not np.isfinite(found).all():
@@ -143,7 +124,7 @@ def load_network(
     except Exception as error:  # Keras raises all kinds here too
         raise UserError(
             f"the feature network {name} does not give one vector of features per "
-            f"image, for images of shape {image_shape}: {_reason(error)}"
+            f"image, for images of shape {image_shape}: {reason_of(error)}"
         ) from error
     return FeatureNetwork(Path(name).name, features)
 
@@ -158,9 +139,7 @@ def own_network(
       train: images whose features get mean 0 and variance 1.
       batch_size: images at a time.
     """
-    name = (
-        "a small classifier of the training images (not comparable with published FID)"
-    )
+    name = f"{classifier.name} (not comparable with published FID)"
     known = FeatureNetwork(name, classifier.features).of(train.batches(batch_size))
     mean, stddev = known.mean(axis=0), known.std(axis=0) + _LEAST_STDDEV
     return FeatureNetwork(

@@ -57,6 +57,8 @@ class Subject:
       config: numbers of samples and sizes.
       say: called with the name of each thing that is being measured.
       watch: shows how far long measurements are.
+      horizontal_flip: whether training mirrors images at random.
+      folder: for files that measures write; None for no files.
       chosen: indices of the images of `split` whose classes training has; None where
         nothing can be learned from labels.
       compared: the chosen images; all of `split` without labels if `chosen` is None.
@@ -70,6 +72,8 @@ class Subject:
         config: EvaluationConfig,
         say: Callable[[str], None],
         watch: Watch = unwatched,
+        horizontal_flip: bool = False,
+        folder: str | None = None,
     ):
         self.model = model
         self.train = train
@@ -77,6 +81,8 @@ class Subject:
         self.config = config
         self.say = say
         self.watch = watch
+        self.horizontal_flip = horizontal_flip
+        self.folder = folder
         self._known = {}
         self.chosen, self._reason = _learned(train, split)
 

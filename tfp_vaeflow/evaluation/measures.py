@@ -2,6 +2,7 @@
 
 from tfp_vaeflow.evaluation import (
     by_class,
+    content,
     decoupling,
     fidelity,
     latents,
@@ -18,6 +19,7 @@ MEASURES = [
     samples.MEASURE,
     fidelity.MEASURE,
     decoupling.MEASURE,
+    content.MEASURE,
     by_class.MEASURE,
     novelty.MEASURE,
 ]

@@ -4,12 +4,12 @@ from tfp_vaeflow.evaluation.measure import Section
 from tfp_vaeflow.evaluation.measures import MEASURES
 
 
-def folder(result: dict) -> str:
+def folder(split: str, step: int) -> str:
     """Where `evaluate` keeps an evaluation, below the model directory.
 
     Each split and step has its own folder.
     """
-    return f"evaluation/{result['split']}-step-{result['step']}"
+    return f"evaluation/{split}-step-{step}"
 
 
 def sections(result: dict) -> list[Section]:
@@ -32,7 +32,7 @@ def sections(result: dict) -> list[Section]:
 def table(result: dict) -> str:
     """The evaluation as lines of text, one figure each."""
     parts = sections(result)
-    width = max(len(name) for part in parts for name, _ in part.rows)
+    width = max((len(name) for part in parts for name, _ in part.rows), default=0)
     lines = []
     for part in parts:
         lines += ["", part.title]

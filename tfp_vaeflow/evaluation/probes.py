@@ -51,7 +51,7 @@ _NAMES = {
 _NEIGHBOURS = 5
 
 
-def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
+def make_classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
     """A classifier that can be fitted on these labels, however few they are."""
     if len(np.unique(labels)) < 2:
         return DummyClassifier()  # always gives the only class
@@ -61,26 +61,27 @@ def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
 
 
 class Reduction:
-    """Standardises rows, and reduces wide ones to 128 principal components.
+    """Standardises rows, and reduces wide ones to their first principal components.
 
     It makes one float32 copy of wide rows; all else is computed a few rows at a time.
 
     Args:
       rows: `[N, F]`, of any type.
       chosen: indices of the rows that mean, variance and components are computed from.
+      most: number of components. Rows that are no wider stay whole.
     """
 
-    def __init__(self, rows: np.ndarray, chosen: np.ndarray):
+    def __init__(self, rows: np.ndarray, chosen: np.ndarray, most: int = _MAX_WIDTH):
         self._scaler = StandardScaler()
         for part in _parts(len(chosen)):
             self._scaler.partial_fit(rows[chosen[part]].astype(np.float64))
         self._components = None
         width = rows.shape[1]
-        if width > _MAX_WIDTH:
+        if width > most:
             scaled = np.empty((len(chosen), width), np.float32)
             for part in _parts(len(chosen)):
                 scaled[part] = self._scaled(rows[chosen[part]])
-            count = min(_MAX_WIDTH, len(chosen))
+            count = min(most, len(chosen))
             _, _, found = randomized_svd(scaled, count, random_state=0)
             self._components = found.T.astype(np.float64)
 
@@ -90,7 +91,7 @@ class Reduction:
     def __call__(
         self, rows: np.ndarray, chosen: np.ndarray | None = None
     ) -> np.ndarray:
-        """`[N, F]` -> float64 `[N, F or 128]`; only the rows `chosen`, if given."""
+        """`[N, F]` -> float64 `[N, F or most]`; only the rows `chosen`, if given."""
         if chosen is None:
             chosen = np.arange(len(rows))
         reduced = []
@@ -106,10 +107,16 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(i, i + _ROWS_AT_A_TIME) for i in range(0, count, _ROWS_AT_A_TIME))
 
 
+def drawn_share(count: int, seed: int) -> np.ndarray:
+    """Indices of the four fifths of `count` images that a seed fits on."""
+    order = np.random.default_rng(seed).permutation(count)
+    return order[: max(1, round(_SHARE * count))]
+
+
 def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """Logistic regression on standardised features `[N, F]`, fitted."""
     reduce = Reduction(features, np.arange(len(features)))
-    classifier = _classifier("logistic", labels).fit(reduce(features), labels)
+    classifier = make_classifier("logistic", labels).fit(reduce(features), labels)
     return make_pipeline(FunctionTransformer(reduce), classifier)
 
 
@@ -188,12 +195,12 @@ def _fitted(rows: np.ndarray, train: Split, num_seeds: int) -> list[tuple]:
     """For each seed the reduction of its rows, and the classifiers fitted on it."""
     found = []
     for seed in range(num_seeds):
-        order = np.random.default_rng(seed).permutation(train.num_images)
-        chosen = order[: max(1, round(_SHARE * train.num_images))]
+        chosen = drawn_share(train.num_images, seed)
         reduce = Reduction(rows, chosen)
         reduced, labels = reduce(rows, chosen), train.labels[chosen]
         classifiers = {
-            kind: _classifier(kind, labels).fit(reduced, labels) for kind in CLASSIFIERS
+            kind: make_classifier(kind, labels).fit(reduced, labels)
+            for kind in CLASSIFIERS
         }
         found.append((reduce, classifiers))
     return found

@@ -26,6 +26,8 @@ def evaluate(
     say: Callable[[str], None] = lambda line: None,
     only: Sequence[str] | None = None,
     watch: Watch = unwatched,
+    horizontal_flip: bool = False,
+    folder: str | None = None,
 ) -> dict:
     """Measures a model on one split.
 
@@ -37,6 +39,8 @@ def evaluate(
       say: called with the name of each thing that is being measured.
       only: names of the measures to take; None for all.
       watch: shows how far long measurements are, such as `progress.watched`.
+      horizontal_flip: whether training mirrors images at random.
+      folder: for files that measures write; None for no files.
 
     Returns:
       What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
@@ -48,12 +52,15 @@ def evaluate(
       part has.
 
     Raises:
-      UserError: if a measure is unknown, the other data set or the feature network
-        cannot be used, or a class-conditional model has no class for an image.
+      UserError: if a measure is unknown, the other data set, the classifier or the
+        feature network cannot be used, or a class-conditional model has no class for
+        an image.
     """
     split = splits.part(split_name)
     data.check_labels(split, model.config, split_name)
-    subject = Subject(model, splits.train, split, config, say, watch)
+    subject = Subject(
+        model, splits.train, split, config, say, watch, horizontal_flip, folder
+    )
     chosen = _chosen(only)
     for measure in chosen:
         measure.check(subject)
