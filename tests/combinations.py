@@ -26,7 +26,8 @@ SETTINGS = {
     "kernel_size": ((2, 3), (1, 5)),
     "transform": TRANSFORMS,
     "prior_transform": TRANSFORMS,
-    "conditioning": ("global_linear", "global_attn"),
+    "conditioning": ("global_linear", "global_attn", "code_map"),
+    "principal_components": (0, 3),
     "norm": COUPLING_NORMS,
     "conv1x1": CONV1X1_KINDS,
     "activation": ACTIVATIONS,
@@ -47,6 +48,7 @@ SETTINGS = {
 NEEDS = {
     "kernel_size": {"step": ("macow",)},
     "conditioning": {"prior": ("flow", "normal", "categorical")},
+    "principal_components": {"prior": ("flow", "normal")},
     "z_transform": {"prior": ("flow",)},
     "encoder_norm": {"prior": ("flow", "normal")},
 }
@@ -75,6 +77,7 @@ def experiment(**row) -> cfg.ExperimentConfig:
             num_steps,
             hidden=[4] * levels,
             conditioning=conditioning,
+            map_size=2,
             heads=[1, 2, 1][:levels] if row["conv1x1"] == "split" else (),
             num_groups=[2] * levels if row["norm"] == "group" else (),
             **sizes,
@@ -95,6 +98,8 @@ def experiment(**row) -> cfg.ExperimentConfig:
             transform=row["z_transform"],
             num_classes=3 if row["prior"] == "categorical" else 0,
         )
+    infers = row["prior"] in ("flow", "normal")
+    components = row["principal_components"] if infers else 0
     dequantizer = None
     if row["dequantizer"] == "variational":
         dequantizer = cfg.DequantizerConfig(make_flow([0, 1], "local_linear"), encoder)
@@ -109,6 +114,7 @@ def experiment(**row) -> cfg.ExperimentConfig:
             encoder=encoder,
             prior=prior,
             dequantizer=dequantizer,
+            principal_components=components,
         ),
         objective=cfg.ObjectiveConfig(num_samples=row["num_samples"]),
         optimizer=cfg.OptimizerConfig(warmup_steps=0, ema_decay=row["ema_decay"]),

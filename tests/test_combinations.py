@@ -18,6 +18,8 @@ COVERING = {
         "kernel_size": (1, 5),
         "transform": "additive",
         "prior_transform": "relu",
+        "conditioning": "code_map",
+        "principal_components": 3,
         "sides": (4, 8),
     },
     "grey": {

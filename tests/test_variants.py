@@ -52,6 +52,10 @@ VARIANTS = {
     "variational": {"dequantizer": dequantizer()},
     "variational macow": {"dequantizer": dequantizer(step="macow")},
     "grey variational": GREY | {"dequantizer": dequantizer()},
+    "code map": flow(conditioning="code_map", map_size=2),
+    "coarse": {"principal_components": 3},
+    "coarse map": {"principal_components": 3}
+    | flow(conditioning="code_map", map_size=4, step="macow"),
     "classes": CLASSES,
     "classes variational": CLASSES | {"dequantizer": dequantizer()},
     "grey": GREY | {"n_bins": 17},

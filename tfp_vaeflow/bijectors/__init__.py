@@ -6,6 +6,8 @@ They also work alone, in your own models: docs/bijectors.md shows an example.
 from tfp_vaeflow.bijectors.actnorm import ActNorm
 from tfp_vaeflow.bijectors.base import FlowBijector, total_log_det, watched
 from tfp_vaeflow.bijectors.channels import ChannelSplit, OnChannels
+from tfp_vaeflow.bijectors.coarse_picture import CoarsePicture
+from tfp_vaeflow.bijectors.conditioned import ConditionedThrough
 from tfp_vaeflow.bijectors.conv1x1 import Conv1x1
 from tfp_vaeflow.bijectors.coupling import Coupling, make_coupling
 from tfp_vaeflow.bijectors.elementwise import (
@@ -28,6 +30,8 @@ __all__ = [
     "Additive",
     "Affine",
     "ChannelSplit",
+    "CoarsePicture",
+    "ConditionedThrough",
     "Conv1x1",
     "Coupling",
     "FlowBijector",

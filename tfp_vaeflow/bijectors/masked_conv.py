@@ -99,18 +99,17 @@ class MaskedConv(Parametrized):
         return tf.pad(rows, [[0, 0], [above, 0], side, [0, 0]])
 
     def _h(self, image, conditioning):
-        """h for the turned image, `[B, H or 1, W or 1, hidden]`, or None."""
+        """h of an image, turned: `[B, H or 1, W or 1, hidden]`, or None."""
         self.check_conditioning(conditioning)
         if self.network.conditioner is None:
             return None
-        h = self.network.conditioner(image, conditioning)
-        return self._turn(h) if self.conditioning_ndims == 3 else h
+        return self._turn(self.network.conditioner(image, conditioning))
 
     def forward_and_log_det_map(self, v, conditioning=None):
-        v = self._turn(v)
         # h and the kernels are the same for all rows: they are computed once.
         h = self._h(v, conditioning)
-        has_rows = h is not None and self.conditioning_ndims == 3
+        has_rows = h is not None and self.network.conditioner.has_positions
+        v = self._turn(v)
         network = self.network.prepared()
         batch, count, width, channels = keras.ops.shape(v)
         row_shape = [v.shape[0], 1, *v.shape[2:]]
@@ -144,9 +143,10 @@ class MaskedConv(Parametrized):
         return self._result(*map(whole, results))
 
     def inverse_and_log_det_map(self, x, conditioning=None):
+        h = self._h(x, conditioning)
         x = self._turn(x)
         rows_above = self._pad(x[:, :-1], self._height)  # the last conditions nothing
-        params = self.network.prepared()(rows_above, self._h(x, conditioning))
+        params = self.network.prepared()(rows_above, h)
         return self._result(*self.inverse_by(x, params))
 
     def folded(self, folding):

@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from tfp_vaeflow.bijectors.base import FlowBijector
 from tfp_vaeflow.bijectors.channels import OnChannels
+from tfp_vaeflow.bijectors.conditioned import ConditionedThrough
 from tfp_vaeflow.bijectors.sequences import Repeated, Sequential
 from tfp_vaeflow.bijectors.squeeze import Squeezed
 from tfp_vaeflow.bijectors.steps import FlowStep, GlowStep, MaCowStep, SplitPrior
 from tfp_vaeflow.config import FlowConfig
-from tfp_vaeflow.networks import Initializer
+from tfp_vaeflow.networks import Initializer, Linear
 
 
 class Block(NamedTuple):
@@ -54,6 +55,7 @@ class MultiScaleFlow(Sequential):
       conditioning_dim: length of z, or channels of a conditioning map; 0 for no
         conditioning.
       init: source of initial weights, or a seed.
+      before: bijectors that x passes before the first level; they see z itself.
       name: names the layer.
 
     Raises:
@@ -66,6 +68,7 @@ class MultiScaleFlow(Sequential):
         channels: int,
         conditioning_dim: int,
         init: Initializer | int,
+        before: Sequence[FlowBijector] = (),
         name: str = "flow",
     ):
         init = Initializer.of(init)
@@ -105,7 +108,13 @@ class MultiScaleFlow(Sequential):
                     channels -= leaving
                 blocks.append((steps, split_prior))
             levels.append(blocks)
-        super().__init__(self._assemble(levels, init, name), 3, name, init.dtype)
+        members = self._assemble(levels, init, name)
+        if conditioning_dim and config.conditioning == "code_map":
+            size = config.map_size**2 * config.map_channels
+            code_map = Linear((conditioning_dim, size), init, bias="zeros")
+            inner = Sequential(members, 3, f"{name}_given_map", init.dtype)
+            members = [ConditionedThrough(inner, code_map)]
+        super().__init__([*before, *members], 3, name, init.dtype)
         self.levels = [
             [Block(steps.members, split_prior) for steps, split_prior in blocks]
             for blocks in levels

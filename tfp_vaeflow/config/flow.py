@@ -7,7 +7,7 @@ from tfp_vaeflow.config.checks import Settings
 
 ACTIVATIONS = ("elu", "relu", "leaky_relu")
 TRANSFORMS = ("affine", "additive", "relu", "nlsq", "symm_elu")
-CONDITIONINGS = ("global_linear", "local_linear", "global_attn")
+CONDITIONINGS = ("global_linear", "local_linear", "global_attn", "code_map")
 COUPLING_NORMS = ("none", "batch", "group", "instance")
 CONV1X1_KINDS = ("dense", "lu", "split")
 STEPS = ("glow", "macow")
@@ -22,8 +22,10 @@ class CouplingConfig(Settings):
       conditioning_dim: length of the conditioning vector, or channels of the
         conditioning map; 0 for none.
       conditioning: how the conditioning enters: `global_linear` (a vector, the same
-        at every position), `global_attn` (a vector, attended to by the input) or
+        at every position), `global_attn` (a vector, attended to by the input),
+        `code_map` (a vector that holds a small map, brought to the input's size) or
         `local_linear` (a map of the input's height and width).
+      map_size: (`code_map` only) side of the small map.
       activation: `elu`, `relu` or `leaky_relu`.
       norm: inside the network: `none`, `batch`, `group` or `instance`.
       num_groups: (`group` only) a divisor of `hidden`.
@@ -36,6 +38,7 @@ class CouplingConfig(Settings):
     hidden: int
     conditioning_dim: int = 0
     conditioning: str = "global_linear"
+    map_size: int = 8
     activation: str = "elu"
     norm: str = "none"
     num_groups: int = 0
@@ -50,6 +53,7 @@ class CouplingConfig(Settings):
         self._choose("transform", TRANSFORMS)
         self._at_least("hidden", 1)
         self._at_least("conditioning_dim", 0)
+        self._at_least("map_size", 1)
         if self.norm == "group" and (
             self.num_groups < 1 or self.hidden % self.num_groups
         ):
@@ -116,7 +120,11 @@ class FlowConfig(Settings):
       transform: elementwise transform of the steps, as in `CouplingConfig`.
       prior_transform: elementwise transform of the split priors' couplings.
       alpha: range of the affine scale.
-      conditioning: as in `CouplingConfig`. A map is squeezed along with the flow.
+      conditioning: as in `CouplingConfig`. A map is squeezed along with the flow. With
+        `code_map`, a dense layer makes the small map of z, for all couplings.
+      map_size: (`code_map` only) side of the small map. At each level, a side of the
+        image divides it or is a multiple of it.
+      map_channels: (`code_map` only) of the small map.
       norm: of the coupling networks, as in `CouplingConfig`.
       num_groups: (norm `group` only) groups, one entry per level.
       conv1x1: kind of the invertible 1x1 convolutions: `dense`, `lu` or `split`.
@@ -133,6 +141,8 @@ class FlowConfig(Settings):
     prior_transform: str = "affine"
     alpha: float = 1.0
     conditioning: str = "global_linear"
+    map_size: int = 8
+    map_channels: int = 4
     norm: str = "none"
     num_groups: tuple[int, ...] = ()
     conv1x1: str = "dense"
@@ -142,6 +152,7 @@ class FlowConfig(Settings):
         self._choose("step", STEPS)
         self._choose("conv1x1", CONV1X1_KINDS)
         self._choose("prior_transform", TRANSFORMS)
+        self._at_least("map_channels", 1)
         self._check_steps()
         self._check_entries("hidden", self.levels)
         self._check_entries("factors", max(self.levels - 2, 0))
@@ -206,10 +217,13 @@ class FlowConfig(Settings):
         """
         if self.conditioning == "local_linear":
             conditioning_dim *= 4**level
+        if self.conditioning == "code_map" and conditioning_dim:
+            conditioning_dim = self.map_size**2 * self.map_channels
         coupling = CouplingConfig(
             hidden=self.hidden[level],
             conditioning_dim=conditioning_dim,
             conditioning=self.conditioning,
+            map_size=self.map_size,
             activation=self.activation,
             norm=self.norm,
             num_groups=self.num_groups[level] if self.norm == "group" else 0,

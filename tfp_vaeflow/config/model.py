@@ -8,6 +8,8 @@ from tfp_vaeflow.config.checks import Settings
 from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig, StepConfig
 
 ENCODER_NORMS = ("batch", "group")
+# Of numbers in a coarse picture, whose covariance is a matrix of that size.
+_LARGEST_COARSE = 4096
 PRIORS = ("normal", "flow", "categorical")
 
 
@@ -152,6 +154,11 @@ class ModelConfig(Settings):
       encoder, prior: posterior and prior of z; unused when `latent_dim` is 0. A
         categorical prior needs no encoder.
       dequantizer: q(u | x); None for uniform noise.
+      principal_components: how many of the first entries of z start as principal
+        components of coarse pictures; 0 for none. The decoder then adds the coarse
+        picture of z to what its flow gives, so that z holds the layout and the colours
+        of an image. See `bijectors.CoarsePicture`.
+      coarse_block: a coarse picture has the means of blocks of this many pixels a side.
     """
 
     image_shape: tuple[int, int, int]
@@ -161,6 +168,8 @@ class ModelConfig(Settings):
     encoder: EncoderConfig | None = None
     prior: PriorConfig | None = None
     dequantizer: DequantizerConfig | None = None
+    principal_components: int = 0
+    coarse_block: int = 2
 
     def check(self):
         if min(self.image_shape) < 1 or self.image_shape[2] not in (1, 3):
@@ -188,9 +197,11 @@ class ModelConfig(Settings):
         if self.flow.conditioning == "local_linear":
             raise UserError(
                 "FlowConfig.conditioning is 'local_linear', but z is a vector; "
-                "expected 'global_linear' or 'global_attn' (a dequantizer's flow takes "
-                "maps)"
+                "expected 'global_linear', 'global_attn' or 'code_map' (a "
+                "dequantizer's flow takes maps)"
             )
+        self._check_map()
+        self._check_components()
         self._check_halvings("FlowConfig.num_steps", self.flow.levels - 1)
         if self.has_posterior:
             self._check_halvings("EncoderConfig.planes", len(self.encoder.planes))
@@ -201,6 +212,52 @@ class ModelConfig(Settings):
             self._check_halvings(f"{part}.flow.num_steps", flow.levels - 1)
             self._check_halvings(f"{part}.encoder.planes", len(encoder.planes))
             self._check_grey(f"{part}.flow", flow)
+
+    def _check_map(self) -> None:
+        size = self.flow.map_size
+        if self.flow.conditioning != "code_map" or not self.latent_dim:
+            return
+        for level in range(self.flow.levels):
+            for side in self.image_shape[:2]:
+                side //= 2**level
+                if side % size and size % max(side, 1):
+                    raise UserError(
+                        f"FlowConfig.map_size is {size}, but a side of the images is "
+                        f"{side} pixels at level {level}; expected a divisor or a "
+                        "multiple of it"
+                    )
+
+    def _check_components(self) -> None:
+        count, block = self.principal_components, self.coarse_block
+        self._at_least("principal_components", 0)
+        self._at_least("coarse_block", 1)
+        if not count:
+            return
+        if not self.has_posterior:
+            raise UserError(
+                f"ModelConfig.principal_components is {count}, but no encoder infers "
+                "z; expected 0"
+            )
+        height, width, channels = self.image_shape
+        if height % block or width % block:
+            raise UserError(
+                f"ModelConfig.coarse_block is {block} for images of {height}x{width}; "
+                "expected a divisor of both sides"
+            )
+        size = height // block * (width // block) * channels
+        most = min(self.latent_dim, size - 1)
+        if count > most:
+            raise UserError(
+                f"ModelConfig.principal_components is {count}, with latent_dim = "
+                f"{self.latent_dim} and coarse pictures of {size} numbers; expected at "
+                f"most {most}"
+            )
+        if size > _LARGEST_COARSE:
+            raise UserError(
+                f"ModelConfig.coarse_block is {block}, which makes coarse pictures of "
+                f"{size} numbers; expected at most {_LARGEST_COARSE}: take larger "
+                "blocks"
+            )
 
     def _check_grey(self, name: str, flow: FlowConfig) -> None:
         if self.image_shape[2] == 1 and flow.num_steps[0] > 0:

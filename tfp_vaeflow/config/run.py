@@ -273,6 +273,13 @@ class ExperimentConfig(Settings):
                 f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
                 f"expected less than {side}"
             )
+        count, known = self.model.principal_components, self.training
+        if count and known.initialization_images <= count:
+            raise UserError(
+                "TrainingConfig.initialization_images is "
+                f"{known.initialization_images}, from which "
+                f"{count} principal components are found; expected more"
+            )
         if not self.has_batch_norm_in_flow:
             return
         for field, without in (

@@ -42,7 +42,8 @@ class VAEFlowCore(tf.Module):
         shape = config.image_shape
         self.global_code = build_global_code(config, init)
         self.dequantizer = build_dequantizer(config.dequantizer, shape, init)
-        self.flow = MultiScaleFlow(config.flow, shape[-1], config.latent_dim, init)
+        dim, before = config.latent_dim, self.global_code.decoder_layers(init)
+        self.flow = MultiScaleFlow(config.flow, shape[-1], dim, init, before)
         base = tfd.Normal(tf.zeros(shape), 1.0)
         self.decoder = tfd.TransformedDistribution(tfd.Independent(base, 3), self.flow)
         self.initialized = tf.Variable(False, trainable=False, name="initialized")
@@ -374,8 +375,7 @@ class VAEFlowCore(tf.Module):
           labels: of all images; for class-conditional models.
         """
         x = [self.noise_free(batch) for batch in images]
-        drawn = [batch.posterior for batch in draws]
-        z = self.global_code.initialize(x, labels, drawn)
+        z = self.global_code.initialize(x, labels, [d.posterior for d in draws])
         self.dequantizer.initialize(
             x, [first_sample(batch.dequantization) for batch in draws]
         )

@@ -4,6 +4,7 @@ import abc
 
 import tensorflow as tf
 
+from tfp_vaeflow.bijectors import CoarsePicture, FlowBijector
 from tfp_vaeflow.common import noise
 from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.config import ModelConfig
@@ -14,7 +15,7 @@ from tfp_vaeflow.model.priors import (
     build_prior,
     log_ratio,
 )
-from tfp_vaeflow.networks import Folding, Initializer
+from tfp_vaeflow.networks import Folding, Initializer, PrincipalComponents
 from tfp_vaeflow.networks.encoders import GaussianEncoder, build_gaussian_encoder
 
 # Tensors `[B, ...]` by name.
@@ -115,6 +116,10 @@ class GlobalCode(tf.Module, abc.ABC):
         """
         return [None] * len(x)
 
+    def decoder_layers(self, init: Initializer) -> list[FlowBijector]:
+        """The outermost layers of the decoder: what z alone says of an image."""
+        return []
+
     def statistics_variables(self) -> list[tf.Variable]:
         """The trainable variables that statistics depend on."""
         return []
@@ -196,6 +201,10 @@ class InferredCode(GlobalCode):
         self.prior.initialize(z)
         return tf.split(z, [len(batch) for batch in x])
 
+    def decoder_layers(self, init):
+        projection = self.encoder.projection
+        return [CoarsePicture(projection.components, init)] if projection else []
+
     def statistics_variables(self):
         return list(self.encoder.trainable_variables)
 
@@ -246,6 +255,15 @@ class CodeOfLabel(GlobalCode):
         return list(self.prior.trainable_variables)
 
 
+def _components(config: ModelConfig, init: Initializer) -> PrincipalComponents | None:
+    """What the first entries of z start as; None for nothing."""
+    if not config.principal_components:
+        return None
+    return PrincipalComponents(
+        config.image_shape, config.coarse_block, config.principal_components, init
+    )
+
+
 def build_global_code(config: ModelConfig, init: Initializer) -> GlobalCode:
     """The global code of a configuration."""
     if not config.latent_dim:
@@ -253,7 +271,11 @@ def build_global_code(config: ModelConfig, init: Initializer) -> GlobalCode:
     encoder = None
     if config.has_posterior:
         encoder = build_gaussian_encoder(
-            config.encoder, config.image_shape, config.latent_dim, init
+            config.encoder,
+            config.image_shape,
+            config.latent_dim,
+            init,
+            _components(config, init),
         )
     prior = build_prior(config.prior, config.latent_dim, init)
     return CodeOfLabel(prior) if encoder is None else InferredCode(encoder, prior)

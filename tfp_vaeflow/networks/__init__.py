@@ -10,6 +10,7 @@ from tfp_vaeflow.networks.conditioners import (
     GlobalAttention,
     GlobalLinear,
     LocalLinear,
+    MapLinear,
     SharedProduct,
 )
 from tfp_vaeflow.networks.coupling import CouplingNetwork, make_coupling_network
@@ -24,6 +25,7 @@ from tfp_vaeflow.networks.linear import (
     mean_and_std,
 )
 from tfp_vaeflow.networks.masked import RowNetwork, make_row_network
+from tfp_vaeflow.networks.principal import PrincipalComponents, Projection
 
 __all__ = [
     "ACTIVATIONS",
@@ -37,7 +39,10 @@ __all__ = [
     "Initializer",
     "Linear",
     "LocalLinear",
+    "MapLinear",
     "Network",
+    "PrincipalComponents",
+    "Projection",
     "RowNetwork",
     "SharedProduct",
     "WeightNormLinear",

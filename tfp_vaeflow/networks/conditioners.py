@@ -1,4 +1,7 @@
-"""Conditioners: how z, or a map, enters a network; each gives `h(conditioning)`."""
+"""Conditioners: how z, or a map, enters a network; each gives `h(conditioning)`.
+
+`has_positions` says whether h differs from position to position.
+"""
 
 import math
 
@@ -22,6 +25,8 @@ class GlobalLinear(Linear):
       init: source of initial weights, or a seed.
     """
 
+    has_positions = False
+
     def __init__(self, conditioning_dim: int, hidden: int, init: Initializer | int):
         init = Initializer.of(init)
         super().__init__((conditioning_dim, hidden), init, bias="uniform")
@@ -30,6 +35,58 @@ class GlobalLinear(Linear):
         """conditioning `[B, D]` -> `[B, (1, 1,) hidden]`; x is not looked at."""
         h = super().__call__(conditioning)
         return tf.reshape(h, [-1, *[1] * (x.shape.rank - 2), h.shape[-1]])
+
+
+class MapLinear(Linear):
+    """`h`: a 1x1 convolution of a small map, brought to the input's height and width.
+
+    At a finer resolution each cell of the map is repeated, at a coarser one cells are
+    averaged. The weight and bias start from U(-b, b), b = 1 / sqrt(channels of the
+    map).
+
+    Args:
+      size: side of the map in cells.
+      conditioning_dim: size * size * channels of the map.
+      hidden: width of the network that it is added to.
+      init: source of initial weights, or a seed.
+    """
+
+    has_positions = True
+
+    def __init__(
+        self, size: int, conditioning_dim: int, hidden: int, init: Initializer | int
+    ):
+        init = Initializer.of(init)
+        super().__init__((conditioning_dim // size**2, hidden), init, bias="uniform")
+        self._size = size
+
+    def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
+        """conditioning `[B, conditioning_dim]`, the map's cells row by row, ->
+        `[B, H, W, hidden]`; of x `[B, H, W, C]` only the size is looked at."""
+        _, height, width, _ = keras.ops.shape(x)
+        channels, size = self.kernel.shape[0], self._size
+        cells = tf.reshape(conditioning, [-1, size, size, channels])
+        cells = _averaged(cells, min(height, size), min(width, size))
+        _, rows, columns, _ = cells.shape
+        h = super().__call__(tf.reshape(cells, [-1, channels]))
+        h = tf.reshape(h, [-1, rows, columns, h.shape[-1]])
+        return _repeated(h, height // rows, width // columns)
+
+
+def _averaged(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+    """Means over blocks of cells, `[B, rows, columns, F]`."""
+    _, height, width, channels = cells.shape
+    if (height, width) == (rows, columns):
+        return cells
+    blocks = [-1, rows, height // rows, columns, width // columns, channels]
+    return tf.reduce_mean(tf.reshape(cells, blocks), [2, 4])
+
+
+def _repeated(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+    """Each cell as a block of `rows` x `columns`."""
+    if rows > 1:
+        cells = tf.repeat(cells, rows, axis=1)
+    return tf.repeat(cells, columns, axis=2) if columns > 1 else cells
 
 
 class LocalLinear(Linear):
@@ -43,6 +100,8 @@ class LocalLinear(Linear):
       hidden: width of the network that it is added to.
       init: source of initial weights, or a seed.
     """
+
+    has_positions = True
 
     def __init__(self, conditioning_dim: int, hidden: int, init: Initializer | int):
         init = Initializer.of(init)
@@ -67,6 +126,8 @@ class GlobalAttention(tf.Module):
       hidden: width of the network that it is added to.
       init: source of initial weights, or a seed.
     """
+
+    has_positions = True
 
     def __init__(
         self,
@@ -101,7 +162,7 @@ class SharedProduct(tf.Module):
     """One product of z instead of one per layer, for the `GlobalLinear`s of a flow.
 
     First `take` collects the layers, then `build` joins their weights. A call returns
-    the values of all layers.
+    the values of all layers, and z itself at the end.
     """
 
     def __init__(self):
@@ -122,9 +183,9 @@ class SharedProduct(tf.Module):
         self._product = FixedLinear(kernel, bias, kernel.dtype)
 
     def __call__(self, z: tf.Tensor) -> list[tf.Tensor]:
-        """`[B, D]` -> for each layer `[B, 1, 1, hidden]`."""
+        """`[B, D]` -> for each layer `[B, 1, 1, hidden]`; then z."""
         h = self._product(z)[:, tf.newaxis, tf.newaxis]
-        return tf.split(h, self._sizes, axis=-1)
+        return [*tf.split(h, self._sizes, axis=-1), z]
 
 
 class PartOfProduct(tf.Module):
@@ -133,6 +194,8 @@ class PartOfProduct(tf.Module):
     Args:
       number: which part.
     """
+
+    has_positions = False
 
     def __init__(self, number: int):
         super().__init__()
@@ -143,7 +206,7 @@ class PartOfProduct(tf.Module):
         return parts[self._number]
 
 
-Conditioner = GlobalLinear | LocalLinear | GlobalAttention | PartOfProduct
+Conditioner = GlobalLinear | MapLinear | LocalLinear | GlobalAttention | PartOfProduct
 
 
 def conditioning_ndims(config: CouplingConfig) -> int:
@@ -161,5 +224,7 @@ def make_conditioner(
         return None
     if config.conditioning == "global_attn":
         return GlobalAttention(in_channels, dim, hidden, init)
+    if config.conditioning == "code_map":
+        return MapLinear(config.map_size, dim, hidden, init)
     make = LocalLinear if config.conditioning == "local_linear" else GlobalLinear
     return make(dim, hidden, init)

@@ -5,7 +5,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vaeflow.config import EncoderConfig
-from tfp_vaeflow.networks import FixedLinear, WeightNormLinear
+from tfp_vaeflow.networks import (
+    FixedLinear,
+    PrincipalComponents,
+    Projection,
+    WeightNormLinear,
+)
 from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.resnets import (
     build_global_resnet,
@@ -47,24 +52,37 @@ class LocalEncoder(tf.Module):
 class GaussianEncoder(tf.Module):
     """The posterior `q(z | x) = N(mean(x), std(x)^2)` of the global code.
 
-        [mean, log_variance] = weight-normed dense(resnet(x))
+        [mean, log_variance] = weight-normed dense(resnet(x)) [+ [projection(x), 0]]
         std = exp(log_variance / 2)
 
     Args:
       resnet: `[B, H, W, C]` -> `[B, F]`.
       head: the dense layer, `[F, 2 D]`.
+      projection: adds principal components of coarse pictures to the mean; None for
+        nothing.
     """
 
-    def __init__(self, resnet: keras.Model, head: WeightNormLinear | FixedLinear):
+    def __init__(
+        self,
+        resnet: keras.Model,
+        head: WeightNormLinear | FixedLinear,
+        projection: Projection | None = None,
+    ):
         super().__init__(name="encoder")
         self.resnet = resnet
         self.head = head
+        self.projection = projection
         # tf.Module does not look into Keras models for variables.
         self._keras_variables = [variable.value for variable in self.resnet.variables]
 
     def statistics(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[B, H, W, C]` in [-1, 1) -> mean and log-variance of z, `[B, 2 D]`."""
-        return self.head(run_resnet(self.resnet, x, training))
+        found = self.head(run_resnet(self.resnet, x, training))
+        return found if self.projection is None else found + self._projected(x)
+
+    def _projected(self, x: tf.Tensor) -> tf.Tensor:
+        """What the projection adds to the statistics, `[B, 2 D]`."""
+        return self.projection(x, self.head.bias.shape[0])
 
     @staticmethod
     def posterior(statistics: tf.Tensor) -> tfd.Independent:
@@ -79,12 +97,19 @@ class GaussianEncoder(tf.Module):
     def initialize(self, batches: list[tf.Tensor]) -> tf.Tensor:
         """Data-dependent initialisation; returns the `statistics` of all images."""
         seen = tf.concat(outputs_of(self.resnet, batches), axis=0)
-        return self.head.initialize(seen, INITIAL_SCALE)
+        found = self.head.initialize(seen, INITIAL_SCALE)
+        if self.projection is None:
+            return found
+        log_variance = self.projection.initialize(batches)
+        dim = found.shape[-1] // 2
+        more = tf.pad(log_variance, [[dim, dim - log_variance.shape[0]]])
+        self.head.bias.assign_add(more)
+        return found + more + tf.concat(list(map(self._projected, batches)), axis=0)
 
     def folded(self) -> "GaussianEncoder":
         """The same function with less to compute, for a trained model."""
         head = self.head.folded(self.head.bias.dtype)
-        return GaussianEncoder(folded_resnet(self.resnet), head)
+        return GaussianEncoder(folded_resnet(self.resnet), head, self.projection)
 
 
 def build_local_encoder(
@@ -99,8 +124,18 @@ def build_gaussian_encoder(
     image_shape: tuple[int, int, int],
     latent_dim: int,
     init: Initializer,
+    components: PrincipalComponents | None = None,
 ) -> GaussianEncoder:
-    """The global encoder of a configuration, for images `(H, W, C)` and z `[D]`."""
+    """The global encoder of a configuration.
+
+    Args:
+      config: of the ResNet.
+      image_shape: `(H, W, C)`.
+      latent_dim: D, the length of z.
+      init: source of initial weights.
+      components: what the first entries of z start as; None for nothing.
+    """
     resnet = build_global_resnet(config, image_shape, init)
     head = WeightNormLinear((resnet.output_shape[-1], 2 * latent_dim), init)
-    return GaussianEncoder(resnet, head)
+    projection = None if components is None else Projection(components, init)
+    return GaussianEncoder(resnet, head, projection)

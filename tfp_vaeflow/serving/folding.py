@@ -13,36 +13,11 @@ multiplied and inverted once, in float64, and kept in float32.
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vaeflow.bijectors import FlowBijector
+from tfp_vaeflow.bijectors import ConditionedThrough, FlowBijector
 from tfp_vaeflow.model.core import VAEFlowCore
 from tfp_vaeflow.networks import Folding, SharedProduct
 
 tfd = tfp.distributions
-
-
-class ConditionedAtOnce(FlowBijector):
-    """A flow whose layers get their h(z) from one product.
-
-    Shapes: as those of the flow.
-
-    Args:
-      flow: folded.
-      product: gives h(z) of all its layers.
-    """
-
-    def __init__(self, flow: FlowBijector, product: SharedProduct):
-        super().__init__(3, flow.name, flow.dtype)
-        self._flow = flow
-        self._product = product
-
-    def forward_and_log_det_map(self, v, conditioning=None):
-        return self._flow.forward_and_log_det_map(v, self._product(conditioning))
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        return self._flow.inverse_and_log_det_map(x, self._product(conditioning))
-
-    def position_shares(self, values):
-        return self._flow.position_shares(values)
 
 
 def set_flow(model: VAEFlowCore, flow: FlowBijector) -> None:
@@ -70,6 +45,6 @@ def fold(model: VAEFlowCore, kernel_dtype: tf.DType = tf.float32) -> None:
         product = SharedProduct()
         flow = model.flow.folded(Folding(kernel_dtype, product))
         product.build()
-        set_flow(model, ConditionedAtOnce(flow, product))
+        set_flow(model, ConditionedThrough(flow, product))
     else:
         set_flow(model, model.flow.folded(folding))
