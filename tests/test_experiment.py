@@ -35,6 +35,13 @@ REDUCED = {
         "EncoderConfig.planes = [4, 4, 4]",
         "PriorConfig.hidden = 4",
     ],
+    "cifar10_content.gin": [
+        "FlowConfig.num_steps = [1, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "EncoderConfig.planes = [4, 4, 4]",
+        "ModelConfig.latent_dim = 6",
+        "ModelConfig.principal_components = 4",
+    ],
     "folder.gin": [
         "ModelConfig.image_shape = (16, 16, 3)",
         "FlowConfig.num_steps = [1, [1], 1]",

@@ -1,5 +1,6 @@
 """The probabilistic model on one batch: what runs inside tf.function."""
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -38,8 +39,7 @@ class VAEFlowCore(tf.Module):
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__(name="vaeflow")
         self.config = config
-        init = Initializer(seed)
-        shape = config.image_shape
+        init, shape = Initializer(seed), config.image_shape
         self.global_code = build_global_code(config, init)
         self.dequantizer = build_dequantizer(config.dequantizer, shape, init)
         dim, before = config.latent_dim, self.global_code.decoder_layers(init)
@@ -203,12 +203,12 @@ class VAEFlowCore(tf.Module):
 
     def _rows(self, x, z):
         """x and z with one batch dimension: the K samples of an image in turn."""
-        x_rows = tf.reshape(x, [-1, *self.config.image_shape])
+        batch, count = keras.ops.shape(x)[:2]  # static ones, where they are known
+        x_rows = tf.reshape(x, [batch * count, *self.config.image_shape])
         if z is None:
             return x_rows, None
-        dim = self.config.latent_dim
-        z = tf.broadcast_to(z, [*tf.unstack(tf.shape(x)[:2]), dim])
-        return x_rows, tf.reshape(z, [-1, dim])
+        z = tf.broadcast_to(z, [batch, count, self.config.latent_dim])
+        return x_rows, tf.reshape(z, [batch * count, self.config.latent_dim])
 
     def log_prob_map(self, x: tf.Tensor, z: tf.Tensor | None) -> tf.Tensor:
         """The share of each position in `log p(x | z)`, in nats, `[B, K, H, W]`.

@@ -63,30 +63,35 @@ class MapLinear(Linear):
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
         """conditioning `[B, conditioning_dim]`, the map's cells row by row, ->
         `[B, H, W, hidden]`; of x `[B, H, W, C]` only the size is looked at."""
-        _, height, width, _ = keras.ops.shape(x)
+        # Static sizes wherever they are known: XLA needs them in gradients of loops.
+        batch, height, width, _ = keras.ops.shape(x)
         channels, size = self.kernel.shape[0], self._size
-        cells = tf.reshape(conditioning, [-1, size, size, channels])
-        cells = _averaged(cells, min(height, size), min(width, size))
-        _, rows, columns, _ = cells.shape
-        h = super().__call__(tf.reshape(cells, [-1, channels]))
-        h = tf.reshape(h, [-1, rows, columns, h.shape[-1]])
+        rows, columns = min(height, size), min(width, size)
+        cells = tf.reshape(conditioning, [batch, size, size, channels])
+        cells = _averaged(cells, rows, columns)
+        h = super().__call__(tf.reshape(cells, [batch * rows * columns, channels]))
+        h = tf.reshape(h, [batch, rows, columns, h.shape[-1]])
         return _repeated(h, height // rows, width // columns)
 
 
 def _averaged(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
     """Means over blocks of cells, `[B, rows, columns, F]`."""
-    _, height, width, channels = cells.shape
+    batch, height, width, channels = keras.ops.shape(cells)
     if (height, width) == (rows, columns):
         return cells
-    blocks = [-1, rows, height // rows, columns, width // columns, channels]
+    blocks = [batch, rows, height // rows, columns, width // columns, channels]
     return tf.reduce_mean(tf.reshape(cells, blocks), [2, 4])
 
 
 def _repeated(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
     """Each cell as a block of `rows` x `columns`."""
-    if rows > 1:
-        cells = tf.repeat(cells, rows, axis=1)
-    return tf.repeat(cells, columns, axis=2) if columns > 1 else cells
+    batch, height, width, channels = keras.ops.shape(cells)
+    if rows == columns == 1:
+        return cells
+    # XLA cannot compile the gradient of tf.repeat in a loop.
+    cells = tf.reshape(cells, [batch, height, 1, width, 1, channels])
+    blocks = cells * tf.ones([rows, 1, columns, 1], cells.dtype)
+    return tf.reshape(blocks, [batch, height * rows, width * columns, channels])
 
 
 class LocalLinear(Linear):
