@@ -79,8 +79,10 @@ def test_a_fit_goes_by_the_images_alone():
 
 def test_fewer_images_than_components():
     components = PrincipalComponents(SHAPE, 1, 20, 0)
-    components.initialize([tf.constant(random_images(5) / 255, tf.float32)])
-    assert np.isfinite(components.basis).all() and components.noise.numpy() > 0
+    with pytest.raises(UserError, match="39 images .* 20 principal .* at least 40"):
+        components.initialize([tf.constant(random_images(39) / 255, tf.float32)])
+    components.initialize([tf.zeros([40, *SHAPE])])  # all alike
+    assert components.noise.numpy() > 0
     assert np.all(components.variances.numpy() >= components.noise.numpy())
 
 
@@ -139,7 +141,7 @@ def test_a_flow_that_sees_the_map():
     assert_valid_bijector(flow, (4, 4, 2), conditioning_shape=3, scale=0.1)
 
 
-def model_of_digits(**changes):
+def model_with_components(**changes):
     settings = tiny_model_config(latent_dim=6, principal_components=4, **changes)
     model = vf.build_model(settings, seed=1)
     images = random_images(300)
@@ -150,7 +152,7 @@ def model_of_digits(**changes):
 def test_z_starts_as_principal_components():
     """So the picture of z has the coarse content, and the flow has the rest."""
     flow = cfg.FlowConfig([1, [1], 1], [4] * 3, factors=[4], **MAP)
-    model, images = model_of_digits(flow=flow, coarse_block=4)
+    model, images = model_with_components(flow=flow, coarse_block=4)
     mean, stddev = model.posterior(images)
     x = model.noise_free(images)
     components = model.encoder.projection.components
@@ -173,7 +175,7 @@ def test_z_starts_as_principal_components():
 
 
 def test_components_are_not_trained():
-    model, _ = model_of_digits()
+    model, _ = model_with_components()
     fixed = model.encoder.projection.components.variables
     trained = {variable.ref() for variable in model.trainable_variables}
     assert len(fixed) == 4 and not any(v.ref() in trained for v in fixed)
@@ -195,13 +197,15 @@ def test_components_are_not_trained():
         ({"principal_components": -1}, "at least 0"),
         ({"flow": {**MAP, "map_size": 3}}, "map_size is 3, but a side"),
         ({"flow": {**MAP, "map_channels": 0}}, "at least 1"),
+        ({"image_shape": (10, 8, 3), "flow": MAP}, "halves the sides"),
     ],
 )
 def test_settings_that_do_not_fit(changes, message):
     with pytest.raises(UserError, match=message):
         if "flow" in changes:
             changes = {
-                "flow": cfg.FlowConfig([1, [1], 1], [4] * 3, (4,), **changes["flow"])
+                **changes,
+                "flow": cfg.FlowConfig([1, [1], 1], [4] * 3, (4,), **changes["flow"]),
             }
         dataclasses.replace(tiny_model_config(), **changes)
 
@@ -209,8 +213,16 @@ def test_settings_that_do_not_fit(changes, message):
 def test_components_need_more_images():
     model = tiny_model_config(principal_components=4)
     training = cfg.TrainingConfig(initialization_images=4)
-    with pytest.raises(UserError, match="initialization_images is 4, from which 4"):
+    with pytest.raises(
+        UserError, match="initialization_images is 4; expected at least 8"
+    ):
         cfg.ExperimentConfig(model, training=training)
+
+
+def test_a_map_has_whole_cells_and_positions():
+    for settings in ({"conditioning_dim": 5}, {"conditioning_dim": 8, "dense": True}):
+        with pytest.raises(UserError, match="a multiple of 4, the cells of the map"):
+            cfg.CouplingConfig(4, conditioning="code_map", map_size=2, **settings)
 
 
 def test_large_coarse_pictures_are_refused():

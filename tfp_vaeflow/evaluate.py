@@ -88,11 +88,11 @@ def main() -> None:
             splits,
             flag.split,
             config.evaluation,
-            say,
-            flag.only,
-            watched,
-            config.data.horizontal_flip,
-            kept,
+            say=say,
+            only=flag.only,
+            watch=watched,
+            horizontal_flip=config.data.horizontal_flip,
+            folder=kept,
         )
     result = {"step": step, **measured}
     former = {}

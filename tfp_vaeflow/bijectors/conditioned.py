@@ -29,7 +29,7 @@ class ConditionedThrough(FlowBijector):
 
     Args:
       inner: the bijector.
-      network: conditioning `[B, D]` -> the conditioning of the inner bijector.
+      network: conditioning -> the conditioning of the inner bijector.
     """
 
     def __init__(self, inner: FlowBijector, network: Callable[[tf.Tensor], tf.Tensor]):

@@ -54,6 +54,15 @@ class CouplingConfig(Settings):
         self._at_least("hidden", 1)
         self._at_least("conditioning_dim", 0)
         self._at_least("map_size", 1)
+        cells = self.map_size**2
+        if self.conditioning == "code_map" and (
+            self.dense or self.conditioning_dim % cells
+        ):
+            raise UserError(
+                f"CouplingConfig.conditioning_dim is {self.conditioning_dim} and dense "
+                f"is {self.dense} with a code_map; expected a multiple of {cells}, the "
+                "cells of the map, and images"
+            )
         if self.norm == "group" and (
             self.num_groups < 1 or self.hidden % self.num_groups
         ):

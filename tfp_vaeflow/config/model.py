@@ -8,7 +8,7 @@ from tfp_vaeflow.config.checks import Settings
 from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig, StepConfig
 
 ENCODER_NORMS = ("batch", "group")
-# Of numbers in a coarse picture, whose covariance is a matrix of that size.
+# A coarse picture has at most this many numbers: their covariance is a square matrix.
 _LARGEST_COARSE = 4096
 PRIORS = ("normal", "flow", "categorical")
 
@@ -200,9 +200,9 @@ class ModelConfig(Settings):
                 "expected 'global_linear', 'global_attn' or 'code_map' (a "
                 "dequantizer's flow takes maps)"
             )
+        self._check_halvings("FlowConfig.num_steps", self.flow.levels - 1)
         self._check_map()
         self._check_components()
-        self._check_halvings("FlowConfig.num_steps", self.flow.levels - 1)
         if self.has_posterior:
             self._check_halvings("EncoderConfig.planes", len(self.encoder.planes))
         self._check_grey("FlowConfig", self.flow)
@@ -284,6 +284,11 @@ class ModelConfig(Settings):
     def has_posterior(self) -> bool:
         """Whether z has a posterior q(z | x), given by the encoder."""
         return self.latent_dim > 0 and not self.is_class_conditional
+
+    @property
+    def least_images(self) -> int:
+        """Images that data-dependent initialisation needs."""
+        return max(2, 2 * self.principal_components)
 
     @property
     def num_dims(self) -> int:

@@ -212,7 +212,7 @@ class EvaluationConfig(Settings):
       classifier: path of a Keras file: a classifier of real images that judges
         switches, and samples if there is no `feature_network`. None for a small one
         that is trained for this. See `evaluation.classifier.read`.
-      classifier_steps: training steps of 128 images of that small one.
+      classifier_steps: training steps of the small classifier, of 128 images each.
       switch_pairs: number of switches in the decoupling score.
       generated_images: number of images sampled at each temperature, and largest number
         of real images that they are compared with.
@@ -273,12 +273,11 @@ class ExperimentConfig(Settings):
                 f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
                 f"expected less than {side}"
             )
-        count, known = self.model.principal_components, self.training
-        if count and known.initialization_images <= count:
+        images, count = self.training.initialization_images, self.model.least_images
+        if images < count:
             raise UserError(
-                "TrainingConfig.initialization_images is "
-                f"{known.initialization_images}, from which "
-                f"{count} principal components are found; expected more"
+                f"TrainingConfig.initialization_images is {images}; expected at least "
+                f"{count}, for {self.model.principal_components} principal components"
             )
         if not self.has_batch_norm_in_flow:
             return

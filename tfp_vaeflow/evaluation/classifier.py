@@ -20,7 +20,7 @@ FILE = "classifier.keras"
 NAME = "a small classifier of the training images"
 _BATCH_SIZE = 128
 _WIDTHS = (24, 48, 96)
-# Larger images are averaged over blocks of pixels, down to 32 to 63 pixels a side.
+# Larger images are averaged over blocks of pixels, to at most 32 pixels a side.
 _SIDE = 32
 _RATE = 5e-3
 _FIRST_RATE = 1e-4
@@ -43,9 +43,9 @@ def _build(image_shape, num_classes: int, seed: int) -> keras.Model:
 
     inputs = keras.Input(image_shape, name="image")
     x = layers.Rescaling(1 / 64, -2.0)(inputs)
-    blocks = min(image_shape[:2]) // _SIDE
-    if blocks > 1:
-        x = layers.AveragePooling2D(blocks, padding="same")(x)
+    block = -(-max(image_shape[:2]) // _SIDE)
+    if block > 1:
+        x = layers.AveragePooling2D(block, padding="same")(x)
     x = layers.ReLU()(convolution(x, _WIDTHS[0]))
     for number, width in enumerate(_WIDTHS):
         stride = 1 if number == 0 else 2
@@ -104,26 +104,19 @@ def fit(
 
     Args:
       train: labelled images.
-      num_steps: batches of 128 to train on. If `batch_size` is less than 128, each
-        batch is computed in parts of at most `batch_size` images.
+      num_steps: batches of 128 images to train on.
       seed: of weights, order and variations; the same seed gives the same network.
-      batch_size: images at a time.
+      batch_size: images that it judges at a time.
       horizontal_flip: whether images are mirrored at random, too.
     """
     image_shape = train.first(1).shape[1:]
     network = _build(image_shape, int(train.labels.max()) + 1, seed)
-    parts = -(-_BATCH_SIZE // batch_size)
-    num_steps *= parts
     warmup = int(_WARMUP * num_steps)
     rate = keras.optimizers.schedules.CosineDecay(
         _FIRST_RATE, num_steps - warmup, warmup_target=_RATE, warmup_steps=warmup
     )
     network.compile(
-        keras.optimizers.AdamW(
-            rate,
-            weight_decay=_WEIGHT_DECAY,
-            gradient_accumulation_steps=parts if parts > 1 else None,
-        ),
+        keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY),
         {"logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
     )
     variations = DataConfig(
@@ -131,7 +124,7 @@ def fit(
         shift=int(_SHIFT * min(image_shape[:2])),
         shift_fill="reflect",
     )
-    batches = training_batches(train, variations, _BATCH_SIZE // parts, seed, 0, True)
+    batches = training_batches(train, variations, _BATCH_SIZE, seed, 0, True)
     network.fit(
         batches.map(
             lambda batch: (tf.cast(batch.images, tf.float32), {"logits": batch.labels})
@@ -149,12 +142,14 @@ def read(
     num_classes: int,
     batch_size: int,
 ) -> ImageClassifier:
-    """A classifier from a Keras file.
+    """A classifier from a Keras file or a SavedModel.
 
     Args:
-      path: of a network on images `[B, H, W, C]` of pixels from 0 to 255. It has one
-        output, logits or probabilities `[B, num_classes]` in the order of the data's
-        labels; or several by name, one of them `logits`, as `evaluate` writes.
+      path: of a network on images `[B, H, W, C]` of pixels from 0 to 255. Its output is
+        `[B, num_classes]`, logits or probabilities in the order of the data's labels.
+        With several outputs by name, as in the file that `evaluate` writes, that one
+        is called `logits`, and `features` may hold features for FID and KID; else
+        these take the logits.
       image_shape: `(H, W, C)` of the images that it will be given.
       num_classes: of the data.
       batch_size: images at a time.
@@ -166,20 +161,27 @@ def read(
     try:
         inputs = keras.Input(image_shape)
         outputs = network(inputs)
-        if not isinstance(outputs, dict):
-            outputs = {"logits": outputs, "features": outputs}
-        shape = tuple(outputs["logits"].shape)
     except Exception as error:  # Keras raises all kinds
         raise UserError(
             f"the classifier {path} does not take images of shape {image_shape}: "
             f"{reason_of(error)}"
         ) from error
-    if shape != (None, num_classes):
+    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    if len(outputs) == 1:
+        outputs = {"logits": next(iter(outputs.values()))}
+    shape = getattr(outputs.get("logits"), "shape", None)
+    if shape is None:
         raise UserError(
-            f"the classifier {path} gives {shape[1:]} values per image; expected "
-            f"({num_classes},), one per class of the data"
+            f"the classifier {path} has several outputs; expected one, or one that is "
+            "called 'logits'"
         )
-    name = os.path.basename(path)
+    if tuple(shape) != (None, num_classes):
+        raise UserError(
+            f"the classifier {path} gives {tuple(shape[1:])} values per image; "
+            f"expected ({num_classes},), one per class of the data"
+        )
+    outputs = {"features": outputs["logits"], **outputs}
+    name = os.path.basename(os.path.normpath(path))
     return ImageClassifier(name, keras.Model(inputs, outputs), batch_size)
 
 
@@ -190,8 +192,13 @@ def named_classifier(subject: Subject) -> ImageClassifier | None:
       UserError: if it cannot be used.
     """
     config = subject.config
-    if config.classifier is None or subject.chosen is None:
+    if config.classifier is None:
         return None
+    if subject.chosen is None:
+        raise UserError(
+            f"the classifier {config.classifier} has nothing to judge: "
+            f"{subject.why_unlabelled}"
+        )
     return read(
         config.classifier,
         subject.model.config.image_shape,
@@ -227,5 +234,6 @@ def classifier_of(subject: Subject) -> ImageClassifier:
 def _write(network: keras.Model, path: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         local = os.path.join(directory, FILE)
-        network.save(local)
+        # Without the state of the optimizer.
+        keras.Model(network.inputs, network.output).save(local)
         files.write_bytes(path, files.read_bytes(local))

@@ -1,5 +1,6 @@
 """Whether z, and not v, tells what an image is of."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TypedDict
 
@@ -20,10 +21,10 @@ from tfp_vaeflow.evaluation.measure import (
     reason,
 )
 from tfp_vaeflow.evaluation.probes import (
-    Reduction,
-    drawn_share,
-    make_classifier,
+    MAX_WIDTH,
+    fit_probes,
     representation,
+    score_probes,
 )
 from tfp_vaeflow.model import VAEFlow
 
@@ -32,18 +33,18 @@ COMPONENTS = (128, 256, 512)
 _CROP = 0.85  # side of a crop, as a part of the image's
 _GAIN = 0.2  # a channel is multiplied by 1 - gain to 1 + gain
 _ROWS_AT_A_TIME = 256
+_LEAST_SPREAD = 1e-12  # where all z are equal
 
 
-def flipped(images: tf.Tensor, seed: int) -> tf.Tensor:
+def flipped(images: tf.Tensor, seed: int, first: int) -> tf.Tensor:
     """Images mirrored from left to right."""
     return images[:, :, ::-1]
 
 
-def cropped(images: tf.Tensor, seed: int) -> tf.Tensor:
-    """A square of 0.85 of the side, at a random place, resized to the whole."""
+def cropped(images: tf.Tensor, seed: int, first: int) -> tf.Tensor:
+    """A part of 0.85 of either side, at a random place, resized to the whole."""
     count, height, width, _ = images.shape
-    draws = noise.uniform(noise.as_seed(seed), Stream.AUGMENTATION, count, (2,))
-    start = (1 - _CROP) * draws
+    start = (1 - _CROP) * _draws(seed, count, first)[:, :2]
     boxes = tf.concat([start, start + _CROP], axis=1)
     pixels = tf.image.crop_and_resize(
         tf.cast(images, tf.float32), boxes, tf.range(count), (height, width)
@@ -51,25 +52,33 @@ def cropped(images: tf.Tensor, seed: int) -> tf.Tensor:
     return _to_pixels(pixels)
 
 
-def recoloured(images: tf.Tensor, seed: int) -> tf.Tensor:
-    """Each channel multiplied by its own random factor, from 0.8 to 1.2."""
+def recoloured(images: tf.Tensor, seed: int, first: int) -> tf.Tensor:
+    """Each channel multiplied by its own random factor, from 0.8 to 1.2.
+
+    On grey images this changes the brightness.
+    """
     count, channels = images.shape[0], images.shape[-1]
-    draws = noise.uniform(noise.as_seed(seed), Stream.AUGMENTATION, count, (channels,))
-    factors = 1 + _GAIN * (2 * draws[:, tf.newaxis, tf.newaxis] - 1)
+    draws = _draws(seed, count, first)[:, tf.newaxis, tf.newaxis, 2 : 2 + channels]
+    factors = 1 + _GAIN * (2 * draws - 1)
     return _to_pixels(tf.cast(images, tf.float32) * factors)
+
+
+def _draws(seed: int, count: int, first: int) -> tf.Tensor:
+    """Uniform draws for each image: two for a crop, three for colours."""
+    return noise.uniform(noise.as_seed(seed), Stream.AUGMENTATION, count, (5,), first)
 
 
 def _to_pixels(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(values), 0.0, 255.0), tf.uint8)
 
 
-CHANGES = {"flip": flipped, "crop": cropped, "colour": recoloured}
+CHANGES = {"flip": flipped, "crop": cropped, "change of colour": recoloured}
 
 
 def sensitivity(
     encode: Callable[[tf.Tensor], np.ndarray], split: Split, batch_size: int, seed: int
 ) -> dict[str, float]:
-    """How far small changes of an image move z, against another image's distance.
+    """How far small changes of an image move z.
 
         mean |z(changed x) - z(x)|^2 / mean |z(x) - z(x')|^2
 
@@ -82,22 +91,36 @@ def sensitivity(
       seed: of the changes.
 
     Returns:
-      The ratio for each of `CHANGES`; 0 where all z are equal.
+      The ratio for each of `CHANGES`.
     """
-    codes, squares = [], {name: [] for name in CHANGES}
-    for number, images in enumerate(split.batches(batch_size)):
+    codes, squares, first = [], {name: [] for name in CHANGES}, 0
+    for images in split.batches(batch_size):
         images = tf.constant(images)
         z = encode(images)
         codes.append(z)
         for name, change in CHANGES.items():
-            moved = encode(change(images, seed + number)) - z
+            moved = encode(change(images, seed, first)) - z
             squares[name].append((moved**2).sum(axis=1))
+        first += len(z)
     # The mean over all pairs is twice the sum of the variances.
-    spread = max(2 * np.concatenate(codes).var(axis=0).sum(), 1e-12)
+    spread = max(2 * np.concatenate(codes).var(axis=0).sum(), _LEAST_SPREAD)
     return {
         name: float(np.concatenate(found).mean() / spread)
         for name, found in squares.items()
     }
+
+
+def _level(model: VAEFlow, v: np.ndarray, number: int) -> np.ndarray:
+    """The part of v `[N, F]` that left the flow at a level, `[N, f]`."""
+    rows = None
+    for first in range(0, len(v), _ROWS_AT_A_TIME):
+        some = v[first : first + _ROWS_AT_A_TIME]
+        some = tf.constant(some.reshape(-1, *model.config.image_shape))
+        part = model.flow.by_level(some)[number - 1].numpy().reshape(len(some), -1)
+        if rows is None:
+            rows = np.empty((len(v), part.shape[1]), v.dtype)
+        rows[first : first + len(part)] = part
+    return rows
 
 
 def _views(
@@ -109,13 +132,7 @@ def _views(
     yield "v", v
     levels = model.config.flow.levels
     for number in range(1, levels if levels > 2 else 1):
-        parts = []
-        for first in range(0, len(v), _ROWS_AT_A_TIME):
-            rows = v[first : first + _ROWS_AT_A_TIME]
-            rows = tf.constant(rows.reshape(-1, *model.config.image_shape))
-            part = model.flow.by_level(rows)[number - 1]
-            parts.append(part.numpy().reshape(len(rows), -1))
-        yield f"v_level_{number}", np.concatenate(parts)
+        yield f"v_level_{number}", _level(model, v, number)
 
 
 def content_probes(
@@ -138,38 +155,27 @@ def content_probes(
       batch_size: images at a time.
 
     Returns:
-      `mean` and `stddev` over the seeds by features: `z`; `v_128`, `v_256` and `v_512`,
-      the first principal components of v; for a flow of three levels or more,
-      `v_level_1` and so on: 128 components of the part of v that left the flow at a
-      level (see `MultiScaleFlow.by_level`).
+      `mean` and `stddev` over the seeds by features: `z`, the whole; `v_128`, `v_256`
+      and `v_512`, the first principal components of v; for a flow of three levels or
+      more, `v_level_1` and so on: 128 components of the part of v that left the flow
+      at a level (see `MultiScaleFlow.by_level`).
     """
     train, test = (random_subset(split, max_images, seed=0) for split in (train, test))
-    fitted, scores = {}, {}
+    fitted = {}
     for name, rows in _views(model, train, batch_size):
-        widths = COMPONENTS if name == "v" else COMPONENTS[:1]
-        for seed in range(num_seeds):
-            chosen = drawn_share(train.num_images, seed)
-            labels = train.labels[chosen]
-            reduce = Reduction(rows, chosen, max(widths))
-            reduced = reduce(rows, chosen)
-            for width in widths:
-                probe = make_classifier("logistic", labels)
-                probe.fit(reduced[:, :width], labels)
-                fitted.setdefault(name, []).append((reduce, width, probe))
+        widths = {"z": rows.shape[1:], "v": COMPONENTS}.get(name, (MAX_WIDTH,))
+        fitted[name] = fit_probes(rows, train, num_seeds, ["logistic"], widths)
+    found = {}
     for name, rows in _views(model, test, batch_size):
-        for reduce, width, probe in fitted[name]:
-            title = f"v_{width}" if name == "v" else name
-            score = probe.score(reduce(rows)[:, :width], test.labels)
-            scores.setdefault(title, []).append(score)
-    return {
-        title: {"mean": float(np.mean(found)), "stddev": float(np.std(found))}
-        for title, found in scores.items()
-    }
+        for (_, width), scores in score_probes(fitted[name], rows, test).items():
+            found[f"v_{width}" if name == "v" else name] = scores
+    return found
 
 
 class Content(TypedDict):
-    """`content`: `probes` (see `content_probes`); `margin`, the accuracy of z less the
-    best of v's; `decoupling_score` and `classifier_accuracy` (see `decoupling`);
+    """`content`: `probes` (see `content_probes`); `margin`, the accuracy of z minus the
+    best of v's; `score`, the decoupling score; `margin_error` and `score_error`, their
+    standard errors; `classifier` (its `name` and `accuracy`), which judged the score;
     `sensitivity` (see `sensitivity`)."""
 
     content: dict | None
@@ -180,7 +186,7 @@ def _run(subject: Subject) -> Content:
     model, config = subject.model, subject.config
     if model.encoder is None:
         raise NotMeasuredError("This model infers no z from images.")
-    switched = subject.once(decoupling_of)["classifier"]
+    decoupled = subject.once(decoupling_of)
     subject.say("probes of z, and of v by level")
     found = content_probes(
         model,
@@ -190,64 +196,95 @@ def _run(subject: Subject) -> Content:
         config.probe_images,
         config.batch_size,
     )
+    of_z = found["z"]["mean"]
     of_v = max(found[f"v_{width}"]["mean"] for width in COMPONENTS)
+    tested = random_subset(subject.compared, config.probe_images, seed=0)
     moved = sensitivity(
         lambda images: model.posterior(images, config.batch_size)[0].numpy(),
-        random_subset(subject.compared, config.probe_images, seed=0),
+        tested,
         config.batch_size,
         config.seed,
     )
+    switched = decoupled["classifier"]
+    of_a, of_b, score = (switched[name] for name in ("of_a", "of_b", "score"))
     return {
         "content": {
             "probes": found,
-            "margin": found["z"]["mean"] - of_v,
-            "decoupling_score": switched["score"],
-            "classifier_accuracy": switched["accuracy"],
+            "margin": of_z - of_v,
+            # As if z and v were right about images of their own.
+            "margin_error": math.sqrt(
+                (of_z * (1 - of_z) + of_v * (1 - of_v)) / tested.num_images
+            ),
+            "score": score,
+            "score_error": math.sqrt(
+                max(of_a + of_b - score**2, 0.0) / decoupled["num_pairs"]
+            ),
+            "classifier": {name: switched[name] for name in ("name", "accuracy")},
             "sensitivity": moved,
         }
     }
 
 
+def _sign(value: float, error: float) -> int:
+    """1 or -1 where a figure differs from 0 by two standard errors or more, else 0."""
+    return 0 if abs(value) < 2 * error else int(math.copysign(1, value))
+
+
 def _answer(found: dict) -> str:
-    for_z = [found["margin"] > 0, found["decoupling_score"] > 0]
-    if all(for_z):
-        return "yes: z tells the class better than v, and decides it in a switch"
-    if not any(for_z):
-        return "no: v tells the class as well as z, and decides it in a switch"
-    if for_z[0]:
-        return "in part: z tells the class better than v, but v decides it in a switch"
-    return "in part: z decides the class in a switch, but v tells it as well"
+    told = _sign(found["margin"], found["margin_error"])
+    decided = _sign(found["score"], found["score_error"])
+    telling = {
+        1: "z tells the class better than v",
+        0: "z and v tell the class about equally well",
+        -1: "v tells the class better than z",
+    }
+    deciding = {
+        1: "z decides it in a switch",
+        0: "neither decides it in a switch",
+        -1: "v decides it in a switch",
+    }
+    answer = {2: "yes", 1: "in part"}.get((told > 0) + (decided > 0), "no")
+    return f"{answer}: {telling[told]}; {deciding[decided]}"
+
+
+def _title(name: str) -> str:
+    """A view of `content_probes` in words."""
+    if name == "z":
+        return "z"
+    if name.startswith("v_level_"):
+        return f"the part of v that left at level {name.removeprefix('v_level_')}"
+    return f"{name.removeprefix('v_')} components of v"
 
 
 def _sections(result: dict) -> list[Section]:
     found, title = result["content"], "Is z about the content?"
     if found is None:
         return [Section(title, [], reason(result, "content"))]
-    accuracy = found["classifier_accuracy"]
+    margin, error = 100 * found["margin"], 100 * found["margin_error"]
+    judge = found["classifier"]
     rows = [
         ("answer", _answer(found)),
-        ("accuracy of logistic regression on z less that on v", _points(found)),
+        ("accuracy on z minus the best on v, points", f"{margin:+.1f} ± {error:.1f}"),
         (
-            f"decoupling score, by a classifier ({accuracy:.1%} right)",
-            f"{found['decoupling_score']:+.3f}",
+            f"decoupling score, by {judge['name']} ({judge['accuracy']:.1%} right)",
+            f"{found['score']:+.3f} ± {found['score_error']:.3f}",
         ),
     ]
-    for name, row in found["probes"].items():
-        kind, *which = name.split("_")
-        if which[:1] == ["level"]:
-            text = f"the part of v that left at level {which[1]}"
-        else:
-            text = f"{which[0]} components of v" if which else kind
-        shown = f"{row['mean']:.1%} ± {row['stddev']:.1%}"
-        rows.append((f"logistic regression on {text}", shown))
-    for name, ratio in found["sensitivity"].items():
-        text = f"change of z by a change of {name}, of that to another image"
-        rows.append((text, f"{ratio:.1%}"))
+    rows += [
+        (
+            f"logistic regression on {_title(name)}",
+            f"{row['mean']:.1%} ± {row['stddev']:.1%}",
+        )
+        for name, row in found["probes"].items()
+    ]
+    rows += [
+        (
+            f"squared distance that a {name} moves z, of that to another image",
+            f"{ratio:.1%}",
+        )
+        for name, ratio in found["sensitivity"].items()
+    ]
     return [Section(title, rows)]
-
-
-def _points(found: dict) -> str:
-    return f"{100 * found['margin']:+.1f} points"
 
 
 MEASURE = Measure(

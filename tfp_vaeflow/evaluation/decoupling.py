@@ -107,10 +107,10 @@ def decoupling(
       config: `switch_pairs`, `probe_images` (training images at most), sizes, seed.
 
     Returns:
-      `num_pairs`; `classifier` and `encoder` (each `of_a`, `of_b`, `score`, and
-      `accuracy` on the real images of the split), `without_z` (the baseline) and
-      `chance` (`of_a` of a guess, whose score is 0), all None without labels;
-      `consistency`, None without z.
+      `num_pairs`; `classifier` (with its `name`) and `encoder` (each `of_a`, `of_b`,
+      `score`, and `accuracy` on the real images of the split), `without_z` (the
+      baseline) and `chance` (`of_a` of a guess, whose score is 0), all None without
+      labels; `consistency`, None without z.
     """
     batch_size = config.batch_size
     a, b = _pairs(split, config.switch_pairs, config.seed)
@@ -138,6 +138,7 @@ def decoupling(
     of_a, of_b = split.labels[a], split.labels[b]
     result["classifier"] = {
         **_shares(np.concatenate(of_pictures), of_a, of_b),
+        "name": classifier.name,
         "accuracy": classifier.accuracy(split),
     }
     result["without_z"] = _shares(np.concatenate(of_images), of_a, of_b)
@@ -203,8 +204,9 @@ def _sections(result: dict) -> list[Section]:
     if found["classifier"] is None:
         note = reason(result, "probes")
     else:
-        accuracy = found["classifier"]["accuracy"]
-        shares(f"class, by a classifier ({accuracy:.1%} right)", found["classifier"])
+        judge = found["classifier"]
+        name = judge.get("name", "a classifier")  # earlier versions had but one
+        shares(f"class, by {name} ({judge['accuracy']:.1%} right)", judge)
         if found["encoder"] is not None:
             accuracy = found["encoder"]["accuracy"]
             shares(f"class, by the encoder ({accuracy:.1%} right)", found["encoder"])

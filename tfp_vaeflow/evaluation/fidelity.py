@@ -11,7 +11,11 @@ import tensorflow as tf
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation import plots
-from tfp_vaeflow.evaluation.classifier import ImageClassifier, classifier_of
+from tfp_vaeflow.evaluation.classifier import (
+    ImageClassifier,
+    classifier_of,
+    named_classifier,
+)
 from tfp_vaeflow.evaluation.keras_files import load_keras_file, reason_of
 from tfp_vaeflow.evaluation.measure import (
     Drawing,
@@ -116,11 +120,13 @@ def load_network(
             "the path of a Keras file or a SavedModel"
         )
     network = load_keras_file(name, "feature network")
-    features = _keras_features(network, pixel_range)
     try:  # on a black image, so that errors come before any measurement
+        features = _keras_features(network, pixel_range)
         found = features(np.zeros((1, *image_shape), np.uint8))
         if found.ndim != 2 or not np.isfinite(found).all():
             raise ValueError(f"for a black image, it gives {found}")
+    except UserError:
+        raise
     except Exception as error:  # Keras raises all kinds here too
         raise UserError(
             f"the feature network {name} does not give one vector of features per "
@@ -132,7 +138,7 @@ def load_network(
 def own_network(
     classifier: ImageClassifier, train: Split, batch_size: int
 ) -> FeatureNetwork:
-    """The hidden layer of a classifier trained on the same data, standardised.
+    """The features of a classifier of the same data, standardised.
 
     Args:
       classifier: of the data's labels.
@@ -370,5 +376,5 @@ MEASURE = Measure(
     _run,
     _sections,
     _figures,
-    check=lambda subject: subject.once(named_network),
+    check=lambda subject: subject.once(named_network) or subject.once(named_classifier),
 )

@@ -2,11 +2,11 @@
 
 import os
 import textwrap
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow.common import files
 from tfp_vaeflow.common.errors import UserError
 
 
@@ -26,7 +26,7 @@ def load_keras_file(path: str | os.PathLike, what: str) -> keras.Model:
       UserError: if it cannot be read.
     """
     try:
-        if not Path(path).is_dir():
+        if not files.is_dir(path):
             return keras.models.load_model(path, compile=False)
         layer = keras.layers.TFSMLayer(path, call_endpoint="serving_default")
         signature = tf.saved_model.load(path).signatures["serving_default"]

@@ -61,6 +61,7 @@ class Subject:
       folder: for files that measures write; None for no files.
       chosen: indices of the images of `split` whose classes training has; None where
         nothing can be learned from labels.
+      why_unlabelled: why nothing can be learned from labels.
       compared: the chosen images; all of `split` without labels if `chosen` is None.
     """
 
@@ -84,7 +85,7 @@ class Subject:
         self.horizontal_flip = horizontal_flip
         self.folder = folder
         self._known = {}
-        self.chosen, self._reason = _learned(train, split)
+        self.chosen, self.why_unlabelled = _learned(train, split)
 
     def once(self, function: Callable[["Subject"], T]) -> T:
         """The result of a function on this subject, computed at the first call."""
@@ -102,7 +103,7 @@ class Subject:
     def needs_labels(self) -> None:
         """Raises `NotMeasuredError` where there is nothing to learn from labels."""
         if self.chosen is None:
-            raise NotMeasuredError(self._reason)
+            raise NotMeasuredError(self.why_unlabelled)
 
 
 def _learned(train: Split, split: Split) -> tuple[np.ndarray | None, str]:

@@ -1,6 +1,6 @@
 """How well simple classifiers find the label from the codes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -27,10 +27,10 @@ from tfp_vaeflow.model import VAEFlow
 
 # Enough for the solvers to converge on standardised features.
 _MAX_ITERATIONS = 5000
-# Wider features are reduced to this many principal components, or to one per image if
-# there are fewer images: logistic regression on all pixels of ten thousand images takes
-# hours.
-_MAX_WIDTH = 128
+# Wider pixels and v are reduced to this many principal components, or to one per image
+# if there are fewer images: logistic regression on all pixels of ten thousand images
+# takes hours.
+MAX_WIDTH = 128
 # The part of the images that each seed fits on.
 _SHARE = 0.8
 # Wide rows are processed this many at a time.
@@ -51,7 +51,7 @@ _NAMES = {
 _NEIGHBOURS = 5
 
 
-def make_classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
+def _classifier(kind: str, labels: np.ndarray) -> ClassifierMixin:
     """A classifier that can be fitted on these labels, however few they are."""
     if len(np.unique(labels)) < 2:
         return DummyClassifier()  # always gives the only class
@@ -71,7 +71,7 @@ class Reduction:
       most: number of components. Rows that are no wider stay whole.
     """
 
-    def __init__(self, rows: np.ndarray, chosen: np.ndarray, most: int = _MAX_WIDTH):
+    def __init__(self, rows: np.ndarray, chosen: np.ndarray, most: int = MAX_WIDTH):
         self._scaler = StandardScaler()
         for part in _parts(len(chosen)):
             self._scaler.partial_fit(rows[chosen[part]].astype(np.float64))
@@ -83,7 +83,7 @@ class Reduction:
                 scaled[part] = self._scaled(rows[chosen[part]])
             count = min(most, len(chosen))
             _, _, found = randomized_svd(scaled, count, random_state=0)
-            self._components = found.T.astype(np.float64)
+            self._components = np.ascontiguousarray(found.T)
 
     def _scaled(self, rows: np.ndarray) -> np.ndarray:
         return self._scaler.transform(rows.astype(np.float64))
@@ -107,16 +107,10 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(i, i + _ROWS_AT_A_TIME) for i in range(0, count, _ROWS_AT_A_TIME))
 
 
-def drawn_share(count: int, seed: int) -> np.ndarray:
-    """Indices of the four fifths of `count` images that a seed fits on."""
-    order = np.random.default_rng(seed).permutation(count)
-    return order[: max(1, round(_SHARE * count))]
-
-
 def logistic_probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """Logistic regression on standardised features `[N, F]`, fitted."""
-    reduce = Reduction(features, np.arange(len(features)))
-    classifier = make_classifier("logistic", labels).fit(reduce(features), labels)
+    reduce = Reduction(features, np.arange(len(features)), features.shape[1])
+    classifier = _classifier("logistic", labels).fit(reduce(features), labels)
     return make_pipeline(FunctionTransformer(reduce), classifier)
 
 
@@ -154,8 +148,9 @@ def probes(
 
     They are logistic regression, linear SVM, RBF SVM and five nearest neighbours, with
     scikit-learn's defaults. Each seed fits on four fifths of the training images,
-    without augmentation. Features are standardised; those wider than 128 are reduced to
-    that many principal components. With fewer than five images, all are neighbours.
+    without augmentation. Features are standardised. v and pixels are reduced to 128
+    principal components; z stays whole, as its entries are about as large as each
+    other. With fewer than five images, all are neighbours.
 
     Args:
       model: a trained model.
@@ -171,39 +166,68 @@ def probes(
     names = ["v", "pixels"]
     if model.encoder is not None:
         names.insert(0, "z")
-    scores = {kind: {name: [] for name in names} for kind in CLASSIFIERS}
+    found = {kind: {} for kind in CLASSIFIERS}
     for name in names:
         # Rows of all pixels are large: memory holds those of one split at a time.
-        fitted = _fitted(
-            representation(model, train, name, batch_size), train, num_seeds
-        )
+        rows = representation(model, train, name, batch_size)
+        width = rows.shape[1] if name == "z" else MAX_WIDTH
+        fitted = fit_probes(rows, train, num_seeds, CLASSIFIERS, (width,))
         rows = representation(model, test, name, batch_size)
-        for reduce, classifiers in fitted:
-            known = reduce(rows)
-            for kind, classifier in classifiers.items():
-                scores[kind][name].append(classifier.score(known, test.labels))
-    return {
-        kind: {
-            name: {"mean": float(np.mean(found)), "stddev": float(np.std(found))}
-            for name, found in by_name.items()
-        }
-        for kind, by_name in scores.items()
-    }
+        for (kind, _), scores in score_probes(fitted, rows, test).items():
+            found[kind][name] = scores
+    return found
 
 
-def _fitted(rows: np.ndarray, train: Split, num_seeds: int) -> list[tuple]:
-    """For each seed the reduction of its rows, and the classifiers fitted on it."""
+# For each seed the reduction of its rows, and classifiers by their kind and the number
+# of components that they see.
+FittedProbes = list[tuple[Reduction, dict[tuple[str, int], ClassifierMixin]]]
+
+
+def fit_probes(
+    rows: np.ndarray,
+    train: Split,
+    num_seeds: int,
+    kinds: Iterable[str],
+    widths: Sequence[int],
+) -> FittedProbes:
+    """Fits classifiers; each seed takes its own four fifths of the images.
+
+    Args:
+      rows: `[N, F]`, of the images.
+      train: the images, labelled.
+      num_seeds: number of seeds.
+      kinds: of `CLASSIFIERS`.
+      widths: numbers of principal components; rows that are no wider stay whole.
+    """
     found = []
     for seed in range(num_seeds):
-        chosen = drawn_share(train.num_images, seed)
-        reduce = Reduction(rows, chosen)
+        order = np.random.default_rng(seed).permutation(train.num_images)
+        chosen = order[: max(1, round(_SHARE * train.num_images))]
+        reduce = Reduction(rows, chosen, max(widths))
         reduced, labels = reduce(rows, chosen), train.labels[chosen]
         classifiers = {
-            kind: make_classifier(kind, labels).fit(reduced, labels)
-            for kind in CLASSIFIERS
+            (kind, width): _classifier(kind, labels).fit(reduced[:, :width], labels)
+            for kind in kinds
+            for width in widths
         }
         found.append((reduce, classifiers))
     return found
+
+
+def score_probes(
+    fitted: FittedProbes, rows: np.ndarray, test: Split
+) -> dict[tuple[str, int], dict[str, float]]:
+    """`mean` and `stddev` over the seeds of the accuracies on rows of a split."""
+    found = {}
+    for reduce, classifiers in fitted:
+        known = reduce(rows)
+        for key, classifier in classifiers.items():
+            score = classifier.score(known[:, : key[1]], test.labels)
+            found.setdefault(key, []).append(score)
+    return {
+        key: {"mean": float(np.mean(scores)), "stddev": float(np.std(scores))}
+        for key, scores in found.items()
+    }
 
 
 class Probes(TypedDict):

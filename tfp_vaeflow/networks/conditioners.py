@@ -40,7 +40,7 @@ class GlobalLinear(Linear):
 class MapLinear(Linear):
     """`h`: a 1x1 convolution of a small map, brought to the input's height and width.
 
-    At a finer resolution each cell of the map is repeated, at a coarser one cells are
+    At a finer resolution, each cell of the map is repeated. At a coarser one, cells are
     averaged. The weight and bias start from U(-b, b), b = 1 / sqrt(channels of the
     map).
 
@@ -61,10 +61,14 @@ class MapLinear(Linear):
         self._size = size
 
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
-        """conditioning `[B, conditioning_dim]`, the map's cells row by row, ->
-        `[B, H, W, hidden]`; of x `[B, H, W, C]` only the size is looked at."""
+        """conditioning `[B, conditioning_dim]` -> `[B, H, W, hidden]`.
+
+        The conditioning holds the map's cells row by row. Only the height and width of
+        x `[B, H, W, C]` are looked at.
+        """
         # Static sizes wherever they are known: XLA needs them in gradients of loops.
-        batch, height, width, _ = keras.ops.shape(x)
+        _, height, width, _ = keras.ops.shape(x)
+        batch = keras.ops.shape(conditioning)[0]
         channels, size = self.kernel.shape[0], self._size
         rows, columns = min(height, size), min(width, size)
         cells = tf.reshape(conditioning, [batch, size, size, channels])

@@ -27,8 +27,8 @@ class CouplingNetwork(Network):
 
     On images: conv3x3 [-> norm] -> act -> conv1x1 [-> norm] -> + h(conditioning)
     -> act -> conv3x3 with weight norm and bias. On vectors: dense -> act -> dense
-    -> + h -> act -> dense with weight norm. `h` is one of `GlobalLinear`, `LocalLinear`
-    and `GlobalAttention`. Paper, section 3.2.
+    -> + h -> act -> dense with weight norm. `h` is one of `GlobalLinear`,
+    `LocalLinear`, `MapLinear` and `GlobalAttention`. Paper, section 3.2.
 
     `make_coupling_network` makes one from a `CouplingConfig`.
 

@@ -4,9 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import compute
+from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.networks.initializer import Initializer
 
-# Of the largest variance: less noise than this is taken for none.
+# The least noise, as a part of the largest variance or of 1.
 _LEAST_NOISE = 1e-6
 
 
@@ -64,8 +65,18 @@ class PrincipalComponents(tf.Module):
         return tf.reshape(tf.reduce_mean(blocks, [2, 4]), [-1, self.basis.shape[0]])
 
     def initialize(self, batches: list[tf.Tensor]) -> None:
-        """Fits the components to all images of some batches `[B, H, W, C]`."""
+        """Fits the components to all images of some batches `[B, H, W, C]`.
+
+        Raises:
+          UserError: if there are less than two images per component.
+        """
         rows = np.concatenate([np.float64(self.coarse(batch)) for batch in batches])
+        if len(rows) < 2 * self.count:
+            raise UserError(
+                f"{len(rows)} images are there to find {self.count} principal "
+                f"components; expected at least {2 * self.count}: lower "
+                "ModelConfig.principal_components"
+            )
         found, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
         found, vectors = found[::-1], vectors[:, ::-1]
         # The sign of a component must not depend on the library.
