@@ -156,14 +156,17 @@ def content_probes(
 
     Returns:
       `mean` and `stddev` over the seeds by features: `z`, the whole; `v_128`, `v_256`
-      and `v_512`, the first principal components of v; for a flow of three levels or
-      more, `v_level_1` and so on: 128 components of the part of v that left the flow
-      at a level (see `MultiScaleFlow.by_level`).
+      and `v_512`, the first principal components of v, as far as it has so many. For a
+      flow of three levels or more, `v_level_1` and so on: 128 components of the part of
+      v that left the flow at a level (see `MultiScaleFlow.by_level`).
     """
     train, test = (random_subset(split, max_images, seed=0) for split in (train, test))
     fitted = {}
     for name, rows in _views(model, train, batch_size):
-        widths = {"z": rows.shape[1:], "v": COMPONENTS}.get(name, (MAX_WIDTH,))
+        width = rows.shape[1]
+        # The first number of components that is enough for all of v is the last.
+        of_v = COMPONENTS[: 1 + sum(count < width for count in COMPONENTS)]
+        widths = {"z": (width,), "v": of_v}.get(name, (MAX_WIDTH,))
         fitted[name] = fit_probes(rows, train, num_seeds, ["logistic"], widths)
     found = {}
     for name, rows in _views(model, test, batch_size):
@@ -197,7 +200,11 @@ def _run(subject: Subject) -> Content:
         config.batch_size,
     )
     of_z = found["z"]["mean"]
-    of_v = max(found[f"v_{width}"]["mean"] for width in COMPONENTS)
+    of_v = max(
+        found[name]["mean"]
+        for name in (f"v_{width}" for width in COMPONENTS)
+        if name in found
+    )
     tested = random_subset(subject.compared, config.probe_images, seed=0)
     moved = sensitivity(
         lambda images: model.posterior(images, config.batch_size)[0].numpy(),
