@@ -53,6 +53,9 @@ FORMS = {
     "of_any_batch": lambda y: y,
     "padded": lambda inputs, batch_size: list(inputs),
     "recomputed": lambda function: function,
+    "repeated": lambda cells, rows, columns: tf.repeat(
+        tf.repeat(cells, rows, axis=1), columns, axis=2
+    ),
     "run_model": lambda model, parts, x, training: model(x, training=training),
     "stacked": lambda make, count: (list(map(make, range(count))), []),
     "shared": lambda module, method, x, conditioning: method(module, x, conditioning),

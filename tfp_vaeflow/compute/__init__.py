@@ -39,6 +39,7 @@ from tfp_vaeflow.compute.updates import (
     read_handle,
     summed_over_replicas,
 )
+from tfp_vaeflow.compute.upsampling import repeated
 from tfp_vaeflow.compute.weights import Derived, Weight, parts_of_variables, variable_of
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "peak_memory_mib",
     "read_handle",
     "recomputed",
+    "repeated",
     "run_model",
     "shared",
     "sizes",

@@ -8,6 +8,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tfp_vaeflow import compute
 from tfp_vaeflow.config import CouplingConfig
 from tfp_vaeflow.networks.initializer import Initializer
 from tfp_vaeflow.networks.linear import FixedLinear, Linear
@@ -75,7 +76,7 @@ class MapLinear(Linear):
         cells = _averaged(cells, rows, columns)
         h = super().__call__(tf.reshape(cells, [batch * rows * columns, channels]))
         h = tf.reshape(h, [batch, rows, columns, h.shape[-1]])
-        return _repeated(h, height // rows, width // columns)
+        return compute.repeated(h, height // rows, width // columns)
 
 
 def _averaged(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
@@ -85,17 +86,6 @@ def _averaged(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
         return cells
     blocks = [batch, rows, height // rows, columns, width // columns, channels]
     return tf.reduce_mean(tf.reshape(cells, blocks), [2, 4])
-
-
-def _repeated(cells: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
-    """Each cell as a block of `rows` x `columns`."""
-    batch, height, width, channels = keras.ops.shape(cells)
-    if rows == columns == 1:
-        return cells
-    # XLA cannot compile the gradient of tf.repeat in a loop.
-    cells = tf.reshape(cells, [batch, height, 1, width, 1, channels])
-    blocks = cells * tf.ones([rows, 1, columns, 1], cells.dtype)
-    return tf.reshape(blocks, [batch, height * rows, width * columns, channels])
 
 
 class LocalLinear(Linear):
