@@ -110,8 +110,8 @@ class MultiScaleFlow(Sequential):
             levels.append(blocks)
         members = self._assemble(levels, init, name)
         if conditioning_dim and config.conditioning == "code_map":
-            size = config.map_size**2 * config.map_channels
-            code_map = Linear((conditioning_dim, size), init, bias="zeros")
+            shape = conditioning_dim, config.map_length
+            code_map = Linear(shape, init, bias="zeros")
             inner = Sequential(members, 3, f"{name}_given_map", init.dtype)
             members = [ConditionedThrough(inner, code_map)]
         super().__init__([*before, *members], 3, name, init.dtype)

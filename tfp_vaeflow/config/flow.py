@@ -216,6 +216,11 @@ class FlowConfig(Settings):
         """Number of levels."""
         return len(self.num_steps)
 
+    @property
+    def map_length(self) -> int:
+        """The small map of `code_map` as a vector: how many numbers it has."""
+        return self.map_size**2 * self.map_channels
+
     def steps(self, level: int, conditioning_dim: int) -> StepConfig:
         """The settings of the steps of one level.
 
@@ -227,7 +232,7 @@ class FlowConfig(Settings):
         if self.conditioning == "local_linear":
             conditioning_dim *= 4**level
         if self.conditioning == "code_map" and conditioning_dim:
-            conditioning_dim = self.map_size**2 * self.map_channels
+            conditioning_dim = self.map_length
         coupling = CouplingConfig(
             hidden=self.hidden[level],
             conditioning_dim=conditioning_dim,

@@ -220,7 +220,7 @@ class ModelConfig(Settings):
         for level in range(self.flow.levels):
             for side in self.image_shape[:2]:
                 side //= 2**level
-                if side % size and size % max(side, 1):
+                if side % size and size % side:
                     raise UserError(
                         f"FlowConfig.map_size is {size}, but a side of the images is "
                         f"{side} pixels at level {level}; expected a divisor or a "
@@ -287,8 +287,8 @@ class ModelConfig(Settings):
 
     @property
     def least_images(self) -> int:
-        """Images that data-dependent initialisation needs."""
-        return max(2, 2 * self.principal_components)
+        """Images that principal components are found from, at least."""
+        return 2 * self.principal_components
 
     @property
     def num_dims(self) -> int:

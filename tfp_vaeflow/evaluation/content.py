@@ -12,6 +12,7 @@ from tfp_vaeflow.common.noise import Stream
 from tfp_vaeflow.data import Split
 from tfp_vaeflow.evaluation.classifier import named_classifier
 from tfp_vaeflow.evaluation.decoupling import decoupling_of
+from tfp_vaeflow.evaluation.latents import NO_Z
 from tfp_vaeflow.evaluation.measure import (
     Measure,
     NotMeasuredError,
@@ -188,7 +189,7 @@ def _run(subject: Subject) -> Content:
     subject.needs_labels()
     model, config = subject.model, subject.config
     if model.encoder is None:
-        raise NotMeasuredError("This model infers no z from images.")
+        raise NotMeasuredError(NO_Z)
     decoupled = subject.once(decoupling_of)
     subject.say("probes of z, and of v by level")
     found = content_probes(

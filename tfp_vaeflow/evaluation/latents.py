@@ -34,7 +34,7 @@ _PRIOR_SAMPLES = 10_000
 _CORRELATION_IMAGES = 2000
 # Entries of the matrix of all pairs of images to compute at once.
 _PAIRS_AT_A_TIME = 2**21
-_NO_Z = "This model infers no z from images."
+NO_Z = "This model infers no z from images."
 _MAP_IMAGES = 1000
 _LARGEST_PERPLEXITY = 30
 
@@ -187,9 +187,8 @@ def usage(model: VAEFlow, found: Posteriors, seed: int) -> dict:
     Returns:
       `kl_by_dimension` (nats, `[D]`), `active_units`, `dimensions`,
       `mutual_information` (see `MutualInformation`), `total_correlation` (see
-      `TotalCorrelation`), and `moments`: mean and standard
-      deviation per dimension, for the aggregate posterior and for the prior (from
-      10,000 samples).
+      `TotalCorrelation`), and `moments`: mean and standard deviation per dimension, for
+      the aggregate posterior and for the prior (from 10,000 samples).
     """
     dim = found.mean.shape[1]
     drawn = noise.normal(noise.as_seed(seed), Stream.PRIOR, _PRIOR_SAMPLES, (dim,))
@@ -227,7 +226,7 @@ def posteriors_of(subject: Subject) -> Posteriors:
       NotMeasuredError: if the model infers no z.
     """
     if subject.model.encoder is None:
-        raise NotMeasuredError(_NO_Z)
+        raise NotMeasuredError(NO_Z)
     batch_size = subject.config.batch_size
     return posteriors(subject.model, subject.split, batch_size, subject.watch)
 
@@ -257,7 +256,7 @@ def _correlation(usage: dict) -> list[tuple[str, str]]:
 def _sections(result: dict) -> list[Section]:
     usage = result["usage"]
     if usage is None:
-        return [Section("Use of z", [], reason(result, "usage", _NO_Z))]
+        return [Section("Use of z", [], reason(result, "usage", NO_Z))]
     found = usage["mutual_information"]
     information = with_error(found["nats"], found["standard_error"], 2)
     limit = f"at most log N = {found['ceiling']:.2f}"
