@@ -110,12 +110,11 @@ class Coupling(Parametrized):
         part_a, part_b = self._split.split(value)
         call = type(self.network).__call__  # unbound: shared by the whole class
         params = compute.shared(self.network, call, part_a, conditioning)
-        params = compute.kept(params)
         expected = self.transform.num_parameters * part_b.shape[-1]
         self._check_channels("the output of the network", params, expected)
         part_b, log_derivative = apply(part_b, params)
         log_det_map = tf.reduce_sum(log_derivative, axis=-1)
-        return compute.kept(self._split.join(part_a, part_b)), log_det_map
+        return self._split.join(part_a, part_b), log_det_map
 
     def _check_channels(self, what, value, expected):
         if value.shape[-1] != expected:

@@ -171,16 +171,10 @@ class Repeated(Sequential):
         self._stacks = stacks
 
     def forward_and_log_det_map(self, v, conditioning=None):
-        return compute.apart(self, Repeated._forward_in_turn, v, conditioning)
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        return compute.apart(self, Repeated._inverse_in_turn, x, conditioning)
-
-    def _forward_in_turn(self, v, conditioning):
         x, maps = compute.in_turn(self.members[::-1], _forward, v, conditioning)
         return x, added(maps, self.dtype)
 
-    def _inverse_in_turn(self, x, conditioning):
+    def inverse_and_log_det_map(self, x, conditioning=None):
         v, maps = compute.in_turn(self.members, _inverse, x, conditioning)
         return v, added(maps, self.dtype)
 

@@ -23,15 +23,9 @@ class FlowStep(Layers):
     """
 
     def forward_and_log_det_map(self, v, conditioning=None):
-        return compute.apart(self, FlowStep._forward, v, conditioning)
-
-    def inverse_and_log_det_map(self, x, conditioning=None):
-        return compute.apart(self, FlowStep._inverse, x, conditioning)
-
-    def _forward(self, v, conditioning):
         return compute.shared(self, Sequential.forward_and_log_det_map, v, conditioning)
 
-    def _inverse(self, x, conditioning):
+    def inverse_and_log_det_map(self, x, conditioning=None):
         value, maps = x, []
         for part in self._parts():
             value, log_det_map = compute.shared(

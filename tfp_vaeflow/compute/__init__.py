@@ -6,7 +6,6 @@ to compute: `tests/test_compute.py` checks that. Modules of maths call these fun
 as `compute.linear(...)` and know nothing else of the machinery.
 """
 
-from tfp_vaeflow.compute.alike import in_turn
 from tfp_vaeflow.compute.batch_norm import normalized_by_batch
 from tfp_vaeflow.compute.compilation import (
     compile_use_at_once,
@@ -18,7 +17,6 @@ from tfp_vaeflow.compute.compilation import (
 from tfp_vaeflow.compute.convolutions import (
     as_fast_as_float32,
     conv2d_same,
-    conv2d_strided,
     conv2d_valid,
     elu,
     linear,
@@ -28,10 +26,10 @@ from tfp_vaeflow.compute.convolutions import (
 from tfp_vaeflow.compute.devices import has_gpu
 from tfp_vaeflow.compute.graphs import SharedGraphs, recomputed, shared
 from tfp_vaeflow.compute.keras_models import run_model
+from tfp_vaeflow.compute.loops import gradient, in_turn
 from tfp_vaeflow.compute.matrices import inverse, log_abs_det
 from tfp_vaeflow.compute.memory import give_memory_back, peak_memory_mib, tune_process
 from tfp_vaeflow.compute.mode import mode, network_dtype, using
-from tfp_vaeflow.compute.parts import Activation, apart, compile_programs, kept
 from tfp_vaeflow.compute.stack_traces import WithoutStackTraces
 from tfp_vaeflow.compute.stacks import stacked
 from tfp_vaeflow.compute.updates import (
@@ -42,33 +40,29 @@ from tfp_vaeflow.compute.updates import (
     summed_over_replicas,
 )
 from tfp_vaeflow.compute.upsampling import repeated
-from tfp_vaeflow.compute.weights import Derived, DerivedWithConditioning, Weight, parts_of_variables, variable_of
+from tfp_vaeflow.compute.weights import Derived, Weight, parts_of_variables, variable_of
 
 __all__ = [
-    "Activation",
     "Derived",
     "SharedGraphs",
     "Weight",
     "WithoutStackTraces",
-    "apart",
     "as_fast_as_float32",
     "assign_on_replica",
-    "compile_programs",
     "compile_use_at_once",
     "compiled",
     "compiled_for_use",
     "compiled_in_parts",
     "conv2d_same",
-    "conv2d_strided",
     "conv2d_valid",
     "elu",
     "give_memory_back",
+    "gradient",
     "handles",
     "has_gpu",
     "in_groups",
     "in_turn",
     "inverse",
-    "kept",
     "linear",
     "log_abs_det",
     "mode",

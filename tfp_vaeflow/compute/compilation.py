@@ -32,7 +32,7 @@ def compiled(
 
     @functools.wraps(function)  # else TensorFlow takes all these functions for one
     def run(*args):
-        with using(compiled=True, graphs=None, in_parts=False):
+        with using(compiled=True, graphs=None):
             return function(*args)
 
     return tf.function(

@@ -7,24 +7,22 @@ it. `tools/benchmark.py` shows the gain. On a GPU it does so only where XLA comp
 """
 
 import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from tfp_vaeflow.compute.devices import has_gpu, multiplies_bfloat16
-from tfp_vaeflow.compute.gradients import with_gradient
 from tfp_vaeflow.compute.mode import mode
 
 _BAND = 32  # rows
 _WIDENED = 50  # from this ratio of channels on, a copy of all neighbours pays off
+_MANY_COMPILED = 4  # the same on a GPU, whose convolutions start many small kernels
 
 
 def as_fast_as_float32(
-    linear: Callable[..., tf.Tensor],
-) -> Callable[..., tf.Tensor]:
+    linear: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function linear in x and in a kernel, never much slower in bfloat16.
 
     A processor without instructions for bfloat16 takes up to forty times as long in it.
@@ -33,11 +31,11 @@ def as_fast_as_float32(
     """
 
     @functools.wraps(linear)
-    def run(x, kernel, *others):
+    def run(x, kernel):
         kernel = tf.cast(kernel, x.dtype)
         if x.dtype != tf.bfloat16 or multiplies_bfloat16():
-            return linear(x, kernel, *others)
-        y = linear(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32), *others)
+            return linear(x, kernel)
+        y = linear(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
         return tf.cast(y, tf.bfloat16)
 
     return run
@@ -73,7 +71,11 @@ def linear(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     if size == [1, 1]:
         return _at_every_position(x, tf.reshape(kernel, [inputs, outputs]))
     if mode().compiled:
-        return _by_one_product(x, kernel)
+        if _MANY_COMPILED * inputs <= outputs:
+            return _widening_conv2d(x, kernel)
+        if _MANY_COMPILED * outputs <= inputs:
+            return _products_to_neighbours(x, kernel)
+        return _conv2d(x, kernel)
     if has_gpu():
         return _conv2d(x, kernel)
     if _WIDENED * inputs <= outputs:
@@ -114,7 +116,7 @@ def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
     return static.as_list() if static.is_fully_defined() else keras.ops.shape(x)[1:-1]
 
 
-@with_gradient
+@tf.custom_gradient
 def _at_every_position(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`x @ matrix` for x `[B, H, W, in]`, as one product.
 
@@ -143,21 +145,9 @@ def _rows(x):
 @as_fast_as_float32
 def conv2d_same(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """A convolution between similar numbers of channels, on images of known height."""
-    if mode().compiled:
-        return _by_one_product(x, kernel)
-    if has_gpu():
+    if has_gpu() or mode().compiled:
         return _conv2d(x, kernel)
     return _conv2d_of_a_cpu(x, kernel)
-
-
-@as_fast_as_float32
-def conv2d_strided(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A convolution without padding that computes each `stride`-th row and column."""
-    if not mode().compiled:
-        return of_any_batch(tf.nn.conv2d(x, kernel, stride, "VALID"))
-    rows, columns = (length // 2 for length in kernel.shape[:2])
-    y = _by_one_product(x, kernel)
-    return y[:, rows : y.shape[1] - rows : stride, columns : y.shape[2] - columns : stride]
 
 
 @tf.custom_gradient
@@ -202,20 +192,12 @@ def _kernel_gradient_of_rows(x, kernel, dy, begin):
     return tf.cast(gradient, kernel.dtype)
 
 
-def _by_one_product(x, kernel):
-    """A convolution for XLA: no library of convolutions has to be tried out for it."""
-    inputs, outputs = kernel.shape[2:]
-    if inputs <= outputs:
-        return _widening_conv2d(x, kernel)
-    return _products_to_neighbours(x, kernel)
-
-
 def _widening_conv2d(x, kernel):
     """A convolution of few channels to very many: one product with all neighbours."""
-    *size, _, outputs = kernel.shape
-    return _at_every_position(
-        _with_neighbours(x, size), tf.reshape(kernel, [-1, outputs])
-    )
+    rows, columns, _, outputs = kernel.shape
+    x = _with_neighbours(x, columns, axis=2)
+    x = _with_neighbours(x, rows, axis=1)
+    return _at_every_position(x, tf.reshape(kernel, [-1, outputs]))
 
 
 @tf.custom_gradient
@@ -243,59 +225,40 @@ def _narrowing_conv2d(x, kernel):
 
 def _products_to_neighbours(x, kernel):
     """A convolution by one product, of the terms that positions add to neighbours."""
-    *size, inputs, _ = kernel.shape
+    rows, columns, inputs, _ = kernel.shape
     matrix = tf.reshape(tf.transpose(kernel, [2, 0, 1, 3]), [inputs, -1])
-    return _sum_over_neighbours(_at_every_position(x, matrix), size)
+    y = _from_neighbours(_at_every_position(x, matrix), rows, axis=1)
+    return _from_neighbours(y, columns, axis=2)
 
 
-def _with_neighbours(x: tf.Tensor, size: Sequence[int], turned: bool = False):
-    """Concatenates the channels of all neighbours of each position.
+def _with_neighbours(x: tf.Tensor, size: int, axis: int) -> tf.Tensor:
+    """Concatenates the channels of each position's `size` neighbours along an axis."""
+    return tf.concat(_shifted(x, size, axis, [0] * size, x.shape[-1]), -1)
 
-    TensorFlow's own gradient has three operations per neighbour, not one.
 
-    Args:
-      x: `[B, H, W, C]`.
-      size: rows and columns of neighbours.
-      turned: whether the last neighbour comes first.
+def _from_neighbours(y: tf.Tensor, size: int, axis: int) -> tf.Tensor:
+    """Sums the terms that a position gets from its `size` neighbours along an axis.
+
+    The channels are `size` blocks, one per offset: the first block of a position is its
+    term for the last neighbour along the axis.
     """
-
-    @with_gradient
-    def run(x):
-        parts = _shifted(x, size, turned, [0] * math.prod(size), x.shape[-1])
-        return tf.concat(parts, 3), lambda dy: _sum_over_neighbours(dy, size, not turned)
-
-    return run(x)
+    channels = y.shape[-1] // size
+    starts = [number * channels for number in range(size)]
+    return tf.add_n(_shifted(y, size, axis, starts, channels))
 
 
-def _sum_over_neighbours(y: tf.Tensor, size: Sequence[int], turned: bool = False):
-    """Each position's sum of one block of channels per neighbour, the transpose of
-    `_with_neighbours` with the other order.
-
-    Args:
-      y: `[B, H, W, rows columns C]`: a block of channels per neighbour.
-      size, turned: see `_with_neighbours`.
-    """
-    number = math.prod(size)
-    channels = y.shape[-1] // number
-    starts = [block * channels for block in range(number)]
-
-    @with_gradient
-    def run(y):
-        parts = _shifted(y, size, turned, starts, channels)
-        return tf.add_n(parts), lambda dx: _with_neighbours(dx, size, not turned)
-
-    return run(y)
-
-
-def _shifted(x, size, turned, starts, channels):
-    """Per neighbour, `channels` channels from its start on, brought to the position."""
-    x = tf.pad(x, [[0, 0], *[[length // 2] * 2 for length in size], [0, 0]])
-    height, width = (keras.ops.shape(x)[axis + 1] - size[axis] + 1 for axis in (0, 1))
-    neighbours = list(itertools.product(*map(range, size)))
-    if turned:
-        neighbours.reverse()
-    extent = tf.convert_to_tensor([-1, height, width, channels])  # one for all
-    return [
-        tf.slice(x, [0, row, column, start], extent)
-        for (row, column), start in zip(neighbours, starts, strict=True)
-    ]
+def _shifted(x, size, axis, starts, channels):
+    """Per neighbour along an axis, `channels` channels from its start on."""
+    length = x.shape[axis] or tf.shape(x)[axis]
+    padding = [[0, 0]] * 4
+    padding[axis] = [size // 2] * 2
+    x = tf.pad(x, padding)
+    extent = [-1] * 4
+    extent[axis], extent[3] = length, channels
+    extent = tf.convert_to_tensor(extent)  # one for all
+    parts = []
+    for number, start in enumerate(starts):
+        begin = [0, 0, 0, start]
+        begin[axis] = number
+        parts.append(tf.slice(x, begin, extent))
+    return parts

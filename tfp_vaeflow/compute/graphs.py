@@ -107,7 +107,6 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
     """
     now = mode()
     again = now.compiled and now.recompute and not now.is_within_graph
-    again = again and now.kept is None  # a part computes its inside again by itself
     # In eager mode there is no graph to share, and no graph's tensors may get out.
     if not again and (now.graphs is None or tf.config.functions_run_eagerly()):
         return method(module, x, conditioning)
@@ -115,9 +114,7 @@ def shared(module: tf.Module, method: Callable, x, conditioning):
     if structure is None:
         return method(module, x, conditioning)
     if again:
-        function = _with_recomputation(
-            _computation(module, method, conditioning), _compiled_apart
-        )
+        function = _with_recomputation(_computation(module, method), _compiled_apart)
     else:
         function = now.graphs.function(
             module, structure, method, conditioning is not None
@@ -151,14 +148,12 @@ def recomputed(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
     return run
 
 
-def _computation(module: tf.Module, method: Callable, known=None) -> Callable:
+def _computation(module: tf.Module, method: Callable) -> Callable:
     """`method` as a function of (x, conditioning, values of `places_of(module)`)."""
     outer, places = mode(), places_of(module)
-    is_known = known is not None and known is outer.conditioning
 
     def computation(x, conditioning, values):
-        now = {"conditioning": conditioning if is_known else None}
-        with with_values(places, values, outer), using(is_within_graph=True, **now):
+        with with_values(places, values, outer), using(is_within_graph=True):
             return method(module, x, conditioning)
 
     return computation
@@ -198,7 +193,6 @@ _NOT_STRUCTURE = {
     "_name",
     "_name_scope",
     "_keras_variables",
-    "_stacks",
 }
 
 

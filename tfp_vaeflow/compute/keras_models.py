@@ -1,14 +1,12 @@
 """Keras models in the present mode."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from tfp_vaeflow.compute.graphs import recomputed
-from tfp_vaeflow.compute.mode import mode, network_dtype, using
-from tfp_vaeflow.compute.parts import as_programs
+from tfp_vaeflow.compute.mode import mode, network_dtype
 
 
 def run_model(
@@ -43,30 +41,8 @@ def run_model(
             for layer, policy in zip(part.layers, policies):
                 layer.dtype_policy = policy
 
-    alone = tf.distribute.get_replica_context().num_replicas_in_sync == 1
-    if mode().in_parts and alone:  # batch norm may need the other replicas
-        return _apart(model, lambda x: run(model, x), x)
     if not mode().recompute:
         return run(model, x)
     for part in parts():
         x = recomputed(lambda x, part=part: run(part, x))(x)
     return x
-
-
-def _apart(model, function, x):
-    """`function(x)`, which uses a model, as a part of a step."""
-    outer = dataclasses.replace(mode(), in_parts=False, compiled=True, graphs=None)
-    states = model.non_trainable_variables
-
-    def run(x, values):
-        base = dataclasses.replace(outer, kept=mode().kept)
-        scope = keras.StatelessScope(list(zip(model.variables, values)))
-        with using(base), scope:
-            y = function(x)
-        return y, [scope.get_current_value(state) for state in states]
-
-    values = [tf.convert_to_tensor(variable.value) for variable in model.variables]
-    y, after = as_programs(run)(x, values)
-    for state, value in zip(states, after):
-        state.assign(value)
-    return y

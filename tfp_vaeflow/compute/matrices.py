@@ -3,7 +3,6 @@
 import tensorflow as tf
 
 from tfp_vaeflow.compute.mode import mode
-from tfp_vaeflow.compute.parts import kept
 
 
 def log_abs_det(matrix: tf.Tensor) -> tf.Tensor:
@@ -45,7 +44,7 @@ def _by_cholesky(matrix):
 
 def _factor(matrix):
     """L of `W W^T = L L^T`."""
-    return kept(tf.linalg.cholesky(tf.matmul(matrix, matrix, transpose_b=True)))
+    return tf.linalg.cholesky(tf.matmul(matrix, matrix, transpose_b=True))
 
 
 def _transposed_inverse(matrix, factor):

@@ -42,9 +42,6 @@ class Mode:
     graphs: object | None = None
     is_within_graph: bool = False
     weights_wait: bool = False
-    in_parts: bool = False
-    kept: object | None = None
-    conditioning: tf.Tensor | None = None
     weights: Mapping[object, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 

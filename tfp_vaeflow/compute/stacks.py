@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfp_vaeflow.compute.alike import are_alike
+from tfp_vaeflow.compute.loops import are_alike
 from tfp_vaeflow.compute.mode import using
 from tfp_vaeflow.compute.weights import StackedWeight, weights_by_place
 

@@ -29,7 +29,7 @@ class StackedWeight:
 
     def value(self) -> tf.Tensor:
         """The part of the variable, as a tensor."""
-        return stack_of(self)[self.index]
+        return self.stack[self.index]
 
     def numpy(self) -> np.ndarray:
         """The part of the variable, as an array."""
@@ -48,11 +48,6 @@ class StackedWeight:
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self.numpy(), dtype)
-
-
-def stack_of(weight: StackedWeight) -> tf.Tensor:
-    """All parts of the variable that has this weight, or the tensor in its place."""
-    return tf.convert_to_tensor(mode().weights.get(id(weight.stack), weight.stack))
 
 
 tf.register_tensor_conversion_function(
@@ -151,31 +146,6 @@ class Derived:
             return self
         known = mode().weights.get((id(module), self._name))
         return self.function(module) if known is None else known
-
-
-class DerivedWithConditioning(Derived):
-    """A tensor that depends on a module's weights and the conditioning vector alone.
-
-    It is read as a method of the conditioning: `layer.h(z)`. Where modules that are
-    built alike run one after another, and get the same vector, it is computed for all
-    of them at once.
-
-    Args:
-      function: (module, conditioning `[B, D]`) -> tensor; see `Derived`.
-    """
-
-    def __get__(self, module: tf.Module | None, owner: type | None = None):
-        if module is None:
-            return self
-
-        def of(conditioning):
-            if conditioning is mode().conditioning:
-                known = mode().weights.get((id(module), self._name))
-                if known is not None:
-                    return known
-            return self.function(module, conditioning)
-
-        return of
 
 
 # A weight, or the key of a `Derived` attribute, that a tensor can stand in for.

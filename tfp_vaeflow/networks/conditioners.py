@@ -32,19 +32,9 @@ class GlobalLinear(Linear):
         init = Initializer.of(init)
         super().__init__((conditioning_dim, hidden), init, bias="uniform")
 
-    @compute.DerivedWithConditioning
-    def h(self, conditioning: tf.Tensor) -> tf.Tensor:
-        """conditioning `[B, D]` -> `[B, hidden]`."""
-        *stacked, dim, hidden = self.kernel.shape
-        if not stacked:
-            return tf.matmul(conditioning, self.kernel) + self.bias
-        kernel = tf.reshape(tf.transpose(self.kernel, [1, 0, 2]), [dim, -1])
-        h = tf.matmul(conditioning, kernel) + tf.reshape(self.bias, [-1])
-        return tf.transpose(tf.reshape(h, [-1, *stacked, hidden]), [1, 0, 2])
-
     def __call__(self, x: tf.Tensor, conditioning: tf.Tensor) -> tf.Tensor:
         """conditioning `[B, D]` -> `[B, (1, 1,) hidden]`; x is not looked at."""
-        h = self.h(conditioning)
+        h = super().__call__(conditioning)
         return tf.reshape(h, [-1, *[1] * (x.shape.rank - 2), h.shape[-1]])
 
 

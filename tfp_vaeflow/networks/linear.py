@@ -10,16 +10,9 @@ from tfp_vaeflow import compute
 from tfp_vaeflow.networks.initializer import Initializer
 
 ACTIVATIONS = {
-    "elu": compute.Activation(
-        lambda x: compute.elu(x), lambda y: tf.where(y > 0, tf.ones_like(y), y + 1)
-    ),
-    "relu": compute.Activation(
-        tf.nn.relu, lambda y: tf.where(y > 0, tf.ones_like(y), tf.zeros_like(y))
-    ),
-    "leaky_relu": compute.Activation(
-        functools.partial(tf.nn.leaky_relu, alpha=0.1),
-        lambda y: tf.where(y > 0, tf.ones_like(y), 0.1 * tf.ones_like(y)),
-    ),
+    "elu": lambda x: compute.elu(x),
+    "relu": tf.nn.relu,
+    "leaky_relu": functools.partial(tf.nn.leaky_relu, alpha=0.1),
 }
 
 # Guards the division by a standard deviation in data-dependent initialisation.

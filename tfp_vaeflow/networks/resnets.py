@@ -20,14 +20,13 @@ class _SameConv2D(keras.layers.Conv2D):
     """A convolution of stride 1 that keeps the resolution."""
 
     def convolution_op(self, inputs, kernel):
-        kernel = tf.convert_to_tensor(kernel)
-        return compute.kept(compute.conv2d_same(inputs, kernel))
+        return compute.conv2d_same(inputs, tf.convert_to_tensor(kernel))
 
 
 class _StridedConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
-        kernel = tf.convert_to_tensor(kernel)
-        return compute.kept(compute.conv2d_strided(inputs, kernel, self.strides[0]))
+        convolve = compute.as_fast_as_float32(super().convolution_op)
+        return compute.of_any_batch(convolve(inputs, tf.convert_to_tensor(kernel)))
 
 
 class _ResNetBuilder:

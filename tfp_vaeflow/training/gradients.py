@@ -21,6 +21,7 @@ def loss_and_gradients(
     config: ExperimentConfig,
     batch: Batch,
     step: int | tf.Tensor,
+    compiled: Callable[[Callable], Callable] = lambda function: function,
 ) -> tuple[Losses, list[tf.Tensor]]:
     """The losses of a batch, and the gradient of the training objective.
 
@@ -37,6 +38,9 @@ def loss_and_gradients(
       batch: images at consecutive positions of the global batch; they divide evenly
         into micro-batches.
       step: number of steps so far; the noise depends on it.
+      compiled: wraps, and may compile, the function that computes the losses of a
+        (micro-)batch given its statistics, and their gradient. That function needs no
+        other replica.
 
     Returns:
       Each loss term, summed over the batch and divided by `TrainingConfig.batch_size`;
@@ -48,6 +52,7 @@ def loss_and_gradients(
     with tf.name_scope(PARTS[0]), tf.GradientTape() as tape:
         statistics = model.statistics(batch.images, labels=batch.labels, training=True)
 
+    @compiled
     def of_piece(first, images, given):
         with tf.name_scope(PARTS[1]), tf.GradientTape() as piece_tape:
             piece_tape.watch(given)
@@ -59,7 +64,7 @@ def loss_and_gradients(
             loss = tf.reduce_sum(objective) / training.batch_size
             sums = Losses(*(tf.reduce_sum(t) / training.batch_size for t in losses))
         with tf.name_scope(PARTS[1] + GRADIENT):
-            gradients = piece_tape.gradient(loss, [others, given])
+            gradients = compute.gradient(piece_tape, loss, [others, given])
             return sums, *gradients
 
     if training.micro_batches == 1:

@@ -197,12 +197,11 @@ class Trainer:
         """
         if not self._compiled:
             return
-        graphs = [self.graph(_example_of(self.training_batches(splits.train, 0)))]
+        self.graph(_example_of(self.training_batches(splits.train, 0)))
         if splits.validation.num_images:
             batch = _example_of(self._evaluation_batches(splits.validation))
             batch = split_over_replicas(self._strategy, batch)
-            graphs.append(self._evaluation_step.get_concrete_function(batch, 1).graph)
-        compute.compile_programs(*graphs)
+            self._evaluation_step.get_concrete_function(batch, 1)
 
     def graph(self, batch: data.Batch) -> tf.Graph:
         """The graph of a step on a batch like this."""
@@ -234,7 +233,10 @@ class Trainer:
     # Without AutoGraph, which has nothing to convert here and is slow.
     @tf.function(autograph=False)
     def _train_step(self, batch: data.Batch, stop_request: tf.Tensor) -> StepResult:
-        results = self._strategy.run(self._step_on_replica, [batch, stop_request])
+        step = self._step_on_replica
+        if self._compiled and not self._has_replicas:
+            step = compute.compiled(step)
+        results = self._strategy.run(step, [batch, stop_request])
         # They are the same on every replica.
         return tf.nest.map_structure(
             lambda result: self._strategy.experimental_local_results(result)[0], results
@@ -247,16 +249,19 @@ class Trainer:
             before = [tf.identity(v) for v in self.model.non_trainable_variables]
             taken = tf.identity(self.counts.taken)
             inputs = self.model, self._config, batch, taken
-            # Batch norm and the sum of gradients need the other replicas.
-            whole = self._compiled and not self._has_replicas
-            compiled = compute.compiled if whole else lambda function: function
-            losses, gradients = loss_and_gradients(*inputs)
+            if self._compiled and self._has_replicas:
+                losses, gradients = loss_and_gradients(*inputs, compute.compiled)
+            else:
+                losses, gradients = loss_and_gradients(*inputs)
             # `tf.identity` puts the request on the replica's device.
             losses, gradients, stop_requests = compute.summed_over_replicas(
                 [losses, gradients, tf.identity(stop_request)]
             )
-            results = compiled(self._update)(losses, gradients, before)
-            return StepResult(losses, *results, stop_requests)
+            norm = global_norm(gradients)
+            made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
+            self._update_if(made, gradients, norm, before)
+            counts = self.counts.skipped_in_a_row, self.counts.skipped
+            return StepResult(losses, norm, *map(tf.identity, counts), stop_requests)
 
     @contextlib.contextmanager
     def _mode_of_step(self):
@@ -265,9 +270,8 @@ class Trainer:
             "mixed_precision": training.mixed_precision,
             "recompute": training.recompute,
         }
-        if self._compiled:
-            # XLA crashes on operations without traces.
-            with compute.using(in_parts=True, **mode):
+        if self._compiled or compute.mode().compiled:
+            with compute.using(**mode):  # XLA crashes on operations without traces
                 yield
         else:
             with (
@@ -275,14 +279,6 @@ class Trainer:
                 compute.using(graphs=self._graphs, **mode),
             ):
                 yield
-
-    def _update(self, losses: Losses, gradients, before):
-        """The update and the counts; the norm of the gradient, and the counts after."""
-        norm = global_norm(gradients)
-        made = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(losses))
-        self._update_if(made, gradients, norm, before)
-        counts = self.counts.skipped_in_a_row, self.counts.skipped
-        return norm, *map(tf.identity, counts)
 
     def _update_if(self, made: tf.Tensor, gradients, norm: tf.Tensor, before) -> None:
         """Makes the step's update, or changes nothing but the counts.
@@ -325,8 +321,7 @@ class Trainer:
         def replica_step(batch):
             inputs = batch.images, batch.positions[0], batch.labels
             if self._compiled:
-                with compute.using(in_parts=True):
-                    losses = losses_of(*inputs)
+                losses = compute.compiled(losses_of)(*inputs)
             else:
                 with (
                     compute.WithoutStackTraces(),
