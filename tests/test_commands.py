@@ -316,13 +316,13 @@ def test_flags_of_xla_are_added_to_those_of_the_user(tmp_path, monkeypatch):
     path.write_text("--xla_a=1\n--xla_b=2\n")
     for given in ("--xla_a=1 --xla_b=2", str(path)):
         monkeypatch.setenv("XLA_FLAGS", given)
-        tensorflow_start._set_xla_flag("xla_c", "3")
-        tensorflow_start._set_xla_flag("xla_b", "4")
+        tensorflow_start._set_flag("XLA_FLAGS", "xla_c", "3")
+        tensorflow_start._set_flag("XLA_FLAGS", "xla_b", "4")
         assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_b=2 --xla_c=3"
-        tensorflow_start._set_xla_flag("xla_b", "4", wins=True)
+        tensorflow_start._set_flag("XLA_FLAGS", "xla_b", "4", wins=True)
         assert os.environ["XLA_FLAGS"].endswith("--xla_b=2 --xla_c=3 --xla_b=4")
     monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
-    tensorflow_start._set_xla_flag("xla_c", "3")
+    tensorflow_start._set_flag("XLA_FLAGS", "xla_c", "3")
     assert os.environ["XLA_FLAGS"] == str(tmp_path / "missing")
 
 
@@ -339,7 +339,7 @@ tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()
 options = open(path).read()
 assert "xla_gpu_deterministic_ops: true" in options
 assert "xla_gpu_enable_triton_gemm: false" in options
-tensorflow_start._set_xla_flag("xla_dump_to", "another")
+tensorflow_start._set_flag("XLA_FLAGS", "xla_dump_to", "another")
 assert os.environ["XLA_FLAGS"].startswith(f"--xla_dump_to={sys.argv[1]} ")
 assert "another" not in os.environ["XLA_FLAGS"]
 try:

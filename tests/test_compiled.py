@@ -2,6 +2,8 @@
 
 import dataclasses
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +22,14 @@ from tfp_vaeflow.model.objective import Losses
 QUICK = ("5 bits",)
 
 
-TOOL = Path(__file__).parents[1] / "tools" / "operations.py"
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
-def test_operations_are_counted():
+def test_operations_and_traffic_are_counted():
     """A product and a tanh a turn, whatever XLA joins with them."""
-    count = runpy.run_path(str(TOOL))["count_in_program"]
+    program_of = runpy.run_path(str(TOOLS / "hlo_program.py"))["Program"]
 
-    def program(turns):
+    def program(turns, size=8):
         @compute.compiled
         def run(x):
             def body(x):
@@ -35,11 +37,46 @@ def test_operations_are_counted():
 
             return tf.while_loop(lambda _: True, body, (x,), maximum_iterations=turns)
 
-        return run.experimental_get_compiler_ir(tf.ones([8, 8]))("optimized_hlo")
+        ir = run.experimental_get_compiler_ir(tf.ones([size, size]))
+        return program_of(ir("optimized_hlo"))
 
-    one, ten, twenty = (count(program(turns)) for turns in (1, 10, 20))
+    one, ten, twenty = (program(turns).operations() for turns in (1, 10, 20))
     assert 2 <= one <= 12
     assert twenty - ten >= 10 * 2 and (twenty - ten) % 10 == 0
+    # At least: the product writes, the sum reads it and x, and writes.
+    matrix = 4 * 256**2
+    a_turn = (program(20, 256).traffic() - program(10, 256).traffic()) / 10
+    assert 4 * matrix <= a_turn <= 12 * matrix
+
+
+def test_a_slice_counts_as_its_size():
+    program_of = runpy.run_path(str(TOOLS / "hlo_program.py"))["Program"]
+    text = """
+fused (a: f32[100,8], i: s32[]) -> f32[1,8] {
+  %a = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %s = f32[1,8]{1,0} dynamic-slice(%a, %i, %zero), dynamic_slice_sizes={1,8}
+}
+
+ENTRY main (a: f32[100,8], i: s32[]) -> f32[100,8] {
+  %a = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,8]{1,0} fusion(%a, %i), kind=kLoop, calls=%fused
+  ROOT %put = f32[100,8]{1,0} dynamic-update-slice(%a, %row, %i, %zero)
+}
+"""
+    program = program_of(text)
+    assert program.operations() == 2
+    assert program.traffic() == (32 + 4 + 32) + 2 * 32
+
+
+def test_a_gpu_program_says_what_it_needs():
+    command = [sys.executable, "tools/gpu_program.py", "pyproject.toml"]
+    run = subprocess.run(command, cwd=TOOLS.parent, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "No module named 'jax'" in run.stderr and "--help" in run.stderr
 
 
 class Scaled(tf.Module):

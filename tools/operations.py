@@ -5,32 +5,25 @@
 On a GPU, starting an operation takes some microseconds, whatever it computes. This
 prints the number of operations of the step as a graph of TensorFlow, and of the step as
 XLA compiles it (the instructions of the optimised program, those of a loop once per
-iteration). XLA compiles for the device of this machine: on a CPU the number is an
-estimate for a GPU.
+iteration), with the memory that the latter reads and writes. XLA compiles for the
+device of this machine: on a CPU the numbers are an estimate for a GPU.
+
+With --hlo, the step is written to a file instead, as XLA takes it: tools/gpu_program.py
+says what XLA makes of it for a GPU, on a machine without one.
 """
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hlo_program import Program
+
 from tfp_vaeflow.common import files
 
-# Instructions and operations that compute nothing: they name values or pass them on.
-_NOTHING = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "after-all",
-    "opt-barrier",
-    "partition-id",
-    "replica-id",
-}
+# Operations that compute nothing: they name values or pass them on.
 _NOTHING_IN_GRAPHS = {
     "Const",
     "Identity",
@@ -42,44 +35,6 @@ _NOTHING_IN_GRAPHS = {
     "_Arg",
     "_Retval",
 }
-_HEADER = re.compile(r"^(?:(ENTRY) )?%?([\w.\-]+)[ (].*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = .*? ([a-z][a-z\-]*)\(")
-_CALLED = re.compile(r"(?:to_apply|calls|condition|body)=%?([\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-
-
-def count_in_program(hlo: str) -> int:
-    """The operations that an optimised HLO module starts.
-
-    A fusion is one operation. A loop counts as the operations of all its iterations, or
-    of one iteration if their number is not known.
-    """
-    computations, entry, lines = {}, None, []
-    for line in hlo.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            lines = computations.setdefault(header[2], [])
-            entry = header[2] if header[1] else entry
-        else:
-            lines.append(line)
-
-    def count(name):
-        total = 0
-        for line in computations[name]:
-            instruction = _INSTRUCTION.match(line)
-            if not instruction or instruction[1] in _NOTHING:
-                continue
-            if instruction[1] == "while":
-                trips = _TRIPS.search(line)
-                turn = sum(map(count, _CALLED.findall(line)))
-                total += (int(trips[1]) if trips else 1) * turn
-            elif instruction[1] == "call":
-                total += sum(map(count, _CALLED.findall(line)))
-            else:
-                total += 1
-        return total
-
-    return count(entry)
 
 
 def count_in_graph(graph) -> int:
@@ -116,6 +71,7 @@ def main() -> None:
     parser.add_argument("--gin_file", type=files.expand, default="gin/cifar10.gin")
     parser.add_argument("--gin_bindings", action="append", default=[])
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--hlo", type=files.user_path, help="takes the step")
     flag = parser.parse_args()
 
     from benchmark import random_split  # it starts TensorFlow
@@ -133,11 +89,16 @@ def main() -> None:
     config = experiment.load([flag.gin_file], bindings)
     trainer = Trainer(config, make_strategy("one_device"))
     batch = next(iter(trainer.training_batches(random_split(config), 0)))
+    if flag.hlo is not None:
+        files.write_bytes(flag.hlo, trainer.program(batch, "hlo_serialized"))
+        print(f"written to {flag.hlo}")
+        return
     print(f"graph: {count_in_graph(trainer.graph(batch))} operations", flush=True)
     start = time.perf_counter()
-    hlo = trainer.program(batch)
+    program = Program(trainer.program(batch))
     print(
-        f"compiled by XLA: {count_in_program(hlo)} operations; compiled in "
+        f"compiled by XLA: {program.operations()} operations, which read and write "
+        f"{program.traffic() / 1e9:.1f} GB; compiled in "
         f"{time.perf_counter() - start:.0f} s, the process took up to "
         f"{compute.peak_memory_mib():.0f} MB"
     )

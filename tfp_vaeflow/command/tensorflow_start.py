@@ -40,13 +40,18 @@ def _seeming_absent(*packages: str) -> Iterator[None]:
             del sys.modules[package]
 
 
-def _set_xla_flag(name: str, value: str, wins: bool = False) -> None:
-    """Sets a flag of XLA; the user's value is kept unless this one `wins`.
+def _set_flag(variable: str, name: str, value: str, wins: bool = False) -> None:
+    """Sets a flag in a variable; the user's value is kept unless this one `wins`.
 
-    `XLA_FLAGS` may name a file with flags. Then the variable takes the file's content,
-    because a file and more flags cannot both be given.
+    The variable may name a file with flags. Then it takes the file's content, because a
+    file and more flags cannot both be given.
+
+    Args:
+      variable: `XLA_FLAGS`, or `TF_XLA_FLAGS` for XLA's side of TensorFlow.
+      name, value: of the flag.
+      wins: see above.
     """
-    flags = os.environ.get("XLA_FLAGS", "").strip()
+    flags = os.environ.get(variable, "").strip()
     if flags and not flags.startswith("-"):
         try:
             with open(flags, encoding="utf-8") as file:
@@ -56,7 +61,7 @@ def _set_xla_flag(name: str, value: str, wins: bool = False) -> None:
     if wins or not re.search(rf"--{name}\b", flags):
         # Of several values of a flag, XLA takes the last one.
         flags = f"{flags} --{name}={value}".strip()
-    os.environ["XLA_FLAGS"] = flags
+    os.environ[variable] = flags
 
 
 def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
@@ -78,10 +83,12 @@ def start_tensorflow(cached: bool = True, deterministic: bool = False) -> None:
     if deterministic:
         # Before the cache reads these variables, which are part of its key.
         os.environ["TF_DETERMINISTIC_OPS"] = "1"
-        _set_xla_flag("xla_gpu_deterministic_ops", "true", wins=True)
+        _set_flag("XLA_FLAGS", "xla_gpu_deterministic_ops", "true", wins=True)
     # XLA would spend more than half of a step's compilation on writing and trying its
     # own kernels for matrix products, which make the step no faster.
-    _set_xla_flag("xla_gpu_enable_triton_gemm", "false")
+    _set_flag("XLA_FLAGS", "xla_gpu_enable_triton_gemm", "false")
+    # TensorFlow would write out zeros as large as activations before XLA sees them.
+    _set_flag("TF_XLA_FLAGS", "tf_xla_disable_constant_folding", "true")
     cache = compilation_cache.offered() if cached else contextlib.nullcontext()
     with cache, tempfile.TemporaryFile() as caught:
         stderr = os.dup(2)

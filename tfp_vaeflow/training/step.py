@@ -208,14 +208,17 @@ class Trainer:
         arguments = self._step_arguments(batch, False)
         return self._train_step.get_concrete_function(*arguments).graph
 
-    def program(self, batch: data.Batch) -> str:
-        """XLA's optimised program of a step on a batch like this, on one device: HLO.
+    def program(self, batch: data.Batch, stage: str = "optimized_hlo") -> str | bytes:
+        """XLA's program of a step on a batch like this, on one device: HLO.
 
-        It takes as long as compiling the step does.
+        Args:
+          batch: see above.
+          stage: `optimized_hlo`, a text that takes as long as compiling the step does;
+            or `hlo_serialized`, what XLA starts from.
         """
         step = compute.compiled(self._step_on_replica)
         program = step.experimental_get_compiler_ir(batch, tf.constant(0.0))
-        return program(stage="optimized_hlo")
+        return program(stage=stage)
 
     def _step_arguments(self, batch: data.Batch, stop_requested: bool):
         batch = split_over_replicas(self._strategy, batch)
