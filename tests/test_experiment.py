@@ -58,6 +58,16 @@ REDUCED = {
         "EncoderConfig.planes = [4]",
         "PriorConfig.hidden = 4",
     ],
+    "folder_content.gin": [
+        "ModelConfig.image_shape = (16, 16, 3)",
+        "FlowConfig.num_steps = [0, [1], 1]",
+        "FlowConfig.hidden = [4, 4, 4]",
+        "FlowConfig.factors = [4]",
+        "EncoderConfig.planes = [4]",
+        "PriorConfig.hidden = 4",
+        "ModelConfig.latent_dim = 6",
+        "ModelConfig.principal_components = 4",
+    ],
     "digits_classes.gin": [
         "FlowConfig.num_steps = [0, [1, 1], 1]",
         "FlowConfig.hidden = [4, 4, 4]",
