@@ -339,6 +339,7 @@ tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()
 options = open(path).read()
 assert "xla_gpu_deterministic_ops: true" in options
 assert "xla_gpu_enable_triton_gemm: false" in options
+assert "tf_xla_disable_constant_folding=true" in os.environ["TF_XLA_FLAGS"]
 tensorflow_start._set_flag("XLA_FLAGS", "xla_dump_to", "another")
 assert os.environ["XLA_FLAGS"].startswith(f"--xla_dump_to={sys.argv[1]} ")
 assert "another" not in os.environ["XLA_FLAGS"]

@@ -17,6 +17,14 @@ from tfp_vaeflow.training.devices import mirrored
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
 # Bindings that shrink an experiment: fewer levels, one step each, few channels.
+FOLDER_SMALL = [
+    "ModelConfig.image_shape = (16, 16, 3)",
+    "FlowConfig.num_steps = [0, [1], 1]",
+    "FlowConfig.hidden = [4, 4, 4]",
+    "FlowConfig.factors = [4]",
+    "EncoderConfig.planes = [4]",
+    "PriorConfig.hidden = 4",
+]
 REDUCED = {
     "digits.gin": [
         "FlowConfig.num_steps = [0, [1, 1], 1]",
@@ -50,21 +58,9 @@ REDUCED = {
         "EncoderConfig.planes = [4]",
         "PriorConfig.hidden = 4",
     ],
-    "folder_small.gin": [
-        "ModelConfig.image_shape = (16, 16, 3)",
-        "FlowConfig.num_steps = [0, [1], 1]",
-        "FlowConfig.hidden = [4, 4, 4]",
-        "FlowConfig.factors = [4]",
-        "EncoderConfig.planes = [4]",
-        "PriorConfig.hidden = 4",
-    ],
+    "folder_small.gin": FOLDER_SMALL,
     "folder_content.gin": [
-        "ModelConfig.image_shape = (16, 16, 3)",
-        "FlowConfig.num_steps = [0, [1], 1]",
-        "FlowConfig.hidden = [4, 4, 4]",
-        "FlowConfig.factors = [4]",
-        "EncoderConfig.planes = [4]",
-        "PriorConfig.hidden = 4",
+        *FOLDER_SMALL,
         "ModelConfig.latent_dim = 6",
         "ModelConfig.principal_components = 4",
     ],

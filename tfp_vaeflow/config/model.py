@@ -10,6 +10,8 @@ from tfp_vaeflow.config.flow import ACTIVATIONS, CouplingConfig, FlowConfig, Ste
 ENCODER_NORMS = ("batch", "group")
 # A coarse picture has at most this many numbers: their covariance is a square matrix.
 _LARGEST_COARSE = 4096
+# Images that principal components are found from, at least.
+IMAGES_PER_COMPONENT = 2
 PRIORS = ("normal", "flow", "categorical")
 
 
@@ -288,7 +290,7 @@ class ModelConfig(Settings):
     @property
     def least_images(self) -> int:
         """Images that principal components are found from, at least."""
-        return 2 * self.principal_components
+        return IMAGES_PER_COMPONENT * self.principal_components
 
     @property
     def num_dims(self) -> int:

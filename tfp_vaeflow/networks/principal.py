@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfp_vaeflow import compute
 from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.config.model import IMAGES_PER_COMPONENT
 from tfp_vaeflow.networks.initializer import Initializer
 
 # The least noise, as a part of the largest variance or of 1.
@@ -71,10 +72,11 @@ class PrincipalComponents(tf.Module):
           UserError: if there are less than two images per component.
         """
         rows = np.concatenate([np.float64(self.coarse(batch)) for batch in batches])
-        if len(rows) < 2 * self.count:
+        least = IMAGES_PER_COMPONENT * self.count
+        if len(rows) < least:
             raise UserError(
                 f"{len(rows)} images are there to find {self.count} principal "
-                f"components; expected at least {2 * self.count}: lower "
+                f"components; expected at least {least}: lower "
                 "ModelConfig.principal_components"
             )
         found, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
