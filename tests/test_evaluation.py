@@ -15,7 +15,7 @@ from tfp_vaeflow import config as cfg
 from tfp_vaeflow import data, evaluation
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.evaluation import figures, likelihood, page, probes, report, samples
-from tfp_vaeflow.evaluation.measure import Drawing
+from tfp_vaeflow.evaluation.measure import Drawing, Subject
 from tfp_vaeflow.evaluation.measures import MEASURES
 
 
@@ -56,6 +56,18 @@ def test_mean_losses_equal_the_model_s(splits):
         np.testing.assert_allclose(
             found.standard_error, totals.std(ddof=1) / 50**0.5, rtol=1e-4
         )
+
+
+def test_real_images_are_compared_at_the_model_s_levels(splits):
+    """A model of few levels gives back fewer values of pixels than files have."""
+    model = vf.build_model(dataclasses.replace(digits_model().config, n_bins=3))
+    model.initialize(random_images(64, (8, 8, 1)))
+    full = splits.test.mapped(lambda images: images | 15)
+    subject = Subject(model, full, full, cfg.EvaluationConfig(), print)
+    assert set(np.unique(full.first(50))) > {15, 255}
+    for part in (subject.train, subject.split, subject.compared):
+        expected = model.decode(*model.encode(full.first(50)))
+        np.testing.assert_array_equal(part.first(50), expected)
 
 
 @pytest.mark.parametrize("kind", ["flow", "normal"])
@@ -203,6 +215,33 @@ def test_report(splits, latent_dim, tmp_path, tmp_path_factory):
     assert result["probe"] is None and result["samples"] is None
     assert result["fidelity"] is None
     assert "training images are all of one class, 0" in page.table(result)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
+def test_figures_that_are_not_finite(splits, tmp_path):
+    """One image on which the flow overflows must not cost all other figures."""
+    model = digits_model(1, prior=cfg.PriorConfig("normal"))
+    randomize(model, scale=0.05)
+    settings = cfg.EvaluationConfig(num_samples=2, batch_size=50, probe_seeds=1)
+    settings = dataclasses.replace(settings, other_data="digits")
+    only = ["bound", "usage", "probes", "by_class", "decoupling"]
+
+    def measured():
+        result = report.evaluate(model, splits, "test", settings, only=only)
+        json.dumps(result, allow_nan=False)
+        return result
+
+    result = measured()
+    assert not result["notes"] and result["num_samples"] == 2
+    drawing = Drawing(model, splits.test, result, [], tmp_path, 50)
+    assert "z_map.png" in report.draw(drawing)  # of a z with one entry
+    # The encoder's last bias makes z infinite.
+    model.encoder.trainable_variables[-1].assign_add(np.float32([np.inf, 0]))
+    result = measured()
+    assert set(result["notes"]) >= {"bound", "usage", "probes"}
+    assert "Some figures are not finite" in page.table(result)
+    assert "of 50" not in page.table(result)
+    report.draw(Drawing(model, splits.test, result, [], tmp_path, 50))
 
 
 def test_a_measure_that_is_none(splits):

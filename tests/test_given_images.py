@@ -55,20 +55,53 @@ def test_a_run_and_its_continuation(digits, tmp_path, capsys):
         data.load(config.data, config.model)
 
 
-def test_divided_as_a_file(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_divided_as_a_file(digits, tmp_path, monkeypatch, has_validation):
     """So `evaluate --data_dir=FILE` measures images that were not trained on."""
     images, labels = digits
+    aside = images[300:], labels[300:]
+    arguments = {"validation": aside} if has_validation else {}
     found = []
     monkeypatch.setattr(given.training, "run", lambda *args: found.append(args[-1]))
     with pytest.raises(AttributeError):  # there is no trainer
-        train(images, labels, tmp_path, 1)
+        train(images, labels, tmp_path, 1, **arguments)
     config = experiment.load(["gin/digits.gin"])
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    arrays = {"images": images, "labels": labels}
+    if has_validation:
+        arrays |= {"validation_images": aside[0], "validation_labels": aside[1]}
+    np.savez(tmp_path / "digits.npz", **arrays)
     file = dataclasses.replace(config.data, data_dir=str(tmp_path / "digits.npz"))
     expected = data.load(file, config.model)
     for ours, theirs in zip(found[0](config.data, config.model, None), expected):
         np.testing.assert_array_equal(ours.first(400), theirs.first(400))
         np.testing.assert_array_equal(ours.labels, theirs.labels)
+    sizes = [400, 100, 0] if has_validation else [324, 36, 40]
+    assert [part.num_images for part in expected] == sizes
+
+
+def test_the_first_images_are_of_all_classes(digits, tmp_path):
+    """They initialise the model, and arrays often go class by class."""
+    images, labels = digits
+    order = np.argsort(labels, kind="stable")
+    np.savez(tmp_path / "sorted.npz", images=images[order], labels=labels[order])
+    config = experiment.load(["gin/digits.gin"])
+    file = dataclasses.replace(config.data, data_dir=str(tmp_path / "sorted.npz"))
+    train_part = data.load(file, config.model).train
+    assert len(set(train_part.labels[:64])) == 10
+    by_images = {image.tobytes(): label for image, label in zip(images, labels)}
+    for image, label in zip(train_part.first(64), train_part.labels):
+        assert by_images[image.tobytes()] == label
+
+
+def test_a_damaged_compressed_file(digits, tmp_path):
+    path = tmp_path / "digits.npz"
+    np.savez_compressed(path, images=digits[0])
+    whole, config = path.read_bytes(), experiment.load(["gin/digits.gin"])
+    file = dataclasses.replace(config.data, data_dir=str(path))
+    for place in range(150, 900, 10):  # zlib, zipfile and NumPy notice it
+        path.write_bytes(whole[:place] + b"\0\xff\xff" + whole[place + 3 :])
+        with pytest.raises(vf.UserError, match="is no NumPy file"):
+            data.load(file, config.model)
 
 
 def test_arrays_that_do_not_fit(digits, tmp_path):

@@ -202,11 +202,14 @@ def test_training_objective(config, step, expected):
 
 
 def test_free_nats_take_the_gradient_of_a_small_kl_away():
-    for kl, expected in ((3.0, 0.0), (9.0, 1.0)):
-        value = tf.constant([kl])
+    """All but that of the prior: below them, it still learns from the example."""
+    for kl, of_posterior, of_prior in ((3.0, 0.0, 1.0), (9.0, 1.0, 0.0)):
+        value, prior = tf.constant([kl]), tf.constant([5.0])
         with tf.GradientTape() as tape:
-            tape.watch(value)
+            tape.watch([value, prior])
             terms = Losses(tf.zeros(1), value, tf.zeros(1))
             config = ObjectiveConfig(free_nats=7.0)
-            objective = training_objective(terms, config, tf.constant(0))
-        assert tape.gradient(objective, value).numpy() == [expected]
+            objective = training_objective(terms, config, tf.constant(0), prior)
+        assert objective.numpy() == [max(kl, 7.0)]
+        found = tape.gradient(objective, [value, prior])
+        assert [g.numpy()[0] for g in found] == [of_posterior, of_prior]

@@ -6,6 +6,7 @@ import pytest
 
 from testing import TINY, tiny_experiment
 from tfp_vaeflow.config import OptimizerConfig, experiment
+from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.training import plan
 from tfp_vaeflow.training.optimization import WarmupThenDecay
 
@@ -65,8 +66,10 @@ def test_a_planned_run(train, tmp_path):
 def test_a_run_goes_on_by_its_plan(train, tmp_path):
     (tmp_path / "run").mkdir()
     planned = ["TrainingConfig.minutes = 0.5", "TrainingConfig.num_steps = 12"]
-    experiment.load(["gin/digits.gin"], [*TINY, *planned])
+    planned.append("OptimizerConfig.decay = 0.75")
+    config = experiment.load(["gin/digits.gin"], [*TINY, *planned])
     experiment.save(tmp_path / "run")
+    checkpoints.write_description(tmp_path / "run", config.model)
     done = train("--minutes=0.5")
     assert "planned when the run began: 12 steps" in done.stdout
     assert "trained to step 12;" in done.stdout, done.stderr
@@ -77,9 +80,14 @@ def test_a_run_goes_on_by_its_plan(train, tmp_path):
     both = train("--minutes=1", "--num_steps=5")
     assert "--minutes and --num_steps are given" in both.stderr
     bound = "--gin_bindings=TrainingConfig.minutes=1"
-    by_steps = train(bound, "--num_steps=12")  # steps take the place of minutes
-    assert "TrainingConfig.minutes: 0.5 -> None" in by_steps.stdout
-    assert "trained to step 12;" in by_steps.stdout, by_steps.stderr
+    warmup = "--gin_bindings=OptimizerConfig.warmup_steps=3"
+    by_steps = train(bound, warmup, "--num_steps=13")  # later than the minutes
+    assert "TrainingConfig.num_steps: 12 -> 13" in by_steps.stdout
+    assert "OptimizerConfig.decay" not in by_steps.stdout  # the rate does not jump up
+    assert "OptimizerConfig.warmup_steps: 50 -> 3" in by_steps.stdout
+    assert "trained to step 13;" in by_steps.stdout, by_steps.stderr
+    kept = experiment.load_saved(tmp_path / "run")
+    assert kept.training.minutes == 0.5 and kept.optimizer.decay == 0.75
 
 
 def test_too_little_time(train, tmp_path):
@@ -89,3 +97,22 @@ def test_too_little_time(train, tmp_path):
         r"minutes is 0.01; starting takes .* expected at least", done.stderr
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_later_of_steps_and_minutes_decides():
+    steps, minutes = "TrainingConfig.num_steps = 9", "TrainingConfig.minutes = 3"
+    planned = experiment.load(["gin/digits.gin"], [minutes])
+    unlimited = "TrainingConfig.minutes = None"
+    of = plan.steps_or_minutes
+    assert of([], None) == [] and of([steps, minutes], None) == [steps, minutes]
+    assert of([minutes, steps], None) == [minutes, steps, unlimited]
+    assert of([steps], planned) == [steps, "TrainingConfig.minutes = 3"]
+
+
+def test_a_binding_comes_before_the_plan():
+    bindings = ["TrainingConfig.minutes = 1\nrun.OptimizerConfig.decay=0.5", "# a=1"]
+    names = ["TrainingConfig.minutes", "OptimizerConfig.decay"]
+    assert experiment.names_in(bindings) == names
+    settings = {"OptimizerConfig.decay": 0.9, "TrainingConfig.num_steps": 4}
+    found = plan.planned_bindings(settings, bindings)
+    assert found == ["TrainingConfig.num_steps = 4"]

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from testing import load_digits, tiny_experiment
+from testing import (
+    load_digits,
+    random_images,
+    randomize,
+    tiny_experiment,
+    tiny_model_config,
+)
 from tfp_vaeflow import compute, data
 from tfp_vaeflow import config as cfg
 from tfp_vaeflow.common import noise
 from tfp_vaeflow.common.errors import UserError
+from tfp_vaeflow.model import build_model
 from tfp_vaeflow.training import Trainer, gradients, step
 from tfp_vaeflow.training.devices import make_strategy, mirrored
 from tfp_vaeflow.training.diagnosis import first_layer_not_finite
@@ -192,9 +199,9 @@ def spoil_gradient(monkeypatch, bad_step):
     """Makes the gradient of one step infinite, but not its losses."""
     plain = gradients.training_objective
 
-    def objective(losses, config, number):
+    def objective(losses, config, number, *others):
         factor = infinite_on_second_replica(tf.cast(number, tf.int32) == bad_step)
-        return with_gradient_times(plain(losses, config, number), factor)
+        return with_gradient_times(plain(losses, config, number, *others), factor)
 
     monkeypatch.setattr(gradients, "training_objective", objective)
 
@@ -316,3 +323,32 @@ def test_strategy_takes_all_devices():
 def test_hot_weights_are_refused_by_name():
     with pytest.raises(UserError, match="OptimizerConfig.ema_decay is 1.0; expected"):
         cfg.OptimizerConfig(ema_decay=1.0)
+
+
+def test_below_free_nats_the_prior_alone_learns_from_the_kl():
+    """Its gradient is that of the KL, and the encoder's is that of the flow alone."""
+    model = build_model(tiny_model_config())
+    images = random_images(8, model.config.image_shape)
+    model.initialize(images)
+    randomize(model, scale=0.05)
+    number = tf.constant(3)
+    batch = data.Batch(images, tf.range(8), tf.ones(8), None)
+
+    def gradients_by(**objective):
+        experiment = cfg.ExperimentConfig(
+            model=model.config,
+            objective=cfg.ObjectiveConfig(**objective),
+            training=cfg.TrainingConfig(batch_size=8),
+        )
+        found = gradients.loss_and_gradients(model, experiment, batch, number)[1]
+        variables = model.trainable_variables
+        return {v.ref(): g.numpy() for v, g in zip(variables, found, strict=True)}
+
+    below = gradients_by(free_nats=1e4, prior_always_learns=True)
+    plain = gradients_by()
+    without = gradients_by(kl_weight=0.0)
+    of_prior = {v.ref() for v in model.prior.trainable_variables}
+    assert of_prior
+    for variable, gradient in below.items():
+        expected = plain if variable in of_prior else without
+        np.testing.assert_allclose(gradient, expected[variable], rtol=1e-4, atol=1e-6)

@@ -94,12 +94,18 @@ def main() -> None:
             horizontal_flip=config.data.horizontal_flip,
             folder=kept,
         )
-    result = {"step": step, **measured}
+    source = files.printable(config.data.data_dir or config.data.name)
+    result = {"step": step, "data": source, **measured}
     former = {}
     if flag.only is not None:
         former = _former(os.path.join(kept, "evaluation.json"))
-    if former:
+    if former and all(former.get(k) == result[k] for k in ("data", "num_images")):
         result = report.merged(former, result)
+    elif former:
+        print(
+            "the figures of other measures are left out, because they are of "
+            f"{former['num_images']} images of {former.get('data')}"
+        )
     text = page.table(result)
     print(f"\n{text}\n", flush=True)
     with data.reading():

@@ -117,15 +117,7 @@ def _config():
     """The experiment that the flags name; gin keeps it until the next is read."""
     from tfp_vaeflow.config import experiment
 
-    return experiment.load(command.FLAGS.gin_file, _bindings())
-
-
-def _bindings() -> list[str]:
-    """The bindings of the flags; a number of steps takes the place of a time limit."""
-    bindings = command.bindings_with(_SHORT_CUTS)
-    if command.FLAGS.num_steps is not None:
-        bindings.append("TrainingConfig.minutes = None")
-    return bindings
+    return experiment.load(command.FLAGS.gin_file, command.bindings_with(_SHORT_CUTS))
 
 
 def _train() -> None:
@@ -137,7 +129,7 @@ def _train() -> None:
         raise UserError("--minutes and --num_steps are given; expected one of them")
     trainer = training.run(
         flag.gin_file,
-        _bindings(),
+        command.bindings_with(_SHORT_CUTS),
         flag.model_dir,
         flag.strategy,
         profile_steps=_profile_steps(),

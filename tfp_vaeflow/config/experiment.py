@@ -34,6 +34,7 @@ _REGISTERED = {
     for cls in vars(module).values()
     if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
 }
+_BINDING = re.compile(r"""\s*(\w+[./])*(?P<name>\w+\.\w+)\s*=""")
 _INCLUDE = re.compile(r"""\s*include\s+(['"])(?P<name>.+?)\1\s*(#.*)?$""")
 
 
@@ -135,6 +136,13 @@ def _parse(
         ImportError,
     ) as error:
         raise UserError(f"in {origin}: {error}") from error
+
+
+def names_in(bindings: Sequence[str]) -> list[str]:
+    """The settings that bindings set, in their order, such as `DataConfig.shift`."""
+    lines = [line for binding in bindings for line in binding.splitlines()]
+    found = map(_BINDING.match, lines)
+    return [match["name"] for match in found if match]
 
 
 def save(model_dir: str | os.PathLike) -> str:

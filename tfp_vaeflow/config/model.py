@@ -15,6 +15,20 @@ IMAGES_PER_COMPONENT = 2
 PRIORS = ("normal", "flow", "categorical")
 
 
+def check_enough_images(images: int, components: int) -> None:
+    """Checks that principal components can be found from so many images.
+
+    Raises:
+      UserError: if there are less than two images per component.
+    """
+    least = IMAGES_PER_COMPONENT * components
+    if images < least:
+        raise UserError(
+            f"{images} images are there to find {components} principal components; "
+            f"expected at least {least}: lower ModelConfig.principal_components"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(Settings):
     """A ResNet for the posterior of the global code, or for a dequantizer's map.

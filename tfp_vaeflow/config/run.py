@@ -20,18 +20,28 @@ class ObjectiveConfig(Settings):
       kl_warmup_steps: steps over which the KL weight rises linearly from 0.
       free_nats: the KL of an example costs at least this much, so nothing is gained
         by making it smaller (Kingma et al. 2016, arXiv 1606.04934, appendix C.8).
+      prior_always_learns: whether p(z) learns from examples whose KL is below
+        `free_nats`, too. Otherwise it fits the others only. With hundreds of free nats
+        samples need it; with few, z tells the class less well.
     """
 
     num_samples: int = 1
     kl_weight: float = 1.0
     kl_warmup_steps: int = 0
     free_nats: float = 0.0
+    prior_always_learns: bool = False
 
     def check(self):
         self._at_least("num_samples", 1)
         self._at_least("kl_weight", 0)
         self._at_least("kl_warmup_steps", 0)
         self._at_least("free_nats", 0)
+        if self.prior_always_learns and not self.free_nats:
+            raise UserError(
+                "ObjectiveConfig.prior_always_learns is True with free_nats = 0, where "
+                "the prior learns from all examples anyway; expected free_nats, or "
+                "False"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +282,12 @@ class ExperimentConfig(Settings):
             raise UserError(
                 f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
                 f"expected less than {side}"
+            )
+        kind = self.model.prior.kind
+        if self.objective.prior_always_learns and kind != "flow":
+            raise UserError(
+                "ObjectiveConfig.prior_always_learns is True with PriorConfig.kind = "
+                f"{kind!r}, which learns nothing from z; expected 'flow', or False"
             )
         images, count = self.training.initialization_images, self.model.least_images
         if images < count:

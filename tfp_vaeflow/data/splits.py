@@ -77,6 +77,10 @@ class Split:
             read_labels=read_labels,
         )
 
+    def mapped(self, function: Callable[[tf.Tensor], tf.Tensor]) -> "Split":
+        """The images after a function of uint8 images `[B, H, W, C]`."""
+        return dataclasses.replace(self, read=lambda i: function(self.read(i)))
+
     def first(self, count: int) -> np.ndarray:
         """The first `count` images (or all there are), uint8 `[B, H, W, C]`."""
         return self.read(tf.range(min(count, self.num_images), dtype=tf.int64)).numpy()
@@ -124,8 +128,7 @@ class Splits(NamedTuple):
         split = getattr(self, name)
         if not split.num_images:
             raise UserError(
-                f"the {name} part of the data is empty (DataConfig.validation_fraction "
-                "= 0); choose another with --split"
+                f"the {name} part of the data is empty; choose another with --split"
             )
         return split
 
@@ -204,6 +207,14 @@ def check_sizes(splits: Splits, source: str) -> Splits:
                 "DataConfig.validation_fraction = 0; set it to 0.1, say"
             )
     return splits
+
+
+def mixed(split: Split) -> Split:
+    """The images in an order that looks random, and is the same in every run.
+
+    The first images initialise the model, so they have to be as mixed as all.
+    """
+    return split.subset(np.random.default_rng(0).permutation(split.num_images))
 
 
 def carve(split: Split, fraction: float) -> tuple[Split, Split]:

@@ -315,9 +315,11 @@ def _draw_map(drawing: Drawing) -> None:
     shown = random_subset(drawing.split, _MAP_IMAGES, seed=0)
     z = posteriors(drawing.model, shown, drawing.batch_size).mean
     perplexity = min(_LARGEST_PERPLEXITY, (len(z) - 1) / 3)
+    init = "pca" if z.shape[1] > 1 else "random"
     # TSNE's threads busy-wait for one another, which takes minutes on a busy machine.
     with threadpool_limits(1):
-        points = TSNE(perplexity=perplexity, random_state=0).fit_transform(z)
+        tsne = TSNE(perplexity=perplexity, init=init, random_state=0)
+        points = tsne.fit_transform(z)
     plots.scatter(drawing.path("z_map.png"), points, shown.labels, shown.name_of)
 
 

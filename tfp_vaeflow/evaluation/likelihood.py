@@ -16,6 +16,7 @@ from tfp_vaeflow.evaluation.measure import (
     Section,
     Subject,
     Watch,
+    reason,
     unwatched,
     with_error,
 )
@@ -198,8 +199,7 @@ def exactly_decoded(
     for batch in watch(batches, batch_size, split.num_images):
         number = int(tf.reduce_sum(batch.weights))
         real = batch.images[:number]
-        levels = quantization.to_levels(real, model.config.n_bins)
-        expected = quantization.to_pixels(levels, model.config.n_bins)
+        expected = quantization.at_levels(real, model.config.n_bins)
         codes = model.encode(real, labels=labels_for(model, batch, number))
         same = model.decode(*codes) == expected
         count += int(tf.math.count_nonzero(tf.reduce_all(same, axis=[1, 2, 3])))
@@ -208,9 +208,10 @@ def exactly_decoded(
 
 class Likelihood(TypedDict):
     """`bits_per_dim` is of the mean ELBO, `iw_bits_per_dim` of the importance-weighted
-    bound with the same samples. Errors are standard errors over images. `terms` are in
-    bits/dim. `exactly_decoded` counts images."""
+    bound with the same samples, `num_samples` per image. Errors are standard errors
+    over images. `terms` are in bits/dim. `exactly_decoded` counts images."""
 
+    num_samples: int
     bits_per_dim: float
     standard_error: float | None
     iw_bits_per_dim: float
@@ -243,6 +244,7 @@ def _run(subject: Subject) -> Likelihood:
         return None if math.isnan(nats) else nats / scale
 
     return {
+        "num_samples": subject.config.num_samples,
         "bits_per_dim": terms.pop("total"),
         "standard_error": error(found.standard_error),
         "iw_bits_per_dim": bits_per_dim(found.importance_weighted, model.config),
@@ -256,6 +258,9 @@ def _run(subject: Subject) -> Likelihood:
 
 
 def _sections(result: dict) -> list[Section]:
+    head = f"{result['split']} split: {result['num_images']} images"
+    if result["bits_per_dim"] is None:
+        return [Section(head, [], reason(result, "bound"))]
     rows = [
         ("bits/dim", with_error(result["bits_per_dim"], result["standard_error"])),
         *((f"  {name}", f"{value:.4f}") for name, value in result["terms"].items()),
@@ -267,11 +272,7 @@ def _sections(result: dict) -> list[Section]:
         ("decoded exactly", f"{result['exactly_decoded']} of {result['num_images']}"),
         ("parameters", f"{result['parameters']:,}"),
     ]
-    head = (
-        f"{result['split']} split: {result['num_images']} images, "
-        f"{result['num_samples']} samples of (z, u) each"
-    )
-    return [Section(head, rows)]
+    return [Section(f"{head}, {result['num_samples']} samples of (z, u) each", rows)]
 
 
 def _figures(drawing: Drawing) -> dict[str, str]:

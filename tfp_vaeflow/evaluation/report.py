@@ -1,5 +1,7 @@
 """The whole evaluation of one model: everything that `evaluation.json` holds."""
 
+import math
+import re
 from collections.abc import Callable, Sequence
 
 from tfp_vaeflow import data
@@ -16,6 +18,8 @@ from tfp_vaeflow.evaluation.measure import (
 )
 from tfp_vaeflow.evaluation.measures import MEASURES
 from tfp_vaeflow.model import VAEFlow
+
+_NOT_FINITE = "Some figures are not finite: the model overflows on some images."
 
 
 def evaluate(
@@ -43,11 +47,12 @@ def evaluate(
       folder: for files that measures write; None for no files.
 
     Returns:
-      What `evaluation.json` holds: `split`, `num_images`, `num_samples`, `parameters`,
-      `measures` (the names of the measures that were taken), and the keys of all
-      measures (see their `result`). A key is None where its measure was not taken, or
-      needs a z, labels, more images or other data that are missing. Standard errors of
-      a single image are None too. `notes` gives the reasons by the measures' names.
+      What `evaluation.json` holds: `split`, `num_images`, `parameters`, `measures` (the
+      names of the measures that were taken), and the keys of all measures (see their
+      `result`). A key is None where its measure was not taken, found a figure that is
+      not finite, or needs a z, labels, more images or other data that are missing.
+      Standard errors of a single image are None too. `notes` gives the reasons by the
+      measures' names.
       Measures that learn from labels use only the images whose classes the training
       part has.
 
@@ -68,18 +73,43 @@ def evaluate(
     notes = {}
     for measure in chosen:
         try:
-            result |= measure.run(subject)
+            result |= _finite(measure, subject)
         except NotMeasuredError as error:
             notes[measure.name] = str(error)
     return {
         "split": split_name,
         "num_images": split.num_images,
-        "num_samples": config.num_samples,
         "parameters": model.parameter_counts()["total"],
         "measures": [measure.name for measure in chosen],
         **result,
         "notes": notes,
     }
+
+
+def _finite(measure: Measure, subject: Subject) -> dict:
+    """The figures of a measure.
+
+    Raises:
+      NotMeasuredError: if one of them is not finite, or nothing can be measured.
+    """
+    try:
+        found = measure.run(subject)
+    except ValueError as error:  # of scikit-learn
+        if not re.search("NaN|infinity", str(error)):
+            raise
+        raise NotMeasuredError(_NOT_FINITE) from error
+    if not _is_finite(found):
+        raise NotMeasuredError(_NOT_FINITE)
+    return found
+
+
+def _is_finite(found: object) -> bool:
+    """Whether all numbers in nested dicts and lists are finite."""
+    if isinstance(found, dict):
+        return all(map(_is_finite, found.values()))
+    if isinstance(found, (list, tuple)):
+        return all(map(_is_finite, found))
+    return not isinstance(found, float) or math.isfinite(found)
 
 
 def _chosen(only: Sequence[str] | None) -> list[Measure]:
@@ -95,7 +125,7 @@ def _chosen(only: Sequence[str] | None) -> list[Measure]:
 def merged(former: dict, result: dict) -> dict:
     """An evaluation of some measures, with the others as in a former evaluation.
 
-    Both are of the same split and step.
+    Both are of the same images and step.
     """
     taken = set(result["measures"])
     kept = [m for m in MEASURES if m.name in former["measures"] and m.name not in taken]
@@ -114,5 +144,6 @@ def draw(drawing: Drawing) -> dict[str, str]:
     """Draws all figures of an evaluation's measures; gives captions by file name."""
     captions = {}
     for measure in _chosen(drawing.result["measures"]):
-        captions |= measure.figures(drawing)
+        if measure.name not in drawing.result["notes"]:
+            captions |= measure.figures(drawing)
     return captions

@@ -217,10 +217,14 @@ class CheckpointKeeper:
 
     def save_if_best(self, step: int, value: float) -> bool:
         """Saves to `best/` if `value` is lower than all before; says whether it was."""
-        if not value < float(self.best_value):
+        former = float(self.best_value)
+        if not value < former:
             return False
-        self.best_value.assign(value)
-        self._save(self._best, step)
+        with contextlib.ExitStack() as if_it_fails:
+            if_it_fails.callback(self.best_value.assign, former)
+            self.best_value.assign(value)  # the checkpoint holds it, too
+            self._save(self._best, step)
+            if_it_fails.pop_all()
         return True
 
     def restore_latest(self) -> bool:
@@ -231,8 +235,7 @@ class CheckpointKeeper:
         Raises:
           UserError: if there are checkpoints, but none that can be restored.
         """
-        paths = _complete(self._last.directory)
-        if not paths:
+        if not (paths := _complete(self._last.directory)):
             return False
 
         def read(path):
@@ -315,9 +318,8 @@ def _misfit(root: tf.train.Checkpoint, path: str) -> str | None:
         for key, child in tf.train.TrackableView.children(part).items():
             if id(child) not in seen:
                 seen.add(id(child))
-                found = children.get(key)
-                node_of_child = None if found is None else nodes[found.node_id]
-                waiting.append((child, node_of_child, f"{name}/{key}".lstrip("/")))
+                found = nodes[children[key].node_id] if key in children else None
+                waiting.append((child, found, f"{name}/{key}".lstrip("/")))
     return None
 
 
@@ -325,12 +327,11 @@ def _paths(model_dir: str | os.PathLike, which: str) -> list[str]:
     if which not in ("latest", "best"):
         raise UserError(f"checkpoint is {which!r}; expected 'latest' or 'best'")
     directory = _checkpoint_dir(model_dir, which)
-    paths = _complete(directory)
-    if not paths:
-        raise UserError(
-            f"there is no checkpoint in {directory}; the run has not saved one yet"
-        )
-    return paths
+    if paths := _complete(directory):
+        return paths
+    raise UserError(
+        f"there is no checkpoint in {directory}; the run has not saved one yet"
+    )
 
 
 def last_step(model_dir: str | os.PathLike) -> int:
@@ -387,8 +388,7 @@ def load_with_step(
 def load(model_dir: str | os.PathLike, checkpoint: str = "latest") -> VAEFlow:
     """Loads a trained model from its directory, even if that has been moved.
 
-    If the run kept a moving average of the weights, the average is loaded. A damaged
-    checkpoint is named, and the one before it is taken.
+    It has the weights that `load_into` reads.
 
     Args:
       model_dir: what `tfp_vaeflow.train` wrote.

@@ -67,6 +67,20 @@ class GlobalCode(tf.Module, abc.ABC):
     def kl(self, statistics: Statistics, z: tf.Tensor | None) -> tf.Tensor:
         """`KL(q(z | x) || p(z))` in nats, `[B]`, or its estimate at samples z."""
 
+    def prior_loss(
+        self, statistics: Statistics, drawn: tf.Tensor | None
+    ) -> tf.Tensor | None:
+        """`-log p(z)` in nats, `[B]`; only the prior's weights have a gradient of it.
+
+        Args:
+          statistics: of images.
+          drawn: noise of `draw`, the mean over whose samples it is.
+
+        Returns:
+          None where p(z) has no weights, or z is not sampled.
+        """
+        return None
+
     @abc.abstractmethod
     def log_ratio(self, statistics: Statistics, z: tf.Tensor | None) -> tf.Tensor:
         """`log q(z | x) - log p(z)` in nats at samples z, `[B, K]` or `[B, 1]`."""
@@ -181,6 +195,12 @@ class InferredCode(GlobalCode):
 
     def kl(self, statistics, z):
         return self.prior.kl(self._posterior(statistics), z)
+
+    def prior_loss(self, statistics, drawn):
+        if not self.prior.trainable_variables:
+            return None
+        z = tf.stop_gradient(self.sample(statistics, drawn))
+        return -tf.reduce_mean(self.prior.distribution.log_prob(z), axis=1)
 
     def log_ratio(self, statistics, z):
         return log_ratio(self._posterior(statistics), self.prior.distribution, z)

@@ -95,22 +95,30 @@ def scores(
 
 
 def training_objective(
-    losses: Losses, config: ObjectiveConfig, step: tf.Tensor
+    losses: Losses,
+    config: ObjectiveConfig,
+    step: tf.Tensor,
+    prior_loss: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The training objective, `[B]`:
     `generation + beta(step) max(kl, free_nats) + dequantization`.
 
-    With the defaults this is the negative ELBO.
+    With the defaults this is the negative ELBO. Where the KL of an example is below
+    `free_nats`, it has no gradient, and `prior_loss` has one in its place.
 
     Args:
       losses: per example.
       config: the settings that keep z from being ignored.
       step: scalar, for the linear warm-up of beta.
+      prior_loss: `[B]`, see `GlobalCode.prior_loss`; None for nothing.
     """
     weight = tf.constant(config.kl_weight, losses.kl.dtype)
     if config.kl_warmup_steps:
         weight *= tf.minimum(tf.cast(step, weight.dtype) / config.kl_warmup_steps, 1.0)
     kl = losses.kl
     if config.free_nats:
-        kl = tf.maximum(kl, config.free_nats)
+        free = tf.fill(tf.shape(kl), tf.constant(config.free_nats, kl.dtype))
+        if prior_loss is not None:
+            free += prior_loss - tf.stop_gradient(prior_loss)
+        kl = tf.where(kl > config.free_nats, kl, free)
     return losses.generation + weight * kl + losses.dequantization

@@ -19,6 +19,11 @@ def to_pixels(levels: tf.Tensor, n_bins: int) -> tf.Tensor:
     return tf.cast((tf.cast(levels, tf.int32) * 256 + n_bins - 1) // n_bins, tf.uint8)
 
 
+def at_levels(pixels: tf.Tensor, n_bins: int) -> tf.Tensor:
+    """uint8 pixels as a model gives them back: each the smallest one of its level."""
+    return to_pixels(to_levels(pixels, n_bins), n_bins)
+
+
 def dequantize(
     levels: tf.Tensor, u: tf.Tensor | float, n_bins: int, dtype=tf.float32
 ) -> tf.Tensor:

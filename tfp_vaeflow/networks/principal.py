@@ -4,8 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import compute
-from tfp_vaeflow.common.errors import UserError
-from tfp_vaeflow.config.model import IMAGES_PER_COMPONENT
+from tfp_vaeflow.config.model import check_enough_images
 from tfp_vaeflow.networks.initializer import Initializer
 
 # The least noise, as a part of the largest variance or of 1.
@@ -72,13 +71,7 @@ class PrincipalComponents(tf.Module):
           UserError: if there are less than two images per component.
         """
         rows = np.concatenate([np.float64(self.coarse(batch)) for batch in batches])
-        least = IMAGES_PER_COMPONENT * self.count
-        if len(rows) < least:
-            raise UserError(
-                f"{len(rows)} images are there to find {self.count} principal "
-                f"components; expected at least {least}: lower "
-                "ModelConfig.principal_components"
-            )
+        check_enough_images(len(rows), self.count)
         found, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
         found, vectors = found[::-1], vectors[:, ::-1]
         # The sign of a component must not depend on the library.

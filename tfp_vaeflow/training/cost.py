@@ -74,7 +74,10 @@ def costs(model: VAEFlow, num_samples: int = 1) -> dict[str, Cost]:
     config = ExperimentConfig(
         model=model.config,
         objective=ObjectiveConfig(num_samples=num_samples),
-        training=TrainingConfig(batch_size=_BATCH),
+        training=TrainingConfig(
+            batch_size=_BATCH,
+            initialization_images=max(2, model.config.least_images),
+        ),
     )
 
     def step(images):

@@ -26,8 +26,9 @@ def train(
 
     The same call, made again, continues from the last checkpoint. Ctrl-C saves and
     raises `KeyboardInterrupt`. Everything that the command writes lies in `model_dir`,
-    which all commands take; to `evaluate`, save the arrays to a .npz file and name it
-    with `--data_dir`: it is divided in the same way.
+    which all commands take. To `evaluate`, save the arrays to a .npz file (`images`,
+    `labels`, and with `validation` also `validation_images`, `validation_labels`) and
+    name it with `--data_dir`: it is divided as here.
 
         model = vf.train(
             "gin/folder_small.gin", images, model_dir="runs/mine",
@@ -57,13 +58,13 @@ def train(
     bindings = [*bindings, f"DataConfig.name = {data.GIVEN!r}"]
 
     def load_data(config, model, order):
-        given = _split(images, labels, model.image_shape)
-        if validation is None:
-            splits = arrays.divided(given, config, _SOURCE)
-        else:
+        pairs = [_pair(images, labels)]
+        if validation is not None:
             pair = validation if isinstance(validation, tuple) else (validation, None)
-            aside = _split(*pair, model.image_shape)
-            splits = data.Splits(given, aside, aside.subset(np.zeros(0, np.int64)))
+            pairs.append(_pair(*pair))
+        splits = arrays.splits_of(
+            *pairs, config=config, image_shape=model.image_shape, source=_SOURCE
+        )
         for part in ("train", "validation"):
             data.check_labels(getattr(splits, part), model, part)
         return splits
@@ -81,6 +82,5 @@ def train(
     return trainer.evaluated
 
 
-def _split(images, labels, image_shape) -> data.Split:
-    labels = None if labels is None else np.asarray(labels)
-    return arrays.split_of(np.asarray(images), labels, image_shape, _SOURCE)
+def _pair(images, labels) -> arrays.Pair:
+    return np.asarray(images), None if labels is None else np.asarray(labels)

@@ -60,7 +60,10 @@ def loss_and_gradients(
             position = batch.positions[first]
             draws = model.draw_loss_noise(seed, count, num_samples, position)
             losses = model.losses_given_statistics(images, given, draws, training=True)
-            objective = training_objective(losses, config.objective, step)
+            prior_loss = None
+            if config.objective.prior_always_learns:
+                prior_loss = model.global_code.prior_loss(given, draws.posterior)
+            objective = training_objective(losses, config.objective, step, prior_loss)
             loss = tf.reduce_sum(objective) / training.batch_size
             sums = Losses(*(tf.reduce_sum(t) / training.batch_size for t in losses))
         with tf.name_scope(PARTS[1] + GRADIENT):

@@ -3,17 +3,19 @@
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfp_vaeflow import data
 from tfp_vaeflow.common.errors import UserError
-from tfp_vaeflow.config import ExperimentConfig
+from tfp_vaeflow.config import ExperimentConfig, experiment
 from tfp_vaeflow.training.loop import Shown
 from tfp_vaeflow.training.step import Trainer
 from tfp_vaeflow.training.summaries import RunWriter
 
+_STEPS, _MINUTES = "TrainingConfig.num_steps", "TrainingConfig.minutes"
 # How often each of these comes in a planned run, at least.
 _TIMES = {
     "log_every": 20,
@@ -54,6 +56,32 @@ def settings_for(config: ExperimentConfig, num_steps: int) -> dict[str, int | fl
         "OptimizerConfig.warmup_steps": warmup,
         "OptimizerConfig.decay": math.exp(math.log(_LAST_RATE) / falling),
     }
+
+
+def steps_or_minutes(
+    bindings: Sequence[str], former: ExperimentConfig | None
+) -> list[str]:
+    """Bindings in which a number of steps takes the place of an earlier time limit.
+
+    A run that was planned keeps its limit, and so its schedule, up to the new step.
+    """
+    names = [
+        name for name in experiment.names_in(bindings) if name in (_STEPS, _MINUTES)
+    ]
+    if not names or names[-1] == _MINUTES:
+        return list(bindings)
+    minutes = None if former is None else former.training.minutes
+    return [*bindings, f"{_MINUTES} = {minutes!r}"]
+
+
+def planned_bindings(
+    settings: dict[str, int | float], bindings: Sequence[str]
+) -> list[str]:
+    """Bindings for planned settings, except for those that the user's bindings set."""
+    own = experiment.names_in(bindings)
+    return [
+        f"{name} = {value!r}" for name, value in settings.items() if name not in own
+    ]
 
 
 def _seconds(function) -> float:

@@ -11,6 +11,7 @@ from tfp_vaeflow import compute, data
 from tfp_vaeflow.common import classes, files
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import ExperimentConfig, experiment
+from tfp_vaeflow.config.model import check_enough_images
 from tfp_vaeflow.model import checkpoints
 from tfp_vaeflow.training.devices import (
     Share,
@@ -21,7 +22,12 @@ from tfp_vaeflow.training.devices import (
 )
 from tfp_vaeflow.training.dry_run import dry_run as lines_of_dry_run
 from tfp_vaeflow.training.loop import train
-from tfp_vaeflow.training.plan import plan, planned_settings
+from tfp_vaeflow.training.plan import (
+    plan,
+    planned_bindings,
+    planned_settings,
+    steps_or_minutes,
+)
 from tfp_vaeflow.training.step import Trainer
 
 
@@ -48,6 +54,16 @@ def _say_data(config, splits, strategy, share) -> None:
     )
     if (names := splits.train.class_names) is not None:
         print(f"{len(names)} classes: {classes.listed(names)}", flush=True)
+
+
+def _check_start(config: ExperimentConfig, splits: data.Splits) -> None:
+    """Checks that a new run can set its first weights, before anything slow."""
+    training = config.training
+    if training.init_from is not None:
+        checkpoints.check_description(training.init_from, config.model, must_exist=True)
+    else:
+        images = min(training.initialization_images, splits.train.num_images)
+        check_enough_images(images, config.model.principal_components)
 
 
 def _plan(
@@ -107,9 +123,9 @@ def run(
       The trainer after its last step; None after a dry run.
     """
     begun = time.monotonic() if begun is None else begun
-    former = (
-        experiment.load_saved(model_dir) if experiment.is_saved(model_dir) else None
-    )
+    has_begun = files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION))
+    former = experiment.load_saved(model_dir) if has_begun else None
+    bindings = steps_or_minutes(bindings, former)
     config = experiment.load(gin_files, bindings)
     if (
         config.training.deterministic
@@ -128,10 +144,12 @@ def run(
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
     splits = load_data(config.data, config.model, _order(model_dir, config))
     _say_data(config, splits, devices, share)
+    if not has_begun:
+        _check_start(config, splits)
     if config.training.minutes is not None:
         settings = _plan(config, former, splits, devices, share, begun)
-        planned = [f"{name} = {value!r}" for name, value in settings.items()]
-        config = experiment.load(gin_files, [*bindings, *planned])
+        bindings = [*bindings, *planned_bindings(settings, bindings)]
+        config = experiment.load(gin_files, bindings)
     if dry_run:
         for line in lines_of_dry_run(config, splits, devices):
             print(line, flush=True)
