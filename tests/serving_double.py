@@ -307,6 +307,8 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 signatures.signature_def[name].CopyFrom(definition)
             response = get_model_metadata_pb2.GetModelMetadataResponse()
             response.metadata["signature_def"].Pack(signatures)
+            response.model_spec.name = self._model.name
+            response.model_spec.version.value = self._model.version
             return response
 
         return self._answer(request.model_spec, context, work)

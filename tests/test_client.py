@@ -14,6 +14,8 @@ import pytest
 import requests
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
 from exports import export_tiny
 from serving_double import serving
@@ -318,6 +320,25 @@ def edited(value, draw):
         middle = {"inside": lambda: [edited(item, draw)], "drop": list}
         return [*before, *middle.get(kind, lambda: [item, item])(), *after]
     return draw(strange)
+
+
+def test_a_server_with_another_model(served, monkeypatch):
+    """Its types may be others, too."""
+    *_, server, addresses = served
+    definition = {"other": meta_graph_pb2.SignatureDef()}
+    kind = types_pb2.DT_INT32
+    definition["other"].inputs["x"].dtype = definition["other"].outputs["y"].dtype = (
+        kind
+    )
+    monkeypatch.setattr(server, "signature_defs", definition)
+    for address in addresses.values():
+        with pytest.raises(UserError, match="serves no model of tfp_vaeflow"):
+            client.connect(address)
+
+
+def test_a_name_has_the_version(remote):
+    is_local = not remote.address.startswith(("http", "grpc"))
+    assert remote.name == ("" if is_local else "version 1 of ") + remote.address
 
 
 @pytest.fixture(scope="module")

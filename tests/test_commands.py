@@ -149,6 +149,12 @@ def test_evaluate(run, model_dir, tmp_path):
     again = json.loads((model_dir / "evaluation.json").read_text())
     assert set(again) == set(values)
     assert again["measures"] == values["measures"] and again["probe"] == values["probe"]
+    others = np.zeros((40, 8, 8, 1), np.uint8)
+    np.savez(model_dir.parent / "others.npz", images=others)
+    words = *words, "--data_dir=others.npz"
+    result = run("evaluate", *words, cwd=model_dir.parent)
+    assert "left out, because they are of 360 images of digits" in result.stdout
+    assert json.loads((model_dir / "evaluation.json").read_text())["probe"] is None
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,10 @@ def test_flops_and_activations():
     assert 1.8 < ratio <= 2
     plain = costs(vf.build_model(dataclasses.replace(config, latent_dim=0)))
     assert plain["statistics"].flops == 0
+
+
+def test_more_components_than_half_the_default_number_of_images():
+    config = tiny_model_config(
+        image_shape=(32, 32, 3), latent_dim=260, principal_components=257
+    )
+    assert costs(vf.build_model(config))["losses"].flops > 0

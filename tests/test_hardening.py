@@ -26,6 +26,7 @@ from tfp_vaeflow.common import files, metrics_file
 from tfp_vaeflow.common.errors import UserError
 from tfp_vaeflow.config import DataConfig
 from tfp_vaeflow.model import checkpoints
+from tfp_vaeflow.training.step import StepCounts
 
 # Little to trace, no pictures, a checkpoint and a line of metrics for every step.
 SETTINGS = [
@@ -337,6 +338,22 @@ def test_a_checkpoint_of_another_model(model_dir):
     keeper._checkpoint.more.weight = tf.Variable(1.0)
     with pytest.raises(UserError, match="and its optimizer: more/weight is not in it"):
         keeper.restore_latest()
+
+
+def test_a_failed_save_of_the_best_keeps_no_value(tmp_path, monkeypatch):
+    """Else no later one would be saved that is worse than what was never saved."""
+    keeper = checkpoints.CheckpointKeeper(tmp_path, 1, {"counts": StepCounts()})
+    assert keeper.save_if_best(1, 3.0)
+    with monkeypatch.context() as patch:
+
+        def fail(**_):
+            raise OSError("no space left")
+
+        patch.setattr(keeper._best, "save", fail)
+        with pytest.raises(OSError, match="no space left"):
+            keeper.save_if_best(2, 2.0)
+    keeper.save(2)
+    assert not keeper.save_if_best(3, 3.5) and keeper.save_if_best(3, 2.5)
 
 
 @pytest.fixture

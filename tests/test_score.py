@@ -1,6 +1,7 @@
 """`score`: pictures by files, folders and patterns, into a table that goes on."""
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -138,6 +139,8 @@ def test_goes_on_where_it_was_stopped(run, model_dir, pictures, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "codes" / "z.npy"), z, atol=1e-5)
     paths = (tmp_path / "codes" / "paths.txt").read_text().splitlines()
     assert paths == [line.split(",")[0] for line in found[1:]]
+    result = run("score", *words[:2], "--maps=codes", "--output=b.csv", cwd=tmp_path)
+    assert "codes holds the arrays of another table" in result.stderr
     result = run("score", *words, "--seed=1", cwd=tmp_path)
     assert result.returncode == 2
     assert "holds scores with seed = 0, and this run has 1" in result.stderr
@@ -165,6 +168,54 @@ def test_an_export_and_normal_pictures(run, model_dir, pictures, tmp_path):
     expected = remote.run("score", scoring.Draws().rows(images))["total"]
     found = [float(row["total"]) for row in rows.values()]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_arrays_belong_to_one_table(tmp_path):
+    table, codes = tmp_path / "a.csv", tmp_path / "codes"
+    scoring.check_new(table, [codes, tmp_path / "maps"])
+    with pytest.raises(UserError, match="is to take the codes and the maps"):
+        scoring.check_new(table, [codes, tmp_path / "x" / ".." / "codes"])
+    begun = scoring.Table(str(table), {"codes": str(codes)})
+    scoring.Arrays(str(codes), "encode", {"z": (3,)}, begun.done)
+    scoring.check_new(table, [codes])
+    with pytest.raises(UserError, match="codes holds the arrays of another table"):
+        scoring.check_new(tmp_path / "b.csv", [codes])
+    with pytest.raises(UserError, match="holds scores with codes = "):
+        scoring.Table(str(table), {"codes": str(tmp_path / "other")})
+
+
+def test_a_picture_that_was_changed_is_named(tmp_path):
+    table = scoring.Table(str(tmp_path / "a.csv"), {})
+    paths = [str(tmp_path / name) for name in ("one.png", "two.png", "new.png")]
+    for path in paths:
+        Path(path).write_bytes(b"")
+    scores = {name: np.zeros(2) for name in (*scoring.TERMS, "log_prob")}
+    table.add(
+        scoring.Scored(paths[:2], None, scores), scoring.Limit("bits", None, None)
+    )
+    later = time.time() + 60
+    again = scoring.Table(str(tmp_path / "a.csv"), {})
+    assert again.done == paths[:2] and again.changed(paths) == 0
+    for path in paths[1:]:
+        os.utime(path, (later, later))
+    assert again.changed(paths) == 1
+
+
+def test_the_sheet_is_no_picture_to_score(pictures, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(pictures, folder)
+    figures.write_png(folder / "scores.png", np.zeros((8, 8, 3), np.uint8))
+    found = scoring.find([str(folder)], but=str(folder / "scores.png"))
+    assert set(found) == set(scoring.find([str(folder)])) - {f"{folder}/scores.png"}
+
+
+def test_typical_scores_of_another_step(model_dir, capsys):
+    assert typical_scores.of_weights(model_dir, "latest", 1).step == 1
+    assert typical_scores.of_weights(model_dir, "best", 1) is None
+    assert not capsys.readouterr().out
+    assert typical_scores.of_weights(model_dir, "latest", 3).step == 1
+    said = capsys.readouterr().out
+    assert "are those of step 1, and the weights those of step 3" in said
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def main() -> None:
     from tfp_vaeflow.serving import bundle
 
     flag = command.FLAGS
-    model = checkpoints.load(flag.model_dir, flag.checkpoint)
+    model, step = checkpoints.load_with_step(flag.model_dir, flag.checkpoint)
     version = bundle.export(
         model,
         flag.export_dir,
@@ -48,7 +48,7 @@ def main() -> None:
         flag.mixed_precision,
         classes.read(flag.model_dir),
         flag.jit_compile,
-        typical_scores.read(flag.model_dir).get(flag.checkpoint),
+        typical_scores.of_weights(flag.model_dir, flag.checkpoint, step),
     )
     print(f"wrote {version} ({files.total_size(version) / 1e6:.1f} MB)")
     description = os.path.join(os.path.dirname(version), "signatures.md")

@@ -48,8 +48,6 @@ flags.DEFINE_integer(
 
 def _connect():
     """The model behind the flags, its typical scores, and its name."""
-    import os
-
     from tfp_vaeflow import client
     from tfp_vaeflow.client.transports import ModelTransport
     from tfp_vaeflow.common import files, typical_scores
@@ -76,17 +74,26 @@ def _connect():
         size = EvaluationConfig().batch_size
         if experiment.is_saved(flag.model_dir):
             size = experiment.load_saved(flag.model_dir).evaluation.batch_size
-        typical = typical_scores.read(flag.model_dir).get(flag.checkpoint)
+        typical = typical_scores.of_weights(flag.model_dir, flag.checkpoint, step)
         # As in `evaluate`, samples count as images.
         model = client.Client(transport, max(1, size // flag.num_samples))
         return model, typical, name
     model = client.connect(flag.saved_model or flag.server)
     if flag.server is not None:
-        return model, None, flag.server
-    directory = files.absolute(flag.saved_model)
-    if os.path.basename(directory).isdecimal():
-        directory = os.path.dirname(directory)
-    return model, typical_scores.read(directory).get("exported"), model.address
+        return model, None, model.name
+    kept = typical_scores.read(_versions(flag.saved_model)).get("exported")
+    return model, kept, model.name
+
+
+def _versions(saved_model: str) -> str:
+    """The directory of an export's versions, which holds what they share."""
+    import os
+
+    from tfp_vaeflow.common import files
+
+    directory = files.absolute(saved_model)
+    is_version = os.path.basename(directory).isdecimal()
+    return os.path.dirname(directory) if is_version else directory
 
 
 def _limit(model, typical, draws):
@@ -104,11 +111,11 @@ def _limit(model, typical, draws):
     center = None if typical is None else typical.mean
     if flag.normal is not None:
         paths = scoring.find([flag.normal])
-        found = list(scoring.stream(model, paths, draws))
+        totals = [b.scores["total"] for b in scoring.stream(model, paths, draws)]
         _report(paths)
-        if not found:
+        if not totals:
             raise UserError(f"--normal={flag.normal} has no pictures that can be read")
-        bits = np.concatenate([batch.scores["total"] for batch in found])
+        bits = np.concatenate(totals)
         center = float(bits.mean())
         limit = scoring.Limit(flag.by, center, None)
         threshold = float(np.quantile(limit.measured(bits), flag.quantile))
@@ -144,7 +151,9 @@ def _label(model):
         return None
     if flag.label is None:
         raise UserError("this model is class-conditional; name the class by --label")
-    place = flag.model_dir or flag.saved_model
+    place = flag.model_dir
+    if flag.saved_model is not None:
+        place = _versions(flag.saved_model)
     names = None if place is None else classes.read(place)
     return classes.label_of(flag.label, names, 10**9 if names is None else len(names))
 
@@ -167,7 +176,8 @@ def _arrays(model, table):
 
 
 def _check_places() -> None:
-    """Checks that everything is written to this machine."""
+    """Checks that everything is written to this machine, and to its own place."""
+    from tfp_vaeflow.client import scoring
     from tfp_vaeflow.common import files
     from tfp_vaeflow.common.errors import UserError
 
@@ -177,6 +187,26 @@ def _check_places() -> None:
             raise UserError(
                 f"--{name} is {flag[name].value}; expected a path on this machine"
             )
+    scoring.check_new(flag.output, [d for d in (flag.codes, flag.maps) if d])
+
+
+def _settings(name: str, draws, limit) -> dict:
+    """What the rows of the table, and the arrays beside it, depend on."""
+    import os
+
+    from tfp_vaeflow.common import files
+
+    flag = command.FLAGS
+    relative = any(not os.path.isabs(place) for place in flag.images)
+    return {
+        "model": name,
+        "num_samples": flag.num_samples,
+        **draws._asdict(),
+        **limit._asdict(),
+        "directory": files.absolute(".") if relative else None,
+        "codes": flag.codes and files.absolute(flag.codes),
+        "maps": flag.maps and files.absolute(flag.maps),
+    }
 
 
 def main() -> None:
@@ -189,19 +219,23 @@ def main() -> None:
 
     flag = command.FLAGS
     _check_places()
-    paths = scoring.find(flag.images)
+    sheet = f"{flag.output.removesuffix('.csv')}.png"
+    paths = scoring.find(flag.images, but=sheet)
     try:
         model, typical, name = _connect()
         draws = scoring.Draws(flag.seed, _label(model))
         limit = _limit(model, typical, draws)
-        settings = {"model": name, "num_samples": flag.num_samples}
-        table = scoring.Table(
-            flag.output, {**settings, **draws._asdict(), **limit._asdict()}
-        )
+        table = scoring.Table(flag.output, _settings(name, draws, limit))
         done = set(table.done)
         left = {p: to for p, to in paths.items() if files.printable(p) not in done}
         if done:
             print(f"{len(done)} pictures are scored already", flush=True)
+            if changed := table.changed(paths):
+                print(
+                    f"{changed} of them were changed after that, and keep their old "
+                    "scores; name another --output for new ones",
+                    flush=True,
+                )
         arrays = _arrays(model, table)
         progress = ItemProgress(len(left), "picture")
         count = flagged = 0
@@ -217,9 +251,8 @@ def main() -> None:
         print(f"scored {count} pictures{text}; the table is {flag.output}")
         strangest = flag.sheet and table.strangest(flag.sheet, limit, paths)
         if strangest:
-            place = f"{flag.output.removesuffix('.csv')}.png"
-            figures.write_png(place, scoring.sheet(model, strangest, draws))
-            print(f"wrote {place}")
+            figures.write_png(sheet, scoring.sheet(model, strangest, draws))
+            print(f"wrote {sheet}")
     except client.ServerError as error:
         raise UserError(str(error)) from error
 

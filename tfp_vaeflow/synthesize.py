@@ -146,6 +146,8 @@ def _group(name: str, given: str, config):
       given: its value.
       config: the experiment.
     """
+    import numpy as np
+
     from tfp_vaeflow import data
     from tfp_vaeflow.common import classes, files
     from tfp_vaeflow.common.errors import UserError
@@ -157,7 +159,8 @@ def _group(name: str, given: str, config):
             print(line, flush=True)
         if not found.paths:
             raise UserError(f"--{name}={given} has no pictures that can be read")
-        return _decoded(found.paths[:_GROUP], config), None
+        order = np.random.default_rng(0).permutation(len(found.paths))[:_GROUP]
+        return _decoded([found.paths[number] for number in order], config), None
     split = _split(config)
     if split.labels is None:
         raise UserError(

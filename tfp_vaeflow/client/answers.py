@@ -57,6 +57,11 @@ class Answers:
             names = [self._pictures.names[label] for label in labels]
         return markup.Pool(images, markup.numbers(1, len(images), names))
 
+    def label(self, number: int) -> int:
+        """The label of the image of that number; 0 where labels are not known."""
+        labels = self._pictures.labels
+        return 0 if labels is None else int(labels[number - 1])
+
     def second(self) -> int:
         """The number of the first image that is not of the class of the first one."""
         labels = self._pictures.labels

@@ -71,6 +71,7 @@ class Client:
       methods: names of the signatures that the model has.
       batch_size: rows per request.
       address: of the model.
+      name: the address, with the version of a server's model.
 
     Args:
       transport: sends the requests; `connect` chooses one by the address.
@@ -86,6 +87,9 @@ class Client:
         self.address = transport.address
         self._transport = transport
         self._inputs = transport.inputs()
+        self.name = self.address
+        if transport.version:
+            self.name = f"version {transport.version} of {self.address}"
         missing = {"encode", "decode"} - set(self._inputs)
         if missing:
             raise UserError(

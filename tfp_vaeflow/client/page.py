@@ -125,8 +125,10 @@ def _picking(answers: Answers, needs_labels: bool) -> _Picking:
         a = gr.Dropdown(numbers, value=1, label="Image A")
         b = gr.Dropdown(numbers, value=answers.second(), label="Image B")
         classes = [
-            gr.Number(0, label=f"Class of {which}", visible=needs_labels)
-            for which in "AB"
+            gr.Number(
+                answers.label(number), label=f"Class of {which}", visible=needs_labels
+            )
+            for which, number in (("A", 1), ("B", answers.second()))
         ]
     with gr.Accordion("More images, from files", open=False):
         files = gr.File(

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from tfp_vaeflow.data.pictures import THREADS, decode
 from tfp_vaeflow.evaluation import figures
 
 TERMS = ["total", "generation", "kl", "dequantization"]
+_PATHS = "paths.txt"  # the file of each row of arrays
 _GROUP = 16  # files that a thread reads at a time
 COLUMNS = ["path", *TERMS, "standard_error", "log_prob", "typicality", "flagged"]
 
@@ -90,8 +91,12 @@ class Limit(NamedTuple):
         return self.typicality(bits) if self.by == "typicality" else bits
 
 
-def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
+def find(patterns: Sequence[str], but: str | None = None) -> dict[str, LeftOut]:
     """The files that paths, folders and patterns name, without opening them.
+
+    Args:
+      patterns: paths, folders and patterns.
+      but: a file that is none of them, such as the picture that is made of them.
 
     Returns:
       The paths, each with the record of files that are left out of its place.
@@ -110,6 +115,9 @@ def find(patterns: Sequence[str]) -> dict[str, LeftOut]:
             if files.is_dir(place):
                 found = sorted(candidates(place, noted))
             paths |= dict.fromkeys(found, noted)
+    if but is not None:
+        but = files.absolute(but)
+        paths = {p: noted for p, noted in paths.items() if files.absolute(p) != but}
     if not paths:
         raise UserError(f"{', '.join(map(files.printable, patterns))}: no files there")
     return paths
@@ -197,6 +205,7 @@ class Table:
     def __init__(self, path: str, settings: dict):
         self._path = path
         begun = os.path.exists(path)
+        self._last_written = os.path.getmtime(path) if begun else 0.0
         beside = f"{path}.json"
         if begun and not os.path.exists(beside):
             raise UserError(
@@ -218,6 +227,15 @@ class Table:
             data = file.read()
             file.truncate(data.rfind(b"\n") + 1)
         self.done = [row["path"] for row in self.read()]
+
+    def changed(self, paths: Iterable[str]) -> int:
+        """How many files of its rows were changed after its last row was written."""
+        done = set(self.done)
+        return sum(
+            os.path.getmtime(path) > self._last_written
+            for path in paths
+            if files.printable(path) in done and os.path.exists(path)
+        )
 
     def read(self) -> Iterator[dict[str, str]]:
         """The rows, by column."""
@@ -254,6 +272,30 @@ class Table:
         return [known[rows[number]["path"]] for number in order]
 
 
+def check_new(table: str, directories: Sequence[str]) -> None:
+    """Checks that a new table gets directories of its own for its arrays.
+
+    Args:
+      table: its path.
+      directories: one per `Arrays`.
+
+    Raises:
+      UserError: if two are the same, or one holds the arrays of another table.
+    """
+    places = [os.path.realpath(directory) for directory in directories]
+    if len(set(places)) < len(places):
+        raise UserError(
+            f"{directories[0]} is to take the codes and the maps; expected two "
+            "directories"
+        )
+    for directory in directories:
+        if not os.path.exists(table) and os.path.exists(f"{directory}/{_PATHS}"):
+            raise UserError(
+                f"{directory} holds the arrays of another table; delete it, or name "
+                "another directory"
+            )
+
+
 def _column(values, empty):
     return empty if values is None else map("{:.6f}".format, values)
 
@@ -277,11 +319,11 @@ class Arrays:
     ):
         files.make_dirs(directory)
         self._signature = signature
+        self._paths = os.path.join(directory, _PATHS)
         self._arrays = {
             name: GrowingArray(os.path.join(directory, f"{name}.npy"), shape, len(done))
             for name, shape in shapes.items()
         }
-        self._paths = os.path.join(directory, "paths.txt")
         files.write_text(self._paths, "".join(f"{path}\n" for path in done))
 
     def add(self, model: Client, scored: Scored, draws: Draws) -> None:

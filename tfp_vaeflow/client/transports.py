@@ -2,6 +2,7 @@
 
 import abc
 import base64
+import collections
 import functools
 import json
 import logging
@@ -40,11 +41,13 @@ class Transport(abc.ABC):
 
     Attributes:
       address: of the model, as errors name it.
+      version: of a server's model, once `inputs` has asked; else empty.
       largest_batch: most rows of a request. A server that batches refuses requests
         with more rows than the `max_batch_size` of its batching.config.
     """
 
     address: str
+    version: str = ""
     largest_batch = 32
 
     @abc.abstractmethod
@@ -62,14 +65,16 @@ class Transport(abc.ABC):
         """
 
 
-# NumPy's types by the names of TensorFlow's types in messages.
-_DTYPES = {
-    "DT_FLOAT": np.dtype(np.float32),
-    "DT_UINT8": np.dtype(np.uint8),
-    "DT_INT64": np.dtype(np.int64),
-    "DT_STRING": np.dtype(object),
-    "DT_BOOL": np.dtype(bool),
-}
+# NumPy's types by the names of TensorFlow's types in messages. Others are of no model
+# of ours, which `Client` says.
+_DTYPES = collections.defaultdict(
+    lambda: np.dtype(np.void),
+    DT_FLOAT=np.dtype(np.float32),
+    DT_UINT8=np.dtype(np.uint8),
+    DT_INT64=np.dtype(np.int64),
+    DT_STRING=np.dtype(object),
+    DT_BOOL=np.dtype(bool),
+)
 
 
 class RestTransport(Transport):
@@ -121,8 +126,9 @@ class RestTransport(Transport):
         return answer
 
     def inputs(self):
-        metadata = self._ask("GET", "/metadata")["metadata"]
-        signatures = metadata["signature_def"]["signature_def"]
+        answer = self._ask("GET", "/metadata")
+        self.version = answer["model_spec"]["version"]
+        signatures = answer["metadata"]["signature_def"]["signature_def"]
         found = {}
         for name, signature in signatures.items():
             tensors = signature["inputs"]
@@ -224,9 +230,10 @@ class GrpcTransport(Transport):
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=self._spec, metadata_field=["signature_def"]
         )
-        packed = self._ask("GetModelMetadata", request).metadata["signature_def"]
+        answer = self._ask("GetModelMetadata", request)
+        self.version = str(answer.model_spec.version.value)
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        packed.Unpack(signatures)
+        answer.metadata["signature_def"].Unpack(signatures)
         found = {}
         for name, signature in signatures.signature_def.items():
             if not signature.inputs:

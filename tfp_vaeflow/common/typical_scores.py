@@ -54,6 +54,28 @@ def write(directory: str | os.PathLike, scores: dict[str, TypicalScores]) -> Non
     files.write_text(os.path.join(directory, FILE), json.dumps(named, indent=2) + "\n")
 
 
+def of_weights(
+    model_dir: str | os.PathLike, checkpoint: str, step: int
+) -> TypicalScores | None:
+    """The statistics of a run for a checkpoint; says if they are of another step.
+
+    They are where a run was stopped, or killed, between validation and saving.
+
+    Args:
+      model_dir: of the run.
+      checkpoint: `latest` or `best`.
+      step: of the checkpoint's weights.
+    """
+    found = read(model_dir).get(checkpoint)
+    if found is not None and found.step != step:
+        print(
+            f"the bits/dim of validation images are those of step {found.step}, and "
+            f"the weights those of step {step}",
+            flush=True,
+        )
+    return found
+
+
 def read(directory: str | os.PathLike) -> dict[str, TypicalScores]:
     """The statistics that a directory holds; empty if there are none.
 
