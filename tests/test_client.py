@@ -326,10 +326,9 @@ def test_a_server_with_another_model(served, monkeypatch):
     """Its types may be others, too."""
     *_, server, addresses = served
     definition = {"other": meta_graph_pb2.SignatureDef()}
-    kind = types_pb2.DT_INT32
-    definition["other"].inputs["x"].dtype = definition["other"].outputs["y"].dtype = (
-        kind
-    )
+    for info in (definition["other"].inputs["x"], definition["other"].outputs["y"]):
+        info.dtype = types_pb2.DT_INT32
+        info.tensor_shape.dim.add(size=3)
     monkeypatch.setattr(server, "signature_defs", definition)
     for address in addresses.values():
         with pytest.raises(UserError, match="serves no model of tfp_vaeflow"):
