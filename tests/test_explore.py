@@ -30,6 +30,7 @@ from tfp_vaeflow.client import page as parts
 from tfp_vaeflow.client.answers import Answers
 from tfp_vaeflow.client.transports import ModelTransport
 from tfp_vaeflow.common import colours
+from tfp_vaeflow.common.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 AXE = "axe-core@4.14.1"
@@ -162,6 +163,15 @@ def test_a_folder_of_pictures_is_read_as_for_training(model, digits, tmp_path, c
             )
     said = capsys.readouterr().out
     assert "1 hidden" in said and f"{tmp_path}/bad.png" in said
+    answers = Answers(model, pictures, explore._decoded)
+    assert [answers.label(number) for number in (1, answers.second())] == [0, 1]
+    for name in ("b/0.png", "c/b.png"):  # the other two are enough
+        (tmp_path / name).unlink()
+    with given(f"--pictures={tmp_path}"):
+        assert len(explore._pictures(model).images) == 2
+        (tmp_path / "c" / "4.png").unlink()
+        with pytest.raises(UserError, match="holds one picture; expected two or more"):
+            explore._pictures(model)
 
 
 def test_the_pictures_of_the_pretrained_model(model):

@@ -69,6 +69,7 @@ def _pictures(model):
     import numpy as np
 
     from tfp_vaeflow.client import markup
+    from tfp_vaeflow.common.errors import UserError
 
     flag = command.FLAGS
     is_pretrained = not (flag.model_dir or flag.saved_model or flag.server)
@@ -82,6 +83,8 @@ def _pictures(model):
         split = pretrained.pictures(_PRETRAINED)
     else:
         split = data.load_whole_folder(flag.pictures, model.image_shape)
+        if split.num_images < 2:
+            raise UserError(f"{flag.pictures} holds one picture; expected two or more")
     if split.labels is None:
         return markup.Pictures(split.first(flag.num_pictures))
     chosen = split.in_turn()[: flag.num_pictures]

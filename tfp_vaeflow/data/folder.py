@@ -148,11 +148,15 @@ def _mixed(directory: str, paths: list[str], left_out: listing.LeftOut) -> _Part
     )
 
 
-def _read_parts(root: str) -> dict[str, _Part]:
+def _read_parts(root: str, least: int) -> dict[str, _Part]:
     """The parts that hold pictures; says what is left out.
 
+    Args:
+      root: the folder.
+      least: training images, or images if there are no parts.
+
     Raises:
-      UserError: if there are too few pictures to train on.
+      UserError: if there are fewer.
     """
     left_out = listing.LeftOut(root)
     directories = _directories(root, left_out)
@@ -170,11 +174,11 @@ def _read_parts(root: str) -> dict[str, _Part]:
     for line in left_out.lines():
         print(line, flush=True)
     count = len(parts["train"].paths)
-    if count < len(_PARTS):
+    if count < least:
         where = files.printable(directories["train"])
         raise UserError(
             f"{where} holds {count} readable training images; expected at least "
-            f"{len(_PARTS)}; {_found_instead(left_out)}"
+            f"{least}; {_found_instead(left_out)}"
             f"{listing.expected(files.printable(root))}"
         )
     for part in list(parts):
@@ -258,7 +262,7 @@ def load_folder(
         what = "is a file" if files.exists(root) else "does not exist"
         shown = files.printable(root)
         raise UserError(f"{shown} {what}; {listing.expected(shown)}")
-    parts = _read_parts(root)
+    parts = _read_parts(root, least=len(_PARTS))
     classes = {part: set(found.classes or ()) for part, found in parts.items()}
     _carve(parts, root, config.validation_fraction)
     names = order.arrange(classes.pop("train"), set().union(*classes.values()))
@@ -281,9 +285,9 @@ def load_whole_folder(
       image_shape: to crop and resize to.
 
     Raises:
-      UserError: if there is no such folder, or it holds too few images.
+      UserError: if there is no such folder, or it holds no images.
     """
-    parts = _read_parts(files.absolute(root)).values()
+    parts = _read_parts(files.absolute(root), least=1).values()
     paths = [path for part in parts for path in part.paths]
     if not any(part.classes for part in parts):
         return from_files(paths, image_shape)
