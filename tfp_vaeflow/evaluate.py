@@ -99,12 +99,13 @@ def main() -> None:
     former = {}
     if flag.only is not None:
         former = _former(os.path.join(kept, "evaluation.json"))
-    if former and all(former.get(k) == result[k] for k in ("data", "num_images")):
+    data_of = former.get("data", source), former.get("num_images")
+    if former and data_of == (source, result["num_images"]):
         result = report.merged(former, result)
     elif former:
         print(
             "the figures of other measures are left out, because they are of "
-            f"{former['num_images']} images of {former.get('data')}"
+            f"{data_of[1]} images of {data_of[0]}"
         )
     text = page.table(result)
     print(f"\n{text}\n", flush=True)

@@ -52,9 +52,8 @@ def evaluate(
       `result`). A key is None where its measure was not taken, found a figure that is
       not finite, or needs a z, labels, more images or other data that are missing.
       Standard errors of a single image are None too. `notes` gives the reasons by the
-      measures' names.
-      Measures that learn from labels use only the images whose classes the training
-      part has.
+      measures' names. Measures that learn from labels use only the images whose classes
+      the training part has.
 
     Raises:
       UserError: if a measure is unknown, the other data set, the classifier or the
