@@ -285,6 +285,9 @@ def test_paths_are_saved_as_absolute_ones(tmp_path, monkeypatch):
     assert config.data.data_dir == "gs://a"
 
 
+ALWAYS = "ObjectiveConfig.prior_always_learns = True"
+
+
 @pytest.mark.parametrize(
     "binding, message",
     [
@@ -304,6 +307,9 @@ def test_paths_are_saved_as_absolute_ones(tmp_path, monkeypatch):
         ("import nothing_like_that", "nothing_like_that"),
         ("DataConfig.shift = 8", "shift is 8 for images of 8 pixels; expected less"),
         ("DataConfig.data_dir = ''", "DataConfig.data_dir is ''; expected a path"),
+        (f"{ALWAYS}\nObjectiveConfig.free_nats = 0.0", "True with free_nats = 0"),
+        (f"{ALWAYS}\nPriorConfig.kind = 'normal'", "a prior that learns from z"),
+        (f"{ALWAYS}\nModelConfig.latent_dim = 0", "a prior that learns from z"),
     ],
 )
 def test_mistakes_are_named(binding, message):

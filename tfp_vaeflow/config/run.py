@@ -283,17 +283,18 @@ class ExperimentConfig(Settings):
                 f"DataConfig.shift is {self.data.shift} for images of {side} pixels; "
                 f"expected less than {side}"
             )
-        kind = self.model.prior.kind
-        if self.objective.prior_always_learns and kind != "flow":
+        model = self.model
+        learns = model.has_posterior and model.prior.kind == "flow"
+        if self.objective.prior_always_learns and not learns:
             raise UserError(
-                "ObjectiveConfig.prior_always_learns is True with PriorConfig.kind = "
-                f"{kind!r}, which learns nothing from z; expected 'flow', or False"
+                "ObjectiveConfig.prior_always_learns is True without a prior that "
+                "learns from z; expected PriorConfig.kind = 'flow', or False"
             )
-        images, count = self.training.initialization_images, self.model.least_images
+        images, count = self.training.initialization_images, model.least_images
         if images < count:
             raise UserError(
                 f"TrainingConfig.initialization_images is {images}; expected at least "
-                f"{count}, for {self.model.principal_components} principal components"
+                f"{count}, for {model.principal_components} principal components"
             )
         if not self.has_batch_norm_in_flow:
             return
