@@ -43,6 +43,7 @@ SETTINGS = {
     "micro_batches": (1, 2),
     "ema_decay": (0.0, 0.9),
     "num_samples": (1, 2),
+    "prior_always_learns": (False, True),
 }
 # What a setting needs of others to have a meaning; the first choice suits all others.
 NEEDS = {
@@ -50,6 +51,7 @@ NEEDS = {
     "conditioning": {"prior": ("flow", "normal", "categorical")},
     "principal_components": {"prior": ("flow", "normal")},
     "z_transform": {"prior": ("flow",)},
+    "prior_always_learns": {"prior": ("flow",)},
     "encoder_norm": {"prior": ("flow", "normal")},
 }
 PLAIN = {name: values[0] for name, values in SETTINGS.items()}
@@ -100,6 +102,7 @@ def experiment(**row) -> cfg.ExperimentConfig:
         )
     infers = row["prior"] in ("flow", "normal")
     components = row["principal_components"] if infers else 0
+    always = row["prior_always_learns"] and row["prior"] == "flow"
     dequantizer = None
     if row["dequantizer"] == "variational":
         dequantizer = cfg.DequantizerConfig(make_flow([0, 1], "local_linear"), encoder)
@@ -116,7 +119,11 @@ def experiment(**row) -> cfg.ExperimentConfig:
             dequantizer=dequantizer,
             principal_components=components,
         ),
-        objective=cfg.ObjectiveConfig(num_samples=row["num_samples"]),
+        objective=cfg.ObjectiveConfig(
+            num_samples=row["num_samples"],
+            free_nats=9.0 if always else 0.0,
+            prior_always_learns=always,
+        ),
         optimizer=cfg.OptimizerConfig(warmup_steps=0, ema_decay=row["ema_decay"]),
         training=cfg.TrainingConfig(
             batch_size=4,

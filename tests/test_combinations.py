@@ -36,6 +36,7 @@ COVERING = {
         "n_bins": 2,
         "recompute": True,
         "micro_batches": 2,
+        "prior_always_learns": True,
     },
     "classes": {
         "transform": "nlsq",
