@@ -31,12 +31,9 @@ from tfp_vaeflow.training.plan import (
 from tfp_vaeflow.training.step import Trainer
 
 
-def _order(model_dir: str, config):
+def _order(model_dir: str, config, has_begun: bool):
     """Which label each class gets: as in this run, or in the run of `init_from`."""
-    from tfp_vaeflow.common import classes, files
-    from tfp_vaeflow.model import checkpoints
-
-    if files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION)):
+    if has_begun:
         return classes.order_of(model_dir)
     if config.training.init_from and config.model.is_class_conditional:
         return classes.order_of(config.training.init_from)
@@ -124,7 +121,9 @@ def run(
     """
     begun = time.monotonic() if begun is None else begun
     has_begun = files.exists(os.path.join(model_dir, checkpoints.DESCRIPTION))
-    former = experiment.load_saved(model_dir) if has_begun else None
+    former = None
+    if has_begun and experiment.is_saved(model_dir):  # a converted model has none
+        former = experiment.load_saved(model_dir)
     bindings = steps_or_minutes(bindings, former)
     config = experiment.load(gin_files, bindings)
     if (
@@ -142,7 +141,7 @@ def run(
     share = share_of(devices)
     if share.index:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the chief speaks for all)
-    splits = load_data(config.data, config.model, _order(model_dir, config))
+    splits = load_data(config.data, config.model, _order(model_dir, config, has_begun))
     _say_data(config, splits, devices, share)
     if not has_begun:
         _check_start(config, splits)
