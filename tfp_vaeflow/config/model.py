@@ -11,7 +11,7 @@ ENCODER_NORMS = ("batch", "group")
 # A coarse picture has at most this many numbers: their covariance is a square matrix.
 _LARGEST_COARSE = 4096
 # Images that principal components are found from, at least.
-IMAGES_PER_COMPONENT = 2
+_IMAGES_PER_COMPONENT = 2
 PRIORS = ("normal", "flow", "categorical")
 
 
@@ -21,7 +21,7 @@ def check_enough_images(images: int, components: int) -> None:
     Raises:
       UserError: if there are less than two images per component.
     """
-    least = IMAGES_PER_COMPONENT * components
+    least = _IMAGES_PER_COMPONENT * components
     if images < least:
         raise UserError(
             f"{images} images are there to find {components} principal components; "
@@ -304,7 +304,7 @@ class ModelConfig(Settings):
     @property
     def least_images(self) -> int:
         """Images that principal components are found from, at least."""
-        return IMAGES_PER_COMPONENT * self.principal_components
+        return _IMAGES_PER_COMPONENT * self.principal_components
 
     @property
     def num_dims(self) -> int:

@@ -353,9 +353,7 @@ def _holds(path: str, part: str) -> bool:
 def load_into(
     model: VAEFlow, model_dir: str | os.PathLike, checkpoint: str = "latest"
 ) -> int:
-    """Reads the weights of a model directory, or their average if there is one.
-
-    A damaged checkpoint is named, and the one before it is taken.
+    """Reads the weights that `load` takes from a model directory.
 
     Args:
       model: of the architecture in the directory.
@@ -388,7 +386,8 @@ def load_with_step(
 def load(model_dir: str | os.PathLike, checkpoint: str = "latest") -> VAEFlow:
     """Loads a trained model from its directory, even if that has been moved.
 
-    It has the weights that `load_into` reads.
+    If the run kept a moving average of the weights, the average is loaded. A damaged
+    checkpoint is named, and the one before it is taken.
 
     Args:
       model_dir: what `tfp_vaeflow.train` wrote.

@@ -117,7 +117,7 @@ def training_objective(
         weight *= tf.minimum(tf.cast(step, weight.dtype) / config.kl_warmup_steps, 1.0)
     kl = losses.kl
     if config.free_nats:
-        free = tf.fill(tf.shape(kl), tf.constant(config.free_nats, kl.dtype))
+        free = config.free_nats
         if prior_loss is not None:
             free += prior_loss - tf.stop_gradient(prior_loss)
         kl = tf.where(kl > config.free_nats, kl, free)
